@@ -1,0 +1,52 @@
+# A thin face for meson. Everything is built in build/ (build-clang/, build-asan/ beside it).
+BUILD ?= build
+BENCH ?= *
+
+.PHONY: all deps demo test bench lint asan tsan clang install clean distclean help
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+help:
+	@echo "make            build everything in $(BUILD)/"
+	@echo "make demo       functions share a GPU behind the gateway (simulated where there is none)"
+	@echo "make test       unit and end-to-end tests"
+	@echo "make bench      figures, one JSON line each, also in $(BUILD)/bench.jsonl; BENCH='sim.*' for some"
+	@echo "make lint       layers, purity, sizes, clang-tidy, cppcheck, a clang build"
+	@echo "make asan tsan  the tests under AddressSanitizer and UBSan, or ThreadSanitizer"
+	@echo "make install    into PREFIX (default /usr/local)"
+
+deps:
+	@tools/install-deps.sh
+
+$(BUILD)/build.ninja: | deps
+	@CC="$${CC:-gcc}" meson setup $(BUILD) --prefix $${PREFIX:-/usr/local} > $(BUILD).log 2>&1 || { cat $(BUILD).log; rm -f $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+
+demo: deps all
+	@tools/demo.sh $(BUILD)
+
+test: deps all
+	@tools/run-tests.py $(BUILD)
+
+bench: all
+	@tools/run-bench.py $(BUILD) '$(BENCH)'
+
+lint: deps
+	@tools/lint.sh
+
+asan: deps
+	@[ -f build-asan/build.ninja ] || meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
+	@ninja -C build-asan
+	@tools/run-tests.py build-asan
+
+tsan: deps
+	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false > /dev/null
+	@ninja -C build-tsan
+	@tools/run-tests.py build-tsan --suite unit
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf build build-*

@@ -1,0 +1,121 @@
+#include "io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct fast_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return fast_err_set(err, errno == ENOENT ? FAST_ENOENT : FAST_EIO, "cannot open %s: %s",
+                            path, strerror(errno));
+    size_t cap = 4096, len = 0;
+    char *buf = malloc(cap + 1);
+    int r = 0;
+    while (buf) {
+        ssize_t n = read(fd, buf + len, cap - len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            r = fast_err_set(err, FAST_EIO, "cannot read %s: %s", path, strerror(errno));
+        if (n <= 0)
+            break;
+        len += (size_t)n;
+        if (len > max) {
+            r = fast_err_set(err, FAST_EINVAL, "%s is larger than %zu bytes", path, max);
+            break;
+        }
+        if (len == cap) {
+            char *more = realloc(buf, 2 * cap + 1);
+            if (!more) {
+                free(buf);
+                buf = NULL;
+                break;
+            }
+            buf = more;
+            cap *= 2;
+        }
+    }
+    close(fd);
+    if (!buf)
+        return fast_err_set(err, FAST_ENOMEM, "no memory to read %s", path);
+    if (r) {
+        free(buf);
+        return r;
+    }
+    buf[len] = 0;
+    *ret = buf;
+    if (ret_len)
+        *ret_len = len;
+    return 0;
+}
+
+static int write_all(int fd, const char *p, size_t len)
+{
+    while (len) {
+        ssize_t n = write(fd, p, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int fast_file_replace(const char *path, const void *data, size_t len, int mode,
+                      struct fast_err *err)
+{
+    char tmp[PATH_MAX];
+    if (snprintf(tmp, sizeof(tmp), "%s.tmp", path) >= (int)sizeof(tmp))
+        return fast_err_set(err, FAST_EINVAL, "path %.80s... is too long", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    if (fd < 0)
+        return fast_err_set(err, FAST_EIO, "cannot write %s: %s", tmp, strerror(errno));
+    int r = write_all(fd, data, len) || fsync(fd);
+    if (close(fd) || r || rename(tmp, path)) {
+        r = fast_err_set(err, FAST_EIO, "cannot write %s: %s", path, strerror(errno));
+        unlink(tmp);
+        return r;
+    }
+    return 0;
+}
+
+int fast_dir_make(const char *path, int mode, struct fast_err *err)
+{
+    char p[PATH_MAX];
+    size_t n = strlen(path);
+    if (n == 0 || n >= sizeof(p))
+        return fast_err_set(err, FAST_EINVAL, "path of %zu bytes is empty or too long", n);
+    memcpy(p, path, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if (p[i] != '/' && p[i] != 0)
+            continue;
+        char c = p[i];
+        p[i] = 0;
+        if (mkdir(p, (mode_t)mode) && errno != EEXIST)
+            return fast_err_set(err, FAST_EIO, "cannot make directory %s: %s", p, strerror(errno));
+        p[i] = c;
+    }
+    return 0;
+}
+
+void fast_log_stderr(enum fast_log_level level, const char *event, const char *pairs)
+{
+    struct timespec t;
+    struct tm tm;
+    char when[32];
+    clock_gettime(CLOCK_REALTIME, &t);
+    gmtime_r(&t.tv_sec, &tm);
+    strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
+    dprintf(STDERR_FILENO, "%s.%03ldZ %-5s %s%s%s\n", when, t.tv_nsec / 1000000,
+            fast_log_level_name(level), event, *pairs ? " " : "", pairs);
+}

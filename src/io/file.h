@@ -1,0 +1,24 @@
+#ifndef FAST_IO_FILE_H
+#define FAST_IO_FILE_H
+
+/* Whole files, directories, and the log sink. */
+
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/log.h"
+
+/* Reads at most |max| bytes into a new buffer with a NUL behind them; the caller frees it. */
+int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct fast_err *err);
+
+/* Writes |path| so that after a crash there is either the old file or the new one. */
+int fast_file_replace(const char *path, const void *data, size_t len, int mode,
+                      struct fast_err *err);
+
+/* mkdir -p with |mode| for what is made. */
+int fast_dir_make(const char *path, int mode, struct fast_err *err);
+
+/* Writes "2026-11-24T02:10:22.533Z level event key=value" lines to stderr. */
+fast_log_sink fast_log_stderr;
+
+#endif

@@ -1,0 +1,110 @@
+#include "base/parse.h"
+
+#include "test.h"
+
+static void integers(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    int64_t v = 7;
+    assert_int_equal(fast_parse_int("100", "sm", 1, 100, &v, &err), 0);
+    assert_int_equal(v, 100);
+    const char *const bad[] = {"0", "101", "", " 5", "5 ", "5x", "0x5", "99999999999999999999", "-1"};
+    for (size_t i = 0; i < 9; i++) {
+        assert_int_equal(fast_parse_int(bad[i], "sm", 1, 100, &v, &err), -FAST_EINVAL);
+        assert_non_null(strstr(err.msg, "sm: "));
+        assert_non_null(strstr(err.msg, "from 1 to 100"));
+    }
+    assert_int_equal(v, 100); /* nothing is set on an error */
+}
+
+static void fractions(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    int64_t v = 0;
+    const struct { const char *text; int milli; } good[] = {
+        {"0", 0}, {"1", 1000}, {"1.0", 1000}, {"0.5", 500}, {"0.30", 300}, {"0.125", 125},
+        {"0.1250000000000000000000", 125},
+    };
+    for (size_t i = 0; i < 7; i++) {
+        assert_int_equal(fast_parse_milli(good[i].text, "q", 0, 1000, &v, &err), 0);
+        assert_int_equal(v, good[i].milli);
+    }
+    const char *const bad[] = {"1.001", "0.1234", "-0.1", ".5", "0.", "0,5", "1e-1", "nan", ""};
+    for (size_t i = 0; i < 9; i++)
+        assert_int_equal(fast_parse_milli(bad[i], "q", 0, 1000, &v, &err), -FAST_EINVAL);
+}
+
+static void sizes(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    uint64_t v = 0;
+    const struct { const char *text; uint64_t bytes; } good[] = {
+        {"2700000000", 2700000000ULL}, {"512Mi", FAST_MIB(512)}, {"512MiB", FAST_MIB(512)},
+        {"2G", 2000000000ULL}, {"1.5Gi", FAST_MIB(1536)}, {"0", 0}, {"5KB", 5000},
+    };
+    for (size_t i = 0; i < 7; i++) {
+        assert_int_equal(fast_parse_bytes(good[i].text, "mem", FAST_GIB(16), &v, &err), 0);
+        assert_true(v == good[i].bytes);
+    }
+    const char *const bad[] = {"", "G", "1.5", "-1", "1 G", "1Q", "17Gi", "1..5G", "1G1"};
+    for (size_t i = 0; i < 9; i++)
+        assert_int_equal(fast_parse_bytes(bad[i], "mem", FAST_GIB(16), &v, &err), -FAST_EINVAL);
+}
+
+static void durations(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    fast_ns v = 0;
+    const struct { const char *text; fast_ns ns; } good[] = {
+        {"69ms", FAST_MS(69)}, {"1.5s", FAST_MS(1500)}, {"250us", FAST_US(250)},
+        {"1m30s", FAST_S(90)}, {"1h", FAST_S(3600)}, {"10ns", 10},
+    };
+    for (size_t i = 0; i < 6; i++) {
+        assert_int_equal(fast_parse_duration(good[i].text, "slo", 0, FAST_S(7200), &v, &err), 0);
+        assert_true(v == good[i].ns);
+    }
+    const char *const bad[] = {"", "69", "ms", "-1s", "1d", "3h", "1s ", "0.5ns"};
+    for (size_t i = 0; i < 8; i++)
+        assert_int_equal(fast_parse_duration(bad[i], "slo", 0, FAST_S(7200), &v, &err),
+                         -FAST_EINVAL);
+}
+
+static void names(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    assert_int_equal(fast_parse_name("resnet-50", "function", &err), 0);
+    assert_int_equal(fast_parse_name("a", "function", &err), 0);
+    char longest[65];
+    memset(longest, 'a', 64);
+    longest[64] = 0;
+    const char *const bad[] = {"", "a/b", "-a", "a-", "A", "a.b", "a b", "a\n", longest};
+    for (size_t i = 0; i < 9; i++)
+        assert_int_equal(fast_parse_name(bad[i], "function", &err), -FAST_EINVAL);
+    assert_int_equal(fast_parse_name(longest + 1, "function", &err), 0);
+}
+
+static void wrapping(void **state)
+{
+    (void)state;
+    struct fast_err err;
+    fast_err_set(&err, FAST_ENOENT, "no such file");
+    assert_int_equal(fast_err_wrap(&err, "profile %s", "x.csv"), -FAST_ENOENT);
+    assert_string_equal(err.msg, "profile x.csv: no such file");
+    for (int i = 0; i < 100; i++) /* never grows past its buffer */
+        fast_err_wrap(&err, "outer");
+    assert_int_equal(strlen(err.msg) < sizeof(err.msg), 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integers), cmocka_unit_test(fractions), cmocka_unit_test(sizes),
+        cmocka_unit_test(durations), cmocka_unit_test(names), cmocka_unit_test(wrapping),
+    };
+    return cmocka_run_group_tests_name("parse", tests, NULL, NULL);
+}

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs the Debian packages that building and testing need, and only the missing ones. Without
+# the right to install it prints the one command to run. Where everything is there it takes no
+# network and a few milliseconds.
+set -eu
+
+packages="gcc libc6-dev make meson ninja-build pkg-config python3 libjansson-dev libsqlite3-dev
+libyaml-dev libcmocka-dev curl ca-certificates procps"
+[ "${1:-}" = --lint ] && packages="$packages clang clang-tidy cppcheck libclang-rt-14-dev llvm-14"
+
+missing=
+for p in $packages; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed$' || missing="$missing $p"
+done
+[ -z "$missing" ] && exit 0
+
+command="apt-get update && apt-get install -y --no-install-recommends$missing"
+if ! command -v apt-get >/dev/null; then
+    echo "These packages (Debian names) are needed and there is no apt-get here:$missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    sudo=
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    sudo=sudo
+else
+    echo "Some packages are missing. Run this once, then try again:" >&2
+    echo "  sudo sh -c '$command'" >&2
+    exit 1
+fi
+echo "Installing packages:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+$sudo env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1 || {
+    cat "$log" >&2
+    echo "Installing failed. The command was: $command" >&2
+    exit 1
+}

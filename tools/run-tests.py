@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Runs the tests of a build folder and closes with 'N passed, N failed, N skipped'.
+
+Usage: run-tests.py BUILD [meson test arguments]
+The count is of test functions where a program says how many it ran (cmocka), else of programs.
+"""
+import json
+import re
+import subprocess
+import sys
+
+
+def main():
+    build, extra = sys.argv[1], sys.argv[2:]
+    rc = subprocess.call(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", *extra])
+    passed = failed = skipped = 0
+    with open(f"{build}/meson-logs/testlog.json", encoding="utf-8") as log:
+        for line in log:
+            row = json.loads(line)
+            text = row.get("stdout", "") + row.get("stderr", "")
+            ok = re.findall(r"\[  PASSED  \] (\d+) test", text)
+            bad = re.findall(r"\[  FAILED  \] (\d+) test", text)
+            if row["result"] == "SKIP":
+                skipped += 1
+            elif ok or bad:
+                passed += sum(map(int, ok))
+                failed += sum(map(int, bad))
+                if row["result"] not in ("OK", "EXPECTEDFAIL") and not bad:
+                    failed += 1
+            elif row["result"] in ("OK", "EXPECTEDFAIL"):
+                passed += 1
+            else:
+                failed += 1
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(rc or (1 if failed or not passed else 0))
+
+
+main()
