@@ -2,7 +2,7 @@
 """Runs the tests of a build folder and closes with 'N passed, N failed, N skipped'.
 
 Usage: run-tests.py BUILD [meson test arguments]
-The count is of test functions where a program says how many it ran (cmocka), else of programs.
+The count is of test functions where a program says how many it ran (cmocka, Python's unittest), else of programs.
 """
 import json
 import re
@@ -20,6 +20,13 @@ def main():
             text = row.get("stdout", "") + row.get("stderr", "")
             ok = re.findall(r"\[  PASSED  \] (\d+) test", text)
             bad = re.findall(r"\[  FAILED  \] (\d+) test", text)
+            for n, status in re.findall(r"^Ran (\d+) tests? in [^\n]*\n\n(.*)$", text, re.M):
+                counts = dict(re.findall(r"(failures|errors|skipped)=(\d+)", status))
+                wrong = int(counts.get("failures", 0)) + int(counts.get("errors", 0))
+                skip = int(counts.get("skipped", 0))
+                bad += [str(wrong)] if wrong else []
+                ok += [str(int(n) - wrong - skip)]
+                skipped += skip
             if row["result"] == "SKIP":
                 skipped += 1
             elif ok or bad:
