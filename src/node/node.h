@@ -1,0 +1,100 @@
+#ifndef FAST_NODE_NODE_H
+#define FAST_NODE_NODE_H
+
+/* What the two halves of fast-node know of each other. The agent (agent.h, process, control) starts
+ * and watches replicas and owns struct node_replica; the manager (manager.h, session, ledger) owns
+ * tokens and memory, and hangs its part on |share|. Both run in the one thread of the loop. */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/sched.h"
+#include "core/types.h"
+#include "io/loop.h"
+#include "wire/msg.h"
+
+struct node_agent;
+struct node_gpus;
+struct node_manager;
+struct node_mps;
+struct node_share;
+
+#define NODE_NAME_MAX 200 /* bytes of a replica id, with its NUL */
+
+enum node_mps_mode { NODE_MPS_AUTO, NODE_MPS_ON, NODE_MPS_OFF };
+
+/* Settings, read from the command line by main.c; nothing in here changes later. Strings are never
+ * NULL unless it says so. */
+struct node_conf {
+    const char *name;      /* of the node; default: the host name */
+    const char *state_dir; /* absolute; exists, mode 0755 */
+    const char *hook_path; /* libfast-hook.so, absolute */
+    const char *sim_spec;  /* "v100-16gb:2", or NULL: real GPUs */
+    const char *sim_dir;   /* shared state of the simulated driver; NULL without sim_spec */
+    const char *sim_libs;  /* folder of the simulated libraries; NULL without sim_spec */
+    enum node_mps_mode mps;
+    struct fast_sched_conf sched;
+};
+
+/* One running or startable replica. The agent fills it in before node_share_add(). */
+struct node_replica {
+    char id[NODE_NAME_MAX]; /* digits.openfaas-fn.1 */
+    uint32_t gpu;           /* index on this node */
+    struct fast_slice slice;
+    int sm_running; /* SM partition that the running process was started with; slice.sm_pct until then */
+    uint64_t ticket_hi, ticket_lo; /* random, new for every replica, kept over restarts of the node */
+    bool fail_open;                /* told to the hook in welcome; default true */
+    struct node_share *share;      /* the manager's; NULL before node_share_add() */
+};
+
+/* The whole program. */
+struct node {
+    const struct node_conf *conf;
+    struct fast_loop *loop;
+    uint64_t epoch; /* of this life; larger than every earlier one */
+    char socket[108]; /* path of node.sock */
+    struct node_gpus *gpus;
+    struct node_mps *mps; /* NULL: off */
+    struct node_manager *manager;
+    struct node_agent *agent;
+};
+
+/* ---- given by the agent (agent.h has the rest) ---- */
+
+/* The replica that |hi|, |lo| was handed to, whether its process is known yet or not; NULL: nobody. */
+struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo);
+
+/* ---- given by the manager, main and gpu ---- */
+
+/* From now on clients with the replica's ticket are let in. FAST_EINVAL: no such GPU, a bad slice,
+ * or a memory cap above the GPU's memory. Called before the first process starts, and at adoption. */
+int node_share_add(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
+/* After a change of |slice| or |sm_running|; works at once, nothing is revoked that need not be. */
+int node_share_update(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
+/* The replica is gone for good: its sessions are closed, its SMs and memory are free. */
+void node_share_remove(struct node_manager *m, struct node_replica *replica);
+/* Fills in everything but |replica|. */
+void node_share_stats(struct node_manager *m, const struct node_replica *replica,
+                      struct fast_msg_replica_stats *ret);
+
+/* policy_set of the control socket, on every GPU at once; nothing changes on an error. */
+int node_policy_set(struct node_manager *m, const struct fast_msg_policy_set *set,
+                    struct fast_err *err);
+/* The rules of now, for ctl_welcome. */
+const struct fast_sched_conf *node_policy(const struct node_manager *m);
+
+/* The environment that a process of |replica| needs from the node: FAST_NODE_SOCKET, FAST_TICKET,
+ * FAST_FAIL, LD_PRELOAD, CUDA_VISIBLE_DEVICES, CUDA_MPS_*, and with a simulated GPU FAST_SIM,
+ * FAST_SIM_DIR, LD_LIBRARY_PATH. |add| is called once for each with strings that it must copy. */
+typedef void node_env_fn(void *arg, const char *name, const char *value);
+void node_env(const struct node *node, const struct node_replica *replica, node_env_fn *add,
+              void *arg);
+
+int node_gpu_count(const struct node_gpus *gpus);
+uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu); /* bytes, total */
+const char *node_gpu_driver(const struct node_gpus *gpus);          /* "580.159", for ctl_welcome */
+/* One gpu_row: inventory, the metrics since the last call for this GPU, and what the manager knows. */
+void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret);
+
+#endif
