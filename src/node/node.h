@@ -60,7 +60,16 @@ struct node {
     struct node_agent *agent;
 };
 
-/* ---- given by the agent (agent.h has the rest) ---- */
+/* ---- given by the agent ---- */
+
+/* Listens on control.sock and adopts the replicas of an earlier life. Everything else in |node| is
+ * there already; |node->agent| is set by the caller afterwards. */
+int node_agent_new(struct node *node, struct node_agent **ret, struct fast_err *err);
+/* Stops every replica with its grace; |done| is called once, from the loop, when none is left. */
+typedef void node_agent_done_fn(void *arg);
+void node_agent_stop(struct node_agent *agent, node_agent_done_fn *done, void *arg);
+/* Closes sockets and frees memory; replicas that still run are left alone, to be adopted. */
+void node_agent_free(struct node_agent *agent);
 
 /* The replica that |hi|, |lo| was handed to, whether its process is known yet or not; NULL: nobody. */
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo);
