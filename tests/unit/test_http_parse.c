@@ -1,0 +1,315 @@
+/* Vectors for the framing of HTTP, each fed whole and byte by byte: smuggling attempts must be
+ * refused in both ways, plain requests accepted in both ways with the same result. */
+
+#include "io/http_parse.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "test.h"
+
+#define GET "GET / HTTP/1.1\r\n"
+#define POST "POST /a HTTP/1.1\r\nHost: a\r\n"
+#define OK_REPLY "HTTP/1.1 200 OK\r\n"
+
+struct vector {
+    const char *name, *text;
+    size_t len; /* 0: strlen */
+    int want;   /* 1, 0, or a negative status */
+};
+
+static const struct vector requests[] = {
+    {"plain", GET "Host: a\r\n\r\n", 0, 1},
+    {"incomplete", GET "Host: a\r\n", 0, 0},
+    {"one empty line before", "\r\n" GET "Host: a\r\n\r\n", 0, 1},
+    {"two empty lines before", "\r\n\r\n" GET "Host: a\r\n\r\n", 0, -400},
+    {"http 1.0 without host", "GET / HTTP/1.0\r\n\r\n", 0, 1},
+    {"no host", GET "\r\n", 0, -400},
+    {"two hosts", GET "Host: a\r\nHost: a\r\n\r\n", 0, -400},
+    {"host with a comma", GET "Host: a, b\r\n\r\n", 0, -400},
+    {"host with a path", GET "Host: a/b\r\n\r\n", 0, -400},
+    {"host with user info", GET "Host: u@a\r\n\r\n", 0, -400},
+    {"absolute uri", "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
+    {"absolute uri without path", "GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"absolute uri without authority", "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"connect", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"options star", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
+    {"get star", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"fragment", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"two blanks", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"tab as blank", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"blank in target", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"control in target", "GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"non-ascii target", "GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"no version", "GET /\r\nHost: a\r\n\r\n", 0, -400},
+    {"empty method", " / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"method with a colon", "G:T / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"http 2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 0, -505},
+    {"http 1.2", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", 0, -505},
+    {"http 0.9", "GET / HTTP/0.9\r\n\r\n", 0, -505},
+    {"http 1.10", "GET / HTTP/1.10\r\nHost: a\r\n\r\n", 0, -400},
+    {"small http", "GET / http/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"blank after version", "GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 0, -400},
+    {"lf alone", "GET / HTTP/1.1\nHost: a\n\n", 0, -400},
+    {"lf alone in fields", GET "Host: a\nX: b\r\n\r\n", 0, -400},
+    {"lf alone at the end", GET "Host: a\r\n\n", 0, -400},
+    {"cr in a value", GET "Host: a\r\nX: a\rb\r\n\r\n", 0, -400},
+    {"cr cr lf", GET "Host: a\r\r\n\r\n", 0, -400},
+    {"nul in a value", GET "Host: a\r\nX: a\0b\r\n\r\n", sizeof(GET) + 18, -400},
+    {"control in a value", GET "Host: a\r\nX: a\x0b\r\n\r\n", 0, -400},
+    {"del in a value", GET "Host: a\r\nX: a\x7f\r\n\r\n", 0, -400},
+    {"obs-text in a value", GET "Host: a\r\nX: \xe4\r\n\r\n", 0, 1},
+    {"tab in a value", GET "Host: a\r\nX: a\tb\r\n\r\n", 0, 1},
+    {"obs-fold", GET "Host: a\r\nX: a\r\n b\r\n\r\n", 0, -400},
+    {"obs-fold of a length", POST "Content-Length:\r\n 5\r\n\r\nhello", 0, -400},
+    {"fold before the first field", GET " X: a\r\nHost: a\r\n\r\n", 0, -400},
+    {"empty name", GET "Host: a\r\n: b\r\n\r\n", 0, -400},
+    {"blank before colon", GET "Host: a\r\nX : b\r\n\r\n", 0, -400},
+    {"tab before colon", POST "Content-Length\t: 5\r\n\r\nhello", 0, -400},
+    {"no colon", GET "Host: a\r\nX\r\n\r\n", 0, -400},
+    {"name with a slash", GET "Host: a\r\nX/Y: b\r\n\r\n", 0, -400},
+    {"name beyond ascii", GET "Host: a\r\nX\xe4: b\r\n\r\n", 0, -400},
+    {"empty value", GET "Host: a\r\nX:\r\n\r\n", 0, 1},
+    {"length", POST "Content-Length: 5\r\n\r\nhello", 0, 1},
+    {"length with blanks around", POST "Content-Length: \t5 \r\n\r\nhello", 0, 1},
+    {"two lengths", POST "Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 0, -400},
+    {"two equal lengths", POST "Content-Length: 5\r\nContent-Length: 5\r\n\r\n", 0, -400},
+    {"list of lengths", POST "Content-Length: 5, 5\r\n\r\n", 0, -400},
+    {"length +5", POST "Content-Length: +5\r\n\r\n", 0, -400},
+    {"length -5", POST "Content-Length: -5\r\n\r\n", 0, -400},
+    {"length 0x5", POST "Content-Length: 0x5\r\n\r\n", 0, -400},
+    {"length 5a", POST "Content-Length: 5a\r\n\r\n", 0, -400},
+    {"length 5 5", POST "Content-Length: 5 5\r\n\r\n", 0, -400},
+    {"no length", POST "Content-Length:\r\n\r\n", 0, -400},
+    {"length beyond 64 bits", POST "Content-Length: 18446744073709551621\r\n\r\n", 0, -400},
+    {"length and te", POST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"te and length", POST "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", 0, -400},
+    {"length 0 and te", POST "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"te", POST "Transfer-Encoding: chunked\r\n\r\n", 0, 1},
+    {"te in capitals", POST "TRANSFER-ENCODING: Chunked\r\n\r\n", 0, 1},
+    {"te xchunked", POST "Transfer-Encoding: xchunked\r\n\r\n", 0, -400},
+    {"te vt chunked", POST "Transfer-Encoding: \x0b" "chunked\r\n\r\n", 0, -400},
+    {"te gzip, chunked", POST "Transfer-Encoding: gzip, chunked\r\n\r\n", 0, -400},
+    {"te chunked, chunked", POST "Transfer-Encoding: chunked, chunked\r\n\r\n", 0, -400},
+    {"te chunked, identity", POST "Transfer-Encoding: chunked, identity\r\n\r\n", 0, -400},
+    {"te identity", POST "Transfer-Encoding: identity\r\n\r\n", 0, -400},
+    {"te quoted", POST "Transfer-Encoding: \"chunked\"\r\n\r\n", 0, -400},
+    {"te with a parameter", POST "Transfer-Encoding: chunked;q=1\r\n\r\n", 0, -400},
+    {"te empty", POST "Transfer-Encoding:\r\n\r\n", 0, -400},
+    {"two te", POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"te with a blank before colon", POST "Transfer-Encoding : chunked\r\n\r\n", 0, -400},
+    {"te in http 1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"expectation", POST "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", 0, 1},
+    {"other expectation", POST "Expect: wonders\r\n\r\n", 0, -417},
+};
+
+static const struct vector responses[] = {
+    {"plain", OK_REPLY "Content-Length: 2\r\n\r\nhi", 0, 1},
+    {"no reason", "HTTP/1.1 200\r\n\r\n", 0, 1},
+    {"empty reason", "HTTP/1.1 200 \r\n\r\n", 0, 1},
+    {"two digits", "HTTP/1.1 20 OK\r\n\r\n", 0, -400},
+    {"four digits", "HTTP/1.1 2000 OK\r\n\r\n", 0, -400},
+    {"status below 100", "HTTP/1.1 099 OK\r\n\r\n", 0, -400},
+    {"two lengths", OK_REPLY "Content-Length: 2\r\nContent-Length: 3\r\n\r\n", 0, -400},
+    {"length and te", OK_REPLY "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"te gzip", OK_REPLY "Transfer-Encoding: gzip\r\n\r\n", 0, -400},
+    {"obs-fold", OK_REPLY "X: a\r\n b\r\n\r\n", 0, -400},
+    {"empty line first", "\r\n" OK_REPLY "\r\n", 0, -400},
+    {"not http", "SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, -400},
+};
+
+/* Each length gets memory of its own, so that reading one byte too far is found by ASan. */
+static int feed(const char *text, size_t len, size_t step, bool response, struct fast_http_head *h)
+{
+    int r = 0;
+    fast_http_head_init(h, response);
+    for (size_t n = step < len ? step : len;; n = n + step < len ? n + step : len) {
+        char *copy = malloc(n ? n : 1);
+        memcpy(copy, text, n);
+        r = fast_http_head_parse(h, copy, n);
+        free(copy);
+        if (r || n == len)
+            return r;
+    }
+}
+
+static void check_table(const struct vector *v, size_t count, bool response)
+{
+    static struct fast_http_head a, b;
+    for (size_t i = 0; i < count; i++) {
+        size_t len = v[i].len ? v[i].len : strlen(v[i].text);
+        int whole = feed(v[i].text, len, len, response, &a);
+        int bytes = feed(v[i].text, len, 1, response, &b);
+        if (whole != v[i].want || bytes != v[i].want)
+            fail_msg("%s: whole %d, by bytes %d, want %d", v[i].name, whole, bytes, v[i].want);
+        if (whole < 0)
+            assert_true(*a.why && *b.why);
+        if (whole != 1)
+            continue;
+        assert_int_equal(a.len, b.len);
+        assert_int_equal(a.fields, b.fields);
+        assert_int_equal(a.length, b.length);
+        assert_memory_equal(a.field, b.field, a.fields * sizeof(a.field[0]));
+    }
+}
+
+static void heads(void **state)
+{
+    (void)state;
+    check_table(requests, FAST_COUNT_OF(requests), false);
+    check_table(responses, FAST_COUNT_OF(responses), true);
+}
+
+static void head_content(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    const char *t = "PUT http://u.example:80/x?y=1 HTTP/1.1\r\nHost: other\r\nX-A:  b c \r\n"
+                    "Connection: x-drop, Close\r\nX-Drop: 1\r\nContent-Length: 42\r\n\r\nrest";
+    assert_int_equal(feed(t, strlen(t), 7, false, &h), 1);
+    assert_true(fast_http_is_exact(t + h.method, h.method_len, "PUT"));
+    assert_true(fast_http_is_exact(t + h.target, h.target_len, "/x?y=1"));
+    assert_true(fast_http_is_exact(t + h.host, h.host_len, "u.example:80"));
+    assert_int_equal(h.length, 42);
+    assert_false(h.keep_alive);
+    assert_string_equal(t + h.len, "rest");
+    const struct fast_http_field *f = fast_http_head_find(&h, t, "x-a");
+    assert_non_null(f);
+    assert_true(fast_http_is_exact(t + f->value, f->value_len, "b c"));
+    assert_false(fast_http_is_hop(&h, t, f));
+    assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "X-Drop")));
+    assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "connection")));
+    assert_false(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "host")));
+    assert_null(fast_http_head_find(&h, t, "x-"));
+    const char *k = "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+    assert_int_equal(feed(k, strlen(k), 1, false, &h), 1);
+    assert_true(h.keep_alive);
+}
+
+static void limits(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    size_t len = 2 * FAST_HTTP_HEAD_MAX;
+    fast_autofree char *t = malloc(len);
+    memset(t, 'a', len);
+    memcpy(t, "GET /", 5);
+    assert_int_equal(feed(t, len, 4096, false, &h), -414);
+    const char *start = GET "Host: a\r\nX: ";
+    memcpy(t, start, strlen(start));
+    assert_int_equal(feed(t, FAST_HTTP_HEAD_MAX - 1, 4096, false, &h), 0);
+    assert_int_equal(feed(t, len, 4096, false, &h), -431);
+    int n = sprintf(t, GET "Host: a\r\n");
+    for (int i = 1; i < FAST_HTTP_FIELDS_MAX; i++)
+        n += sprintf(t + n, "X: y\r\n");
+    sprintf(t + n, "\r\n");
+    assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
+    sprintf(t + n, "X: y\r\n\r\n");
+    assert_int_equal(feed(t, strlen(t), 4096, false, &h), -431);
+}
+
+static const struct {
+    const char *name, *text;
+    const char *want; /* NULL: refused */
+    size_t rest;      /* bytes after the end */
+    bool open;        /* the end has not come */
+} chunked[] = {
+    {"plain", "5\r\nhello\r\n0\r\n\r\n", "hello", 0, false},
+    {"what follows is not taken", "2\r\nhi\r\n0\r\n\r\nGET /", "hi", 5, false},
+    {"hex and leading zeros", "00A\r\n0123456789\r\n1\r\n!\r\n0\r\n\r\n", "0123456789!", 0, false},
+    {"extensions", "2;a=\"b\"\r\nhi\r\n0;x\r\n\r\n", "hi", 0, false},
+    {"trailers", "2\r\nhi\r\n0\r\nA: b\r\nC:\r\n\r\n", "hi", 0, false},
+    {"no end", "2\r\nhi\r\n", "hi", 0, true},
+    {"0x5", "0x5\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"+5", "+5\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"-1", "-1\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"no size", "\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"blank before size", " 5\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"blank after size", "5 \r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"5_0", "5_0\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"lf after size", "5\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"cr after size", "5\rhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"no crlf after data", "5\r\nhello0\r\n\r\n", NULL, 0, false},
+    {"lf after data", "5\r\nhello\n0\r\n\r\n", NULL, 0, false},
+    {"two bytes that are not crlf", "5\r\nhelloXX0\r\n\r\n", NULL, 0, false},
+    {"size beyond 64 bits", "FFFFFFFFFFFFFFFFF\r\n", NULL, 0, false},
+    {"size of 2^63", "8000000000000000\r\n", NULL, 0, false},
+    {"17 zeros", "00000000000000005\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"lf in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
+    {"lf ends the trailers", "0\r\n\n", NULL, 0, false},
+    {"trailer without name", "0\r\n: a\r\n\r\n", NULL, 0, false},
+    {"trailer fold", "0\r\nA: b\r\n c\r\n\r\n", NULL, 0, false},
+    {"cr cr at the end", "0\r\n\r\r\n", NULL, 0, false},
+};
+
+/* Decodes |text| |step| bytes at a time; the number of bytes that were not taken, or -400. */
+static int decode(struct fast_http_body *b, const char *text, size_t step, char *out)
+{
+    size_t len = strlen(text), at = 0, used = 0, n = 0;
+    const char *data;
+    *out = 0;
+    while (at < len && !b->done) {
+        size_t part = len - at < step ? len - at : step;
+        if (fast_http_body_next(b, text + at, part, &used, &data, &n))
+            return -400;
+        if (n)
+            strncat(out, data, n);
+        at += used;
+    }
+    return (int)(len - at);
+}
+
+static void chunks(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < FAST_COUNT_OF(chunked); i++)
+        for (size_t step = 1; step < 64; step += step == 1 ? 2 : 60) {
+            struct fast_http_body b = {.framing = FAST_HTTP_BODY_CHUNKED};
+            char out[256];
+            int r = decode(&b, chunked[i].text, step, out);
+            if ((r == -400) != !chunked[i].want)
+                fail_msg("%s, step %zu: %d", chunked[i].name, step, r);
+            if (r == -400)
+                continue;
+            assert_string_equal(out, chunked[i].want);
+            assert_int_equal(r, chunked[i].rest);
+            assert_int_equal(b.done, !chunked[i].open);
+        }
+}
+
+static void bodies_of_responses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool to_head;
+        enum fast_http_framing framing;
+    } t[] = {
+        {OK_REPLY "Content-Length: 2\r\n\r\n", false, FAST_HTTP_BODY_LENGTH},
+        {OK_REPLY "Content-Length: 2\r\n\r\n", true, FAST_HTTP_BODY_NONE},
+        {OK_REPLY "Content-Length: 0\r\n\r\n", false, FAST_HTTP_BODY_NONE},
+        {OK_REPLY "Transfer-Encoding: chunked\r\n\r\n", false, FAST_HTTP_BODY_CHUNKED},
+        {OK_REPLY "\r\n", false, FAST_HTTP_BODY_CLOSE},
+        {"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", false, FAST_HTTP_BODY_NONE},
+        {"HTTP/1.1 304 Not Modified\r\n\r\n", false, FAST_HTTP_BODY_NONE},
+        {"HTTP/1.1 100 Continue\r\n\r\n", false, FAST_HTTP_BODY_NONE},
+    };
+    static struct fast_http_head h;
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        struct fast_http_body b;
+        assert_int_equal(feed(t[i].text, strlen(t[i].text), 1, true, &h), 1);
+        fast_http_body_response(&b, &h, t[i].to_head);
+        assert_int_equal(b.framing, t[i].framing);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(heads),  cmocka_unit_test(head_content),
+        cmocka_unit_test(limits), cmocka_unit_test(chunks),
+        cmocka_unit_test(bodies_of_responses),
+    };
+    return cmocka_run_group_tests_name("http_parse", tests, NULL, NULL);
+}
