@@ -1,0 +1,109 @@
+#ifndef FAST_CORE_PLACE_H
+#define FAST_CORE_PLACE_H
+
+/* Node selection: a fleet of GPUs, and which of them a new replica goes to. A replica takes a
+ * rectangle (quota request x SM partition) of a GPU's plane and a part of its memory. Over all GPUs
+ * the free rectangle with the least area left over is chosen (the paper's rule); of equal ones that on
+ * the GPU with the least free memory that is enough, then the one with the lowest number.
+ *
+ * Cost: GPUs are indexed by the shapes of their free rectangles, ordered by area. A decision looks at
+ * each distinct shape once (some hundreds in a fleet of thousands, as functions come in few shapes)
+ * and never at each GPU; taking and giving back cost O(log shapes) and a memmove of at most 16 bytes
+ * per GPU that has the same shape free. What looks at each GPU: a want that is tied to a node, one
+ * without a rectangle, rules other than FAST_FIT_AREA, and the explanation of a refusal. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/rect.h"
+#include "core/types.h"
+
+struct fast_fleet;
+
+struct fast_fleet_conf {
+    enum fast_fit fit;
+    enum fast_reclaim reclaim;
+};
+
+/* One GPU, as the caller names it. */
+struct fast_gpu_conf {
+    uint32_t node;      /* the caller's number of the node */
+    int index;          /* of the GPU on its node */
+    uint64_t mem_bytes; /* what replicas may have in total */
+};
+
+#define FAST_ANY (-1)
+
+/* What a new replica needs. */
+struct fast_want {
+    struct fast_slice slice; /* request_milli 0: no rectangle, only memory and a place in the count.
+                              * mem_bytes 0: all memory of the GPU, so that nobody else fits */
+    bool exclusive;          /* the whole GPU, alone */
+    int64_t node;            /* only this node; FAST_ANY */
+    int gpu;                 /* only this GPU of the fleet; FAST_ANY */
+    uint64_t weights;        /* identity of model weights that replicas share; 0: none */
+    uint64_t weights_bytes;  /* their size, counted once per GPU; a GPU that has them goes first */
+};
+
+/* Where a replica is. */
+struct fast_placed {
+    int gpu;               /* number in the fleet */
+    struct fast_rect rect; /* quota 0: none */
+    uint64_t mem_bytes;    /* its own memory, without shared weights */
+    uint64_t weights;
+    bool exclusive;
+    bool forced; /* adopted although there was no rectangle or memory for it */
+};
+
+/* What a GPU has, for people and metrics. */
+struct fast_gpu_room {
+    struct fast_gpu_conf conf;
+    bool open; /* takes new replicas */
+    int replicas;
+    uint64_t mem_free; /* 0 when overcommitted by adoption */
+    int area_free;     /* of FAST_PLANE_AREA */
+    struct fast_rect largest; /* free rectangle, by area; quota 0: none */
+    const struct fast_rects *rects;
+};
+
+int fast_fleet_new(const struct fast_fleet_conf *conf, struct fast_fleet **ret,
+                   struct fast_err *err);
+void fast_fleet_free(struct fast_fleet *fleet); /* NULL is fine */
+
+/* Adds a GPU; |ret_gpu| is its number (0, 1, ... in order of addition, never reused). */
+int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *conf, int *ret_gpu,
+                       struct fast_err *err);
+/* A closed GPU (drained, node away) takes no new replicas; those it has stay. */
+void fast_fleet_gpu_open(struct fast_fleet *fleet, int gpu, bool open);
+int fast_fleet_gpus(const struct fast_fleet *fleet);
+/* FAST_ENOENT: no such GPU. */
+int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu_room *ret,
+                        struct fast_err *err);
+
+/* Chooses a place and changes nothing. FAST_ENOROOM: the message says what is missing, what was
+ * wanted and the best that there is. FAST_EINVAL: the slice itself is wrong. */
+int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *want,
+                      struct fast_placed *ret, struct fast_err *err);
+
+/* Chooses and takes. |replica| is the caller's number; FAST_EEXIST when it has a place. */
+int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                     struct fast_placed *ret, struct fast_err *err);
+
+/* Enters a replica that already runs on |want->gpu|. It does not fail for lack of room: without a
+ * rectangle or memory for it, it is entered without and marked as forced. */
+int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                     struct fast_placed *ret, struct fast_err *err);
+
+/* Changes the slice of a replica in place, on its GPU. On an error nothing has changed. */
+int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct fast_slice *slice,
+                      struct fast_placed *ret, struct fast_err *err);
+
+int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err);
+
+/* NULL: not placed. Valid until the next change. */
+const struct fast_placed *fast_fleet_find(const struct fast_fleet *fleet, uint64_t replica);
+
+/* Invariants, for tests: every GPU's rectangles, memory sums, and the index. */
+bool fast_fleet_valid(const struct fast_fleet *fleet);
+
+#endif
