@@ -12,6 +12,7 @@
  * Nothing in here is a GPU: what it answers is a simulation. */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -70,19 +71,20 @@ struct sim_op {
     };
 };
 
-/* Integrals over time since init; thousandths come from differences of two of them. */
+/* Integrals over time since init; a share of a span comes from the difference of two of them. */
 struct sim_gpu_counters {
-    fast_ns at;               /* the moment they hold for */
-    fast_ns busy_ns;          /* at least one kernel was running */
-    int64_t sm_ns;            /* SMs with at least one block, x ns (divide by sms) */
-    int64_t warp_ns_milli;    /* active warps / warps per SM, summed over SMs, thousandths x ns */
-    int64_t dram_ns_milli;    /* share of DRAM bandwidth in use, thousandths x ns */
-    uint64_t kernels;         /* complete */
+    fast_ns at;       /* the moment they hold for */
+    fast_ns busy_ns;  /* at least one kernel was running */
+    fast_ns sm_ns;    /* SMs with at least one block, x ns: divide by |sms| for SM activity */
+    fast_ns warp_ns;  /* active warps / warps of an SM, summed over SMs, x ns: likewise */
+    fast_ns dram_ns;  /* share of the DRAM bandwidth in use, x ns */
+    uint64_t kernels; /* complete */
 };
 
 size_t sim_gpu_size(void);
 
-/* Parameters of a device by name: v100-16gb, a100-40gb, h100-80gb. */
+/* Parameters of a device by name: v100-16gb, a100-40gb, h100-80gb. The message of an unknown name
+ * lists the known ones. */
 int sim_gpu_conf_named(const char *name, struct sim_gpu_conf *ret, struct fast_err *err);
 
 void sim_gpu_init(struct sim_gpu *gpu, const struct sim_gpu_conf *conf, fast_ns now);
@@ -98,6 +100,7 @@ fast_ns sim_gpu_client_busy_ns(const struct sim_gpu *gpu, int client);
 
 /* Returns the id of the queue, or -FAST_ENOROOM. Lower |priority| goes first, as in CUDA. */
 int sim_gpu_queue_add(struct sim_gpu *gpu, int client, int priority, fast_ns now);
+/* What is not complete on it never will be; waits for it elsewhere count as met. */
 void sim_gpu_queue_remove(struct sim_gpu *gpu, int queue, fast_ns now);
 
 /* Puts |op| at the end of |queue|. Returns its sequence number (1, 2, ...), 0 when the ring of the
