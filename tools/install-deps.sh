@@ -5,7 +5,7 @@
 set -eu
 
 packages="gcc libc6-dev make meson ninja-build pkg-config python3 libjansson-dev libsqlite3-dev
-libyaml-dev libcmocka-dev curl ca-certificates procps"
+libyaml-dev libcurl4-openssl-dev libcmocka-dev curl ca-certificates procps"
 [ "${1:-}" = --lint ] && packages="$packages clang clang-tidy cppcheck libclang-rt-14-dev llvm-14"
 
 missing=

@@ -1,0 +1,60 @@
+/* fast completion: shell completion, printed from the table of commands. */
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "cli/cli.h"
+
+static void print_opts(const struct cli_opt *opts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        printf(" --%s", opts[i].name);
+}
+
+static void print_bash(void)
+{
+    puts("# fast(1) completion for bash: eval \"$(fast completion bash)\"\n"
+         "_fast() {\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} words=\n"
+         "    if [ \"$COMP_CWORD\" = 1 ]; then");
+    fputs("        words=\"help", stdout);
+    for (size_t i = 0; i < cli_cmd_count; i++)
+        printf(" %s", cli_cmds[i]->name);
+    puts("\"\n    else\n        case ${COMP_WORDS[1]} in");
+    for (size_t i = 0; i < cli_cmd_count; i++) {
+        const struct cli_cmd *c = cli_cmds[i];
+        printf("        %s) words=\"--help", c->name);
+        print_opts(c->opts, c->opt_count);
+        print_opts(cli_common_opts, cli_common_opt_count);
+        if (!strncmp(c->args, "NAME", 4))
+            fputs(" $(fast ls 2>/dev/null | awk 'NR>1 {print $1}')", stdout);
+        puts("\" ;;");
+    }
+    puts("        esac\n"
+         "    fi\n"
+         "    case $cur in\n"
+         "    -*) COMPREPLY=($(compgen -W \"$words\" -- \"$cur\")) ;;\n"
+         "    *) COMPREPLY=($(compgen -W \"$(echo $words | tr ' ' '\\n' | grep -v '^--')\" -- \"$cur\") "
+         "$(compgen -f -- \"$cur\")) ;;\n"
+         "    esac\n"
+         "}\n"
+         "complete -F _fast fast");
+}
+
+static int run(struct cli *cli, void *arg, int argc, char **argv)
+{
+    (void)cli;
+    (void)arg;
+    (void)argc;
+    if (strcmp(argv[0], "bash") && strcmp(argv[0], "zsh"))
+        return cli_fail(CLI_USAGE, "completion: \"%s\" is not bash or zsh", argv[0]);
+    if (!strcmp(argv[0], "zsh"))
+        puts("autoload -U +X bashcompinit && bashcompinit");
+    print_bash();
+    return CLI_OK;
+}
+
+const struct cli_cmd cmd_completion = {
+    .name = "completion", .args = "bash|zsh", .summary = "print shell completion",
+    .detail = "Add to ~/.bashrc:  eval \"$(fast completion bash)\"", .min_args = 1, .max_args = 1,
+    .run = run};

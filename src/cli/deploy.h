@@ -1,0 +1,16 @@
+#ifndef FAST_CLI_DEPLOY_H
+#define FAST_CLI_DEPLOY_H
+
+/* Building an OpenFaaS FunctionDeployment from flags or from a stack file, and sending it. */
+
+#include <jansson.h>
+
+#include "cli/cli.h"
+
+/* PUT, and POST when the function is new (as faas-cli does). Prints the outcome. */
+int deploy_send(struct cli *cli, const json_t *deployment);
+
+/* Reads a stack.yml as faas-cli reads it; |ret| becomes an array of FunctionDeployments. */
+int deploy_read_stack(const char *path, json_t **ret, struct fast_err *err);
+
+#endif

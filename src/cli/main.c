@@ -1,0 +1,106 @@
+/* fast: the command line. Finds the command in a table and runs it. */
+
+#include <curl/curl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/cli.h"
+
+const struct cli_cmd *const cli_cmds[] = {
+    &cmd_up,   &cmd_deploy, &cmd_ls,  &cmd_describe, &cmd_rm,     &cmd_scale, &cmd_invoke,
+    &cmd_logs, &cmd_top,    &cmd_gpu, &cmd_policy,   &cmd_completion,
+};
+const size_t cli_cmd_count = FAST_COUNT_OF(cli_cmds);
+
+static const struct cli_cmd *find(const char *name)
+{
+    for (size_t i = 0; i < cli_cmd_count; i++)
+        if (!strcmp(cli_cmds[i]->name, name))
+            return cli_cmds[i];
+    return NULL;
+}
+
+/* The command whose name differs least, to be proposed after a typing error. */
+static const char *nearest(const char *name)
+{
+    for (size_t i = 0; i < cli_cmd_count; i++) {
+        const char *c = cli_cmds[i]->name;
+        size_t same = 0;
+        while (c[same] && c[same] == name[same])
+            same++;
+        if (same >= 2 || (strlen(c) == strlen(name) && same + 1 >= strlen(c)))
+            return c;
+    }
+    return NULL;
+}
+
+static void init(struct cli *cli)
+{
+    const char *url = getenv("OPENFAAS_URL");
+    cli->gateway = url && *url ? url : "http://127.0.0.1:8080";
+    cli->tty = isatty(STDOUT_FILENO);
+    cli->color = cli->tty && !getenv("NO_COLOR");
+    ssize_t n = readlink("/proc/self/exe", cli->self_dir, sizeof(cli->self_dir) - 1);
+    cli->self_dir[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(cli->self_dir, '/');
+    if (slash)
+        *slash = 0;
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static int run(struct cli *cli, const struct cli_cmd *cmd, int argc, char **argv)
+{
+    struct fast_err err;
+    bool help = false;
+    int rest_count = 0;
+    char **rest = NULL;
+    fast_autofree void *opts = calloc(1, cmd->opt_bytes ? cmd->opt_bytes : 1);
+    if (!opts)
+        return cli_fail(CLI_FAILED, "out of memory");
+    if (cli_opts_parse(cmd, cli, opts, argc, argv, &rest_count, &rest, &help, &err))
+        return cli_fail(CLI_USAGE, "%s: %s", cmd->name, err.msg);
+    if (help) {
+        cli_cmd_help(cmd, stdout);
+        return CLI_OK;
+    }
+    return cmd->run(cli, opts, rest_count, rest);
+}
+
+int main(int argc, char **argv)
+{
+    struct cli cli = {0};
+    init(&cli);
+    if (argc < 2) {
+        cli_help(stderr);
+        return CLI_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--version") || !strcmp(name, "version")) {
+        puts("fast " FAST_VERSION);
+        return CLI_OK;
+    }
+    bool help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
+    if (help && argc == 2) {
+        cli_help(stdout);
+        return CLI_OK;
+    }
+    const struct cli_cmd *cmd = find(help ? argv[2] : name);
+    if (!cmd) {
+        const char *near = nearest(help ? argv[2] : name);
+        return cli_fail(CLI_USAGE, "no command \"%s\"%s%s%s; `fast help` lists them",
+                        help ? argv[2] : name, near ? "; did you mean \"" : "", near ? near : "",
+                        near ? "\"" : "");
+    }
+    if (help) {
+        cli_cmd_help(cmd, stdout);
+        return CLI_OK;
+    }
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    int status = run(&cli, cmd, argc - 1, argv + 1);
+    curl_global_cleanup();
+    return status;
+}

@@ -1,0 +1,247 @@
+/* Starting and stopping the two daemons. They are found beside this executable: in its own folder
+ * when installed, in the folders of the build tree otherwise. Their logs go to the state directory. */
+
+#include "cli/platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/api.h"
+#include "io/file.h"
+#include "io/loop.h"
+#include "io/packet.h"
+
+#define START_TIMEOUT FAST_S(20)
+#define STOP_TIMEOUT FAST_S(15)
+#define POLL_STEP_US 20000
+#define ARGS_MAX 64
+#define LOG_TAIL_MAX (1u << 20)
+
+static const char *const names[PLATFORM_COUNT] = {"fast-node", "fast-gateway"};
+static const char *const folders[PLATFORM_COUNT] = {"node", "gateway"};
+
+struct args {
+    char *v[ARGS_MAX];
+    int n;
+};
+
+const char *platform_name(int which)
+{
+    return names[which];
+}
+
+static void add_arg(struct args *a, const char *flag, const char *value)
+{
+    if (!value || a->n + 2 >= ARGS_MAX)
+        return;
+    if (flag)
+        a->v[a->n++] = strdup(flag);
+    a->v[a->n++] = strdup(value);
+}
+
+static void free_args(struct args *a)
+{
+    for (int i = 0; i < a->n; i++)
+        free(a->v[i]);
+}
+
+static int find_program(const struct cli *cli, int which, char *path, size_t cap,
+                        struct fast_err *err)
+{
+    snprintf(path, cap, "%s/%s", cli->self_dir, names[which]);
+    if (!access(path, X_OK))
+        return 0;
+    snprintf(path, cap, "%s/../%s/%s", cli->self_dir, folders[which], names[which]);
+    if (!access(path, X_OK))
+        return 0;
+    return fast_err_set(err, FAST_ENOENT, "%s is neither beside fast in %.120s nor in the build tree",
+                        names[which], cli->self_dir);
+}
+
+static void build_args(const struct platform *p, int which, struct args *a)
+{
+    const struct platform_conf *c = &p->conf;
+    add_arg(a, "--state-dir", p->state_dir);
+    if (which == PLATFORM_NODE) {
+        add_arg(a, "--sim", c->sim);
+        add_arg(a, "--policy", c->policy);
+        add_arg(a, "--charge", c->charge);
+        add_arg(a, "--window", c->window);
+        return;
+    }
+    add_arg(a, "--listen", c->listen);
+    add_arg(a, "--metrics", c->metrics);
+    for (int i = 0; c->images && i < c->images->n; i++)
+        add_arg(a, "--images", c->images->v[i]);
+}
+
+/* In the child: nothing but system calls. The parent's death ends it with a SIGTERM, so that no
+ * daemon is left behind when `fast up` is killed. */
+static void run_child(char *const *argv, int log_fd, pid_t parent)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    setpgid(0, 0); /* Ctrl-C reaches `fast up` alone, which stops its children in order */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(127);
+    int null = open("/dev/null", O_RDONLY);
+    if (null >= 0)
+        dup2(null, STDIN_FILENO);
+    dup2(log_fd, STDOUT_FILENO);
+    dup2(log_fd, STDERR_FILENO);
+    execv(argv[0], argv);
+    _exit(127);
+}
+
+static int spawn(struct platform *p, int which, struct fast_err *err)
+{
+    char path[8300];
+    struct args a = {0};
+    int r = find_program(p->cli, which, path, sizeof(path), err);
+    if (r)
+        return r;
+    int fd = open(p->log[which], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return fast_err_set(err, FAST_EIO, "cannot write %.150s: %s", p->log[which],
+                            strerror(errno));
+    add_arg(&a, NULL, path);
+    build_args(p, which, &a);
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0)
+        run_child(a.v, fd, parent);
+    close(fd);
+    free_args(&a);
+    if (pid < 0)
+        return fast_err_set(err, FAST_EIO, "fork: %s", strerror(errno));
+    p->pid[which] = pid;
+    return 0;
+}
+
+/* The last line that the program wrote: nearly always why it ended. */
+static void last_line(const char *path, char *buf, size_t cap)
+{
+    fast_autofree char *text = NULL;
+    size_t len = 0;
+    buf[0] = 0;
+    if (fast_file_read(path, LOG_TAIL_MAX, &text, &len, NULL))
+        return;
+    while (len && text[len - 1] == '\n')
+        text[--len] = 0;
+    const char *nl = strrchr(text, '\n');
+    snprintf(buf, cap, "%s", nl ? nl + 1 : text);
+}
+
+static bool answers(struct platform *p, int which)
+{
+    if (which == PLATFORM_NODE) {
+        char path[4200];
+        int fd = -1;
+        snprintf(path, sizeof(path), "%s/control.sock", p->state_dir);
+        if (fast_packet_connect(path, false, &fd, NULL))
+            return false;
+        close(fd);
+        return true;
+    }
+    struct cli cli = *p->cli;
+    cli.gateway = p->url;
+    api_autoreply r = {0};
+    return !api_call(&cli, "GET", "/healthz", NULL, 0, NULL, &r) && r.status == 200;
+}
+
+static int wait_for(struct platform *p, int which, struct fast_err *err)
+{
+    fast_ns end = fast_clock_now() + START_TIMEOUT;
+    char line[180];
+    int status;
+    while (fast_clock_now() < end) {
+        if (waitpid(p->pid[which], &status, WNOHANG) == p->pid[which]) {
+            p->pid[which] = 0;
+            last_line(p->log[which], line, sizeof(line));
+            return fast_err_set(err, FAST_EPEER, "%s did not start: %s", names[which],
+                                *line ? line : "it ended without a word");
+        }
+        if (answers(p, which))
+            return 0;
+        usleep(POLL_STEP_US);
+    }
+    return fast_err_set(err, FAST_ETIME, "%s does not answer after 20 s; its log is %.150s",
+                        names[which], p->log[which]);
+}
+
+int platform_restart(struct platform *p, int which, struct fast_err *err)
+{
+    int r = spawn(p, which, err);
+    return r ? r : wait_for(p, which, err);
+}
+
+static void set_state_dir(struct platform *p)
+{
+    const char *home = getenv("HOME");
+    if (p->conf.state_dir)
+        snprintf(p->state_dir, sizeof(p->state_dir), "%s", p->conf.state_dir);
+    else if (geteuid() == 0)
+        snprintf(p->state_dir, sizeof(p->state_dir), "/var/lib/fast-gshare");
+    else
+        snprintf(p->state_dir, sizeof(p->state_dir), "%s/.local/state/fast-gshare",
+                 home ? home : "/tmp");
+}
+
+int platform_start(struct platform *p, struct cli *cli, const struct platform_conf *conf,
+                   struct fast_err *err)
+{
+    *p = (struct platform){.conf = *conf, .cli = cli};
+    const char *listen = conf->listen ? conf->listen : "127.0.0.1:8080";
+    set_state_dir(p);
+    snprintf(p->url, sizeof(p->url), "http://%.250s", listen);
+    int r = fast_dir_make(p->state_dir, 0755, err);
+    for (int i = 0; !r && i < PLATFORM_COUNT; i++) {
+        snprintf(p->log[i], sizeof(p->log[i]), "%s/%s.log", p->state_dir, names[i]);
+        if (answers(p, i))
+            r = fast_err_set(err, FAST_EBUSY, i == PLATFORM_NODE
+                             ? "a fast-node runs in %s already; stop it, or use another --state-dir"
+                             : "something answers at %s already; use another --listen",
+                             i == PLATFORM_NODE ? p->state_dir : p->url);
+    }
+    for (int i = 0; !r && i < PLATFORM_COUNT; i++) {
+        r = spawn(p, i, err);
+        if (!r)
+            r = wait_for(p, i, err);
+    }
+    if (r)
+        platform_stop(p);
+    return r;
+}
+
+static void stop_one(struct platform *p, int which)
+{
+    if (p->pid[which] <= 0)
+        return;
+    kill(p->pid[which], SIGTERM);
+    fast_ns end = fast_clock_now() + STOP_TIMEOUT;
+    while (waitpid(p->pid[which], NULL, WNOHANG) == 0) {
+        if (fast_clock_now() > end) {
+            kill(p->pid[which], SIGKILL);
+            waitpid(p->pid[which], NULL, 0);
+            break;
+        }
+        usleep(POLL_STEP_US);
+    }
+    p->pid[which] = 0;
+}
+
+void platform_stop(struct platform *p)
+{
+    for (int i = PLATFORM_COUNT - 1; i >= 0; i--)
+        stop_one(p, i);
+}

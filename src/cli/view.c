@@ -1,0 +1,63 @@
+#include "cli/view.h"
+
+#include <string.h>
+#include <unistd.h>
+
+const char *view_bar(double share, int width, char *buf, size_t cap)
+{
+    static const char *const parts[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"};
+    size_t at = 0;
+    if (share < 0)
+        share = 0;
+    if (share > 1)
+        share = 1;
+    int eighths = (int)(share * width * 8 + 0.5);
+    for (int i = 0; i < width; i++) {
+        int e = eighths > 8 ? 8 : eighths;
+        eighths -= e;
+        size_t n = strlen(parts[e]);
+        if (at + n + 1 > cap)
+            break;
+        memcpy(buf + at, parts[e], n);
+        at += n;
+    }
+    buf[at] = 0;
+    return buf;
+}
+
+const char *view_color(const struct cli *cli, const char *name)
+{
+    static const struct {
+        const char *name, *seq;
+    } table[] = {{"bold", "\033[1m"}, {"dim", "\033[2m"}, {"red", "\033[31m"},
+                 {"green", "\033[32m"}, {"yellow", "\033[33m"}, {"off", "\033[0m"}};
+    for (size_t i = 0; cli->color && i < sizeof(table) / sizeof(table[0]); i++)
+        if (!strcmp(table[i].name, name))
+            return table[i].seq;
+    return "";
+}
+
+void view_progress(const char *text, double share)
+{
+    char bar[128];
+    if (!isatty(STDERR_FILENO))
+        return;
+    fprintf(stderr, "\r\033[K%s [%s] %3.0f%%", text, view_bar(share, 24, bar, sizeof(bar)),
+            share * 100);
+    fflush(stderr);
+}
+
+void view_progress_end(void)
+{
+    if (isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+}
+
+const char *view_bytes(double bytes, char *buf, size_t cap)
+{
+    if (bytes >= 1073741824.0)
+        snprintf(buf, cap, "%.1f GiB", bytes / 1073741824.0);
+    else
+        snprintf(buf, cap, "%.0f MiB", bytes / 1048576.0);
+    return buf;
+}

@@ -1,0 +1,23 @@
+#ifndef FAST_CLI_VIEW_H
+#define FAST_CLI_VIEW_H
+
+/* Drawing on a terminal: bars, colours (only where cli->color), moving the cursor. */
+
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+/* A bar of |width| cells for |share| of 0..1 in |buf|; returns |buf|. */
+const char *view_bar(double share, int width, char *buf, size_t cap);
+
+/* ANSI sequence, or "" without colour: "bold", "dim", "red", "green", "yellow", "off". */
+const char *view_color(const struct cli *cli, const char *name);
+
+/* Redraws one line of progress on stderr when that is a terminal, else prints nothing. */
+void view_progress(const char *text, double share);
+void view_progress_end(void);
+
+/* "1.5 GiB", "300 MiB". */
+const char *view_bytes(double bytes, char *buf, size_t cap);
+
+#endif
