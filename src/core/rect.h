@@ -6,8 +6,8 @@
  * rectangle that cannot grow in any direction, so that whatever fits at all fits into one of them.
  *
  * Bounds: at most FAST_RECTS_USED_MAX rectangles are in use (MPS serves no more clients). The free
- * list of n used ones has at most (n + 1)^2 entries, 2 to 6 in practice; take and give cost the square
- * of its length. */
+ * list grows with the square of their number at worst and has 2 to 6 entries in practice; a take
+ * costs the square of its length, a rebuild that for each rectangle in use. */
 
 #include <stdbool.h>
 
@@ -65,6 +65,15 @@ int fast_rects_give(struct fast_rects *rects, const struct fast_rect *rect,
 
 /* Rebuilds the free list from what is in use. */
 int fast_rects_rebuild(struct fast_rects *rects, struct fast_err *err);
+
+/* Where in a GPU's time a rectangle lies is bookkeeping: the token scheduler gives each replica its
+ * share of every window, whenever. So the rectangles of running replicas may be laid out anew at no
+ * cost to them when |quota| x |sm| fits nowhere but would in another order. Tries the largest first by
+ * area, by SMs and by quota, with every rule. On success all of them are where |ret_moved| says, in the
+ * order of |used|, and fast_rects_find() has a place for the new one. False: nothing has changed. The
+ * cost is that of FAST_RECTS_USED_MAX takes for each of nine tries. */
+bool fast_rects_repack(struct fast_rects *rects, int quota, int sm,
+                       struct fast_rect ret_moved[FAST_RECTS_USED_MAX]);
 
 static inline int fast_rect_area(const struct fast_rect *rect)
 {
