@@ -11,12 +11,13 @@
  *
  * Token life, per GPU of the replica:
  *   client: no token -> sends token_want, waits on |wake| (futex)
- *   node:   writes |until_ns|, then |token| = number (never 0, never used twice), then ++|wake|,
- *           FUTEX_WAKE
+ *   node:   writes |until_ns| and |last|, then |token| = number (never 0, never used twice), then
+ *           ++|wake|, FUTEX_WAKE
  *   client: while |token| is not 0 it may submit work; it reads nothing else on the fast path
  *   node:   at the end of the token, or when another client is owed the SMs: |token| = 0, ++|wake|,
  *           FUTEX_WAKE (the hook's thread waits there too)
  *   client: submits no more, waits until all that it submitted is complete, sends token_done
+ *   client: a token that came and went before it looked is in |last|; it is given back like any other
  *   node:   only now gives the SMs to another client
  * A client that is idle gives its token back by itself as soon as |contended| is not 0.
  *
@@ -41,7 +42,8 @@ struct fast_grant {
     _Atomic uint64_t mem_used_bytes; /* of the replica on this GPU, all its processes */
     _Atomic uint32_t sm_pct;
     _Atomic uint32_t limit_milli;
-    uint64_t pad[2];
+    _Atomic uint64_t last; /* the newest token that was ever in |token|; it stays when that goes to 0 */
+    uint64_t pad[1];
 };
 
 struct fast_limits_page {
