@@ -13,7 +13,7 @@ CLASSES = {
     "alloc": "device memory: reserved at the node before the driver allocates",
     "free": "gives device memory back",
     "report": "tells the memory cap instead of the whole device",
-    "sync": "the host waits for the device",
+    "sync": "the host waits for the device, or asks whether it is done",
     "capture": "begins or ends a stream capture",
     "stream": "ends a stream",
     "context": "changes the current context of the thread or ends one",
@@ -22,7 +22,7 @@ CLASSES = {
 }
 GATED = {"launch": "KERNEL", "graph": "GRAPH", "copy": "COPY", "memset": "COPY"}
 VARIANTS = {"-": "LEGACY", "ptsz": "PTSZ", "ptds": "PTDS"}
-KEYS = {"bytes", "stream", "pdl"}
+KEYS = {"bytes", "stream", "done", "pdl"}
 NOTE = "/* Made from src/cuda/entry.tbl by src/cuda/gen.py. */\n"
 
 
@@ -149,8 +149,9 @@ def gate_call(r):
         size = "(uintptr_t)exec"
     elif "pdl" in r.keys:
         size = r.keys["pdl"]
+    kind = GATED[r.cls] + ("_DONE" if "done" in r.keys else "")
     per_thread = "true" if r.variant != "-" else "false"
-    return f"fast_gate_enter(&op, FAST_GATE_{GATED[r.cls]}, {stream}, {per_thread}, {size})"
+    return f"fast_gate_enter(&op, FAST_GATE_{kind}, {stream}, {per_thread}, {size})"
 
 
 def hook_stubs_c(hooked):
