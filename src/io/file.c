@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,6 +106,21 @@ int fast_dir_make(const char *path, int mode, struct fast_err *err)
             return fast_err_set(err, FAST_EIO, "cannot make directory %s: %s", p, strerror(errno));
         p[i] = c;
     }
+    return 0;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    (void)st;
+    (void)kind;
+    (void)ftw;
+    return remove(path);
+}
+
+int fast_dir_remove(const char *path, struct fast_err *err)
+{
+    if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT))
+        return fast_err_set(err, FAST_EIO, "cannot remove %s: %s", path, strerror(errno));
     return 0;
 }
 

@@ -18,6 +18,9 @@ int fast_file_replace(const char *path, const void *data, size_t len, int mode,
 /* mkdir -p with |mode| for what is made. */
 int fast_dir_make(const char *path, int mode, struct fast_err *err);
 
+/* Removes |path| and all below it. Symbolic links are removed, not followed. */
+int fast_dir_remove(const char *path, struct fast_err *err);
+
 /* Writes "2026-11-24T02:10:22.533Z level event key=value" lines to stderr. */
 fast_log_sink fast_log_stderr;
 

@@ -1,0 +1,148 @@
+/* fast load: an open-loop load on one function, to see what a slice is worth. */
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/parse.h"
+#include "cli/api.h"
+#include "cli/load.h"
+#include "cli/view.h"
+#include "io/file.h"
+#include "sim/arrivals.h"
+
+#define BODY_MAX (16u << 20)
+
+struct load {
+    const char *rate, *seconds, *slo, *body, *connections, *seed, *timeout;
+    bool constant;
+};
+
+static const struct cli_opt opts[] = {
+    {"rate", 'r', CLI_STR, offsetof(struct load, rate), "N", "requests per second (default 10)"},
+    {"seconds", 's', CLI_STR, offsetof(struct load, seconds), "N", "length (default 10)"},
+    {"constant", 0, CLI_FLAG, offsetof(struct load, constant), NULL,
+     "constant gaps instead of Poisson arrivals"},
+    {"slo", 0, CLI_STR, offsetof(struct load, slo), "TIME", "count answers later than this"},
+    {"body", 0, CLI_STR, offsetof(struct load, body), "FILE", "request body"},
+    {"connections", 'c', CLI_STR, offsetof(struct load, connections), "N",
+     "at most so many connections (default 64)"},
+    {"timeout", 0, CLI_STR, offsetof(struct load, timeout), "TIME", "of a request (default 60s)"},
+    {"seed", 0, CLI_STR, offsetof(struct load, seed), "N", "of the arrivals (default 1)"},
+};
+
+struct plan {
+    int64_t rate_milli, seconds, connections, seed;
+    fast_ns slo, timeout;
+    char host[64];
+    int port;
+};
+
+static int parse(const struct cli *cli, const struct load *l, struct plan *p, struct fast_err *err)
+{
+    int64_t port = 80;
+    *p = (struct plan){10000, 10, 64, 1, 0, FAST_S(60), "", 80};
+    int r = l->rate ? fast_parse_milli(l->rate, "--rate", 1, 100000000, &p->rate_milli, err) : 0;
+    if (!r && l->seconds)
+        r = fast_parse_int(l->seconds, "--seconds", 1, 3600, &p->seconds, err);
+    if (!r && l->connections)
+        r = fast_parse_int(l->connections, "--connections", 1, 10000, &p->connections, err);
+    if (!r && l->seed)
+        r = fast_parse_int(l->seed, "--seed", 0, INT64_MAX, &p->seed, err);
+    if (!r && l->slo)
+        r = fast_parse_duration(l->slo, "--slo", 1000, FAST_S(3600), &p->slo, err);
+    if (!r && l->timeout)
+        r = fast_parse_duration(l->timeout, "--timeout", FAST_MS(1), FAST_S(3600), &p->timeout, err);
+    const char *host = strstr(cli->gateway, "://");
+    host = host ? host + 3 : cli->gateway;
+    const char *colon = strchr(host, ':');
+    if (!r && colon)
+        r = fast_parse_int(colon + 1, "port of --gateway", 1, 65535, &port, err);
+    p->port = (int)port;
+    snprintf(p->host, sizeof(p->host), "%.*s", (int)(colon ? colon - host : (long)strlen(host)), host);
+    if (!strcmp(p->host, "localhost"))
+        snprintf(p->host, sizeof(p->host), "127.0.0.1");
+    return r;
+}
+
+static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+{
+    char text[96];
+    (void)arg;
+    snprintf(text, sizeof(text), "%llu of %llu requests", (unsigned long long)done,
+             (unsigned long long)all);
+    view_progress(text, total ? (double)elapsed / (double)total : 1);
+}
+
+static void print_result(const struct cli *cli, const struct plan *p,
+                         const struct fast_load_result *r)
+{
+    double rps = r->span ? (double)r->ok * 1e9 / (double)r->span : 0;
+    double ms[4];
+    static const int milli[4] = {500, 950, 990, 999};
+    for (int i = 0; i < 4; i++)
+        ms[i] = (double)fast_hist_quantile(&r->latency, milli[i]) / 1e6;
+    if (cli->json) {
+        json_t *j = json_pack(
+            "{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I}", "sent",
+            (json_int_t)r->sent, "ok", (json_int_t)r->ok, "rps", rps, "p50_ms", ms[0], "p95_ms",
+            ms[1], "p99_ms", ms[2], "p999_ms", ms[3], "max_ms", (double)r->latency.max / 1e6,
+            "throttled", (json_int_t)r->throttled, "client_errors", (json_int_t)r->client_errors,
+            "server_errors", (json_int_t)r->server_errors, "timeouts", (json_int_t)r->timeouts,
+            "lost", (json_int_t)r->lost, "violations", (json_int_t)r->violations);
+        api_print(j);
+        json_decref(j);
+        return;
+    }
+    printf("%llu requests in %.1f s: %.1f answers/s, latency p50 %.1f, p95 %.1f, p99 %.1f, max %.1f "
+           "ms\n", (unsigned long long)r->sent, (double)r->span / 1e9, rps, ms[0], ms[1], ms[2],
+           (double)r->latency.max / 1e6);
+    if (r->ok != r->sent)
+        printf("not answered well: 429 %llu, other 4xx %llu, 5xx %llu, timed out %llu, connection "
+               "lost %llu\n", (unsigned long long)r->throttled, (unsigned long long)r->client_errors,
+               (unsigned long long)r->server_errors, (unsigned long long)r->timeouts,
+               (unsigned long long)r->lost);
+    if (p->slo)
+        printf("later than %.0f ms or not answered well: %.2f %%\n", (double)p->slo / 1e6,
+               r->sent ? 100.0 * (double)r->violations / (double)r->sent : 0);
+}
+
+static int run(struct cli *cli, void *arg, int argc, char **argv)
+{
+    const struct load *l = arg;
+    struct plan p;
+    struct fast_err err;
+    struct fast_arrivals a = {0};
+    char name[256], path[512];
+    fast_autofree char *body = NULL;
+    fast_autofree struct fast_load_result *result = calloc(1, sizeof(*result));
+    size_t body_len = 0;
+    (void)argc;
+    if (parse(cli, l, &p, &err) ||
+        (l->body && fast_file_read(l->body, BODY_MAX, &body, &body_len, &err)))
+        return cli_fail(CLI_USAGE, "load: %s", err.msg);
+    snprintf(path, sizeof(path), "/function/%s", api_escape(argv[0], name, sizeof(name)));
+    int r = !result ? fast_err_set(&err, FAST_ENOMEM, "out of memory")
+            : l->constant ? fast_arrivals_constant(&a, p.rate_milli, FAST_S(p.seconds), &err)
+                          : fast_arrivals_poisson(&a, p.rate_milli, FAST_S(p.seconds),
+                                                  (uint64_t)p.seed, &err);
+    const char *bodies[] = {body};
+    struct fast_load_spec spec = {
+        .host = p.host, .port = p.port, .path = path, .bodies = body ? bodies : NULL,
+        .body_lens = &body_len, .body_count = body ? 1 : 0, .due = a.at, .due_count = a.count,
+        .slo = p.slo, .timeout = p.timeout, .connections_max = (int)p.connections};
+    if (!r)
+        r = fast_load_run(&spec, 1, on_progress, NULL, result, &err);
+    view_progress_end();
+    fast_arrivals_fini(&a);
+    if (r)
+        return cli_fail(CLI_FAILED, "%s", err.msg);
+    print_result(cli, &p, result);
+    return result->ok == result->sent ? CLI_OK : CLI_FAILED;
+}
+
+const struct cli_cmd cmd_load = {
+    .name = "load", .args = "NAME", .summary = "send a function an open-loop load and measure",
+    .detail = "Requests go out when they are due, whatever became of those before; latency counts\n"
+              "from then. Example:\n  fast load resnet50 --rate 60 --seconds 20 --slo 69ms",
+    .min_args = 1, .max_args = 1, CLI_CMD_OPTS(opts, struct load), .run = run};

@@ -1,0 +1,165 @@
+/* The load of the demo: the paper's ramp on ResNet-50, bursts of a production trace on the digits
+ * (where it is at hand), Poisson arrivals on the others; and the GPU's figures meanwhile. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/api.h"
+#include "cli/demo.h"
+#include "cli/view.h"
+#include "io/file.h"
+
+#define AZURE_FILE "../shared/data/azure_llm_code_2023.csv"
+#define AZURE_MAX (16u << 20)
+#define SAMPLE_NS FAST_MS(500)
+#define TIMEOUT FAST_S(60)
+#define CONNECTIONS 64
+#define SEED 1
+
+const char *demo_azure_source(void)
+{
+    return access(AZURE_FILE, R_OK) == 0
+               ? "digits: arrivals of a production LLM service (Azure Public Dataset, code, 2023), "
+                 "time scaled to the mean rate"
+               : "digits: Poisson (the Azure trace is not at hand)";
+}
+
+/* The paper's ramp (figure 12): seconds and requests/s, scaled to the length and the peak wanted. */
+static int make_ramp(struct fast_arrivals *a, int64_t peak_milli, int seconds, struct fast_err *err)
+{
+    static const int at[] = {0, 5, 35, 110, 125, 135, 145, 160, 184};
+    static const int rate[] = {0, 30, 60, 110, 100, 90, 70, 50, 21};
+    struct fast_rate_point p[FAST_COUNT_OF(at)];
+    for (size_t i = 0; i < FAST_COUNT_OF(at); i++)
+        p[i] = (struct fast_rate_point){FAST_S(at[i]) * seconds / 184, peak_milli * rate[i] / 110};
+    return fast_arrivals_ramp(a, p, FAST_COUNT_OF(at), SEED, err);
+}
+
+/* The busiest stretch of the trace would be all of the demo, so its time is stretched or shrunk
+ * until the mean rate is the one wanted, and the length cut from its beginning. */
+static int make_azure(struct fast_arrivals *a, int64_t rps_milli, int seconds, struct fast_err *err)
+{
+    fast_autofree char *text = NULL;
+    if (fast_file_read(AZURE_FILE, AZURE_MAX, &text, NULL, err))
+        return fast_arrivals_poisson(a, rps_milli, FAST_S(seconds), SEED, err);
+    int r = fast_arrivals_parse(a, text, AZURE_FILE, err);
+    if (r || a->count < 2)
+        return r;
+    int64_t mean_milli = (int64_t)((double)a->count * 1e12 / (double)a->at[a->count - 1]);
+    fast_arrivals_scale(a, mean_milli, rps_milli);
+    fast_arrivals_cut(a, 0, FAST_S(seconds));
+    return 0;
+}
+
+static int make_arrivals(struct fast_arrivals *a, const struct demo_fn *fn, int seconds,
+                         uint64_t seed, struct fast_err *err)
+{
+    if (fn->shape == DEMO_RAMP)
+        return make_ramp(a, fn->rps_milli, seconds, err);
+    if (fn->shape == DEMO_AZURE)
+        return make_azure(a, fn->rps_milli, seconds, err);
+    return fast_arrivals_poisson(a, fn->rps_milli, FAST_S(seconds), seed, err);
+}
+
+/* ---- the GPU's figures, looked at from a thread of its own so that the load is not held up ---- */
+
+struct sampler {
+    struct cli cli;
+    atomic_bool stop;
+    struct demo_gpu sum;
+};
+
+static void *sample(void *arg)
+{
+    struct sampler *s = arg;
+    while (!atomic_load(&s->stop)) {
+        api_autoreply r = {0};
+        struct timespec t = {0, SAMPLE_NS};
+        nanosleep(&t, NULL);
+        if (api_call(&s->cli, "GET", "/system/gpus", NULL, 0, NULL, &r) || r.status != 200)
+            continue;
+        json_t *gpus = json_loadb(r.body, r.len, 0, NULL), *g;
+        size_t i;
+        json_array_foreach(gpus, i, g) {
+            s->sum.utilization += json_num(g, "utilization");
+            s->sum.sm_activity += json_num(g, "sm_activity");
+            s->sum.occupancy += json_num(g, "sm_occupancy");
+            s->sum.samples++;
+        }
+        json_decref(gpus);
+    }
+    return NULL;
+}
+
+static struct demo_gpu average(const struct sampler *s)
+{
+    struct demo_gpu g = s->sum;
+    if (g.samples) {
+        g.utilization /= g.samples;
+        g.sm_activity /= g.samples;
+        g.occupancy /= g.samples;
+    }
+    return g;
+}
+
+/* ---- playing ---- */
+
+/* A wrong reading is the network's right (its accuracy is told before); an answer without a digit is
+ * not. */
+static bool check_digit(void *arg, size_t request, const char *body, size_t len)
+{
+    (void)arg;
+    (void)request;
+    return memmem(body, len, "\"digit\"", 7) != NULL;
+}
+
+static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+{
+    char text[128];
+    snprintf(text, sizeof(text), "  %-9s %3d s, %llu of %llu requests", (const char *)arg,
+             (int)(elapsed / FAST_S(1)), (unsigned long long)done, (unsigned long long)all);
+    view_progress(text, total ? (double)elapsed / (double)total : 1);
+}
+
+int demo_play(struct cli *cli, const struct demo_digits *digits, int port, int seconds,
+              struct demo_result *ret, struct fast_err *err)
+{
+    struct fast_arrivals arrivals[DEMO_FUNCTIONS] = {0};
+    struct fast_load_spec specs[DEMO_FUNCTIONS] = {0};
+    char path[DEMO_FUNCTIONS][128];
+    int r = 0;
+    for (int i = 0; !r && i < DEMO_FUNCTIONS; i++) {
+        const struct demo_fn *fn = &demo_functions[i];
+        r = make_arrivals(&arrivals[i], fn, seconds, SEED + (uint64_t)i, err);
+        snprintf(path[i], sizeof(path[i]), "/function/%s", fn->name);
+        specs[i] = (struct fast_load_spec){
+            .host = "127.0.0.1", .port = port, .path = path[i], .due = arrivals[i].at,
+            .due_count = arrivals[i].count, .slo = fn->slo, .timeout = TIMEOUT,
+            .connections_max = CONNECTIONS};
+        if (fn->model)
+            continue;
+        specs[i].bodies = digits->bodies;
+        specs[i].body_lens = digits->lens;
+        specs[i].body_count = digits->count;
+        specs[i].check = check_digit;
+    }
+    struct sampler s = {.cli = *cli};
+    pthread_t thread;
+    bool sampling = !r && !pthread_create(&thread, NULL, sample, &s);
+    if (!r)
+        r = fast_load_run(specs, DEMO_FUNCTIONS, on_progress,
+                          (void *)fast_policy_name(ret->policy), ret->fn, err);
+    view_progress_end();
+    atomic_store(&s.stop, true);
+    if (sampling)
+        pthread_join(thread, NULL);
+    ret->gpu = average(&s);
+    for (int i = 0; i < DEMO_FUNCTIONS; i++)
+        fast_arrivals_fini(&arrivals[i]);
+    return r;
+}
