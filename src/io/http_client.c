@@ -1,0 +1,396 @@
+/* Decides which connection carries a call, and whether it may carry another one after it. It
+ * assumes the same rules as the serving end: one thread, callbacks that may call back, and only
+ * step() moves a connection on. */
+
+#include "io/http_client.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "io/http_stream.h"
+
+#define BODY_WINDOW 65536
+#define IDLE_MAX 64
+/* Servers close idle connections after 5 s or more; one that is older is not trusted, since a
+ * request that it swallows cannot be repeated. */
+#define IDLE_TRUST FAST_S(4)
+
+/* A connection and the call that it is at. Without |ops| it is idle, or on its way out. */
+struct fast_http_call {
+    struct fast_http_pool *pool;
+    struct fast_http_call *next; /* below it in the stack of idle ones */
+    struct fast_http_stream s;
+    const struct fast_http_call_ops *ops;
+    void *user;
+    struct fast_http_head head;
+    struct fast_http_body body;
+    bool stepping, again, closed, idle;
+    bool connecting, to_head, chunked, finished, was_full, held, got_head;
+    fast_ns idle_since;
+};
+
+struct fast_http_pool {
+    struct fast_loop *loop;
+    int port;
+    struct fast_http_call *idle; /* LIFO: the youngest connection is the warmest */
+    int idle_count, count;
+    bool freed;
+};
+
+int fast_http_pool_new(struct fast_loop *loop, int port, struct fast_http_pool **ret,
+                       struct fast_err *err)
+{
+    struct fast_http_pool *p = calloc(1, sizeof(*p));
+    if (!p)
+        return fast_err_set(err, FAST_ENOMEM, "no memory for a pool of connections");
+    p->loop = loop;
+    p->port = port;
+    *ret = p;
+    return 0;
+}
+
+static void unlink_idle(struct fast_http_call *c)
+{
+    struct fast_http_call **at = &c->pool->idle;
+    while (*at && *at != c)
+        at = &(*at)->next;
+    if (*at) {
+        *at = c->next;
+        c->pool->idle_count--;
+    }
+    c->idle = false;
+}
+
+static void conn_free(struct fast_http_call *c)
+{
+    struct fast_http_pool *p = c->pool;
+    free(c);
+    if (--p->count == 0 && p->freed)
+        free(p);
+}
+
+static void conn_close(struct fast_http_call *c)
+{
+    if (!c->closed) {
+        if (c->idle)
+            unlink_idle(c);
+        c->closed = true;
+        c->ops = NULL;
+        fast_http_stream_fini(&c->s);
+    }
+    if (!c->stepping)
+        conn_free(c);
+}
+
+void fast_http_pool_free(struct fast_http_pool *p)
+{
+    if (!p)
+        return;
+    p->count++; /* so that it outlives its last connection here */
+    p->freed = true;
+    while (p->idle)
+        conn_close(p->idle);
+    if (--p->count == 0)
+        free(p);
+}
+
+static void fail_call(struct fast_http_call *c, const char *why)
+{
+    const struct fast_http_call_ops *ops = c->ops;
+    void *user = c->user;
+    conn_close(c); /* never frees here: a call fails inside step() only */
+    if (ops)
+        ops->fail(user, why);
+}
+
+static void end_call(struct fast_http_call *c)
+{
+    const struct fast_http_call_ops *ops = c->ops;
+    struct fast_http_pool *p = c->pool;
+    void *user = c->user;
+    bool keep = c->finished && c->head.keep_alive && c->body.framing != FAST_HTTP_BODY_CLOSE &&
+                c->s.in_len == 0 && !c->s.eof && !c->s.unsendable && !p->freed &&
+                !fast_http_stream_waiting(&c->s) && p->idle_count < IDLE_MAX;
+    c->ops = NULL;
+    if (keep) {
+        c->idle = true;
+        c->idle_since = fast_loop_now(p->loop);
+        c->next = p->idle;
+        p->idle = c;
+        p->idle_count++;
+    } else {
+        conn_close(c);
+    }
+    ops->end(user);
+}
+
+static bool step_head(struct fast_http_call *c)
+{
+    int r = fast_http_head_parse(&c->head, c->s.in, c->s.in_len);
+    if (r < 0) {
+        fail_call(c, c->head.why);
+        return true;
+    }
+    if (r == 0)
+        return false;
+    uint32_t len = c->head.len;
+    if (c->head.status == 101) {
+        fail_call(c, "the function switched protocols without being asked");
+        return true;
+    }
+    if (c->head.status < 200) {
+        fast_http_stream_consume(&c->s, 0, len);
+        fast_http_head_init(&c->head, true);
+        return true;
+    }
+    c->got_head = true;
+    fast_http_body_response(&c->body, &c->head, c->to_head);
+    c->ops->head(c->user, &c->head, c->s.in, &c->body);
+    if (!c->closed)
+        fast_http_stream_consume(&c->s, 0, len);
+    return true;
+}
+
+static bool step_body(struct fast_http_call *c)
+{
+    size_t at = 0, used = 0, n = 0;
+    const char *data = NULL;
+    bool gave = false;
+    while (!c->closed && !c->held && !c->body.done && at < c->s.in_len) {
+        if (fast_http_body_next(&c->body, c->s.in + at, c->s.in_len - at, &used, &data, &n)) {
+            fail_call(c, "the chunks of the response are malformed");
+            return true;
+        }
+        at += used;
+        if (n)
+            c->ops->body(c->user, data, n);
+        gave = gave || n;
+    }
+    if (c->closed)
+        return true;
+    fast_http_stream_consume(&c->s, 0, at);
+    if (gave && !c->body.done)
+        c->ops->flush(c->user);
+    if (c->closed || c->held)
+        return c->closed;
+    if (c->body.framing == FAST_HTTP_BODY_CLOSE && c->s.eof && !c->s.in_len)
+        c->body.done = true;
+    if (c->body.done)
+        end_call(c);
+    return c->body.done;
+}
+
+static bool step_once(struct fast_http_call *c)
+{
+    if (c->idle || !c->ops)
+        return false;
+    if (c->was_full && fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER / 2) {
+        c->was_full = false;
+        c->ops->drain(c->user);
+        return true;
+    }
+    if (!c->got_head && c->s.in_len)
+        return step_head(c);
+    return c->got_head && step_body(c);
+}
+
+/* The connection cannot deliver what is missing. */
+static void check_lost(struct fast_http_call *c)
+{
+    bool lost = c->s.broken || c->s.eof;
+    if (c->idle) {
+        if (lost || c->s.in_len)
+            conn_close(c); /* an answer that nobody asked for belongs to nobody */
+    } else if (lost && !c->held) {
+        fail_call(c, c->got_head ? "the function closed the connection in the middle of its answer"
+                                 : "the function closed the connection without an answer");
+    }
+}
+
+static size_t read_limit(const struct fast_http_call *c)
+{
+    return c->got_head ? BODY_WINDOW : FAST_HTTP_HEAD_MAX;
+}
+
+static void step(struct fast_http_call *c)
+{
+    if (c->stepping) {
+        c->again = true;
+        return;
+    }
+    c->stepping = true;
+    do {
+        c->again = false;
+        while (!c->closed && step_once(c))
+            ;
+        if (!c->closed)
+            check_lost(c);
+    } while (c->again && !c->closed);
+    if (!c->closed) {
+        c->s.reading = c->s.in_len < read_limit(c) && !(c->held && c->got_head);
+        if (!c->connecting && !fast_http_stream_arm(&c->s))
+            fail_call(c, "no memory to wait for the function");
+    }
+    c->stepping = false;
+    if (c->closed)
+        conn_free(c);
+}
+
+/* Connecting is waited for by writability. */
+static bool still_connecting(struct fast_http_call *c, int events)
+{
+    int e = 0;
+    socklen_t len = sizeof(e);
+    if (!c->connecting)
+        return false;
+    if (!(events & (FAST_LOOP_OUT | FAST_LOOP_HUP)))
+        return true;
+    c->connecting = false;
+    if (getsockopt(c->s.fd, SOL_SOCKET, SO_ERROR, &e, &len) || e) {
+        c->stepping = true;
+        fail_call(c, "cannot connect to the function");
+        c->stepping = false;
+        conn_free(c);
+        return true;
+    }
+    return false;
+}
+
+static void on_conn(void *arg, int events)
+{
+    struct fast_http_call *c = arg;
+    if (still_connecting(c, events))
+        return;
+    if (events & FAST_LOOP_OUT)
+        fast_http_stream_flush(&c->s);
+    if (events & (FAST_LOOP_IN | FAST_LOOP_HUP))
+        fast_http_stream_fill(&c->s, read_limit(c));
+    step(c);
+}
+
+static int connect_new(struct fast_http_pool *p, struct fast_http_call **ret, struct fast_err *err)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)p->port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct fast_http_call *c = calloc(1, sizeof(*c));
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (!c || fd < 0) {
+        int e = errno;
+        free(c);
+        if (fd >= 0)
+            close(fd);
+        return fast_err_set(err, FAST_EIO, "no socket for a call: %s", strerror(e));
+    }
+    if (connect(fd, (struct sockaddr *)&a, sizeof(a)) && errno != EINPROGRESS) {
+        int r = fast_err_set(err, FAST_EPEER, "cannot connect to port %d: %s", p->port,
+                             strerror(errno));
+        free(c);
+        close(fd);
+        return r;
+    }
+    c->pool = p;
+    p->count++;
+    fast_http_stream_init(&c->s, p->loop, fd, on_conn, c);
+    c->connecting = true;
+    c->s.watch = fast_watch_new(p->loop, fd, FAST_LOOP_IN | FAST_LOOP_OUT, on_conn, c);
+    if (!c->s.watch) {
+        conn_close(c);
+        return fast_err_set(err, FAST_ENOMEM, "no memory to watch a call");
+    }
+    *ret = c;
+    return 0;
+}
+
+/* The idle connection that was used last, if it can be trusted. */
+static struct fast_http_call *take_idle(struct fast_http_pool *p)
+{
+    fast_ns now = fast_loop_now(p->loop);
+    while (p->idle) {
+        struct fast_http_call *c = p->idle;
+        char byte;
+        bool quiet = recv(c->s.fd, &byte, 1, MSG_PEEK) < 0 && errno == EAGAIN;
+        if (quiet && now - c->idle_since < IDLE_TRUST) {
+            unlink_idle(c);
+            return c;
+        }
+        conn_close(c);
+    }
+    return NULL;
+}
+
+int fast_http_call_new(struct fast_http_pool *p, const struct fast_http_call_ops *ops, void *user,
+                       const char *head, size_t len, bool to_head, bool chunked,
+                       struct fast_http_call **ret, struct fast_err *err)
+{
+    struct fast_http_call *c = take_idle(p);
+    if (!c) {
+        int r = connect_new(p, &c, err);
+        if (r)
+            return r;
+    }
+    c->ops = ops;
+    c->user = user;
+    c->to_head = to_head;
+    c->chunked = chunked;
+    c->finished = c->was_full = c->held = c->got_head = false;
+    fast_http_head_init(&c->head, true);
+    fast_http_stream_put(&c->s, head, len);
+    *ret = c;
+    return 0;
+}
+
+bool fast_http_call_write(struct fast_http_call *c, const char *data, size_t len)
+{
+    char size[24];
+    if (c->closed || !len)
+        return true;
+    if (c->chunked)
+        fast_http_stream_put(&c->s, size, (size_t)snprintf(size, sizeof(size), "%zx\r\n", len));
+    fast_http_stream_put(&c->s, data, len);
+    if (c->chunked)
+        fast_http_stream_put(&c->s, "\r\n", 2);
+    if (fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER)
+        return true;
+    fast_http_call_flush(c);
+    c->was_full = fast_http_stream_waiting(&c->s) >= FAST_HTTP_HIGH_WATER;
+    return !c->was_full;
+}
+
+/* Sends what waits. What comes of it is told by the loop, never from in here. */
+void fast_http_call_flush(struct fast_http_call *c)
+{
+    if (c->closed || c->connecting)
+        return;
+    fast_http_stream_flush(&c->s);
+    if (!c->stepping && !fast_http_stream_arm(&c->s))
+        c->s.broken = true;
+}
+
+void fast_http_call_finish(struct fast_http_call *c)
+{
+    if (c->chunked)
+        fast_http_stream_put(&c->s, "0\r\n\r\n", 5);
+    c->finished = true;
+    fast_http_call_flush(c);
+}
+
+void fast_http_call_read(struct fast_http_call *c, bool on)
+{
+    if (c->held == !on)
+        return;
+    c->held = !on;
+    if (on)
+        step(c);
+}
+
+void fast_http_call_cancel(struct fast_http_call *c)
+{
+    conn_close(c);
+}

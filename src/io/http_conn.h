@@ -1,0 +1,57 @@
+#ifndef FAST_IO_HTTP_CONN_H
+#define FAST_IO_HTTP_CONN_H
+
+/* The inside of the serving end, shared by http_server.c (what happens to a connection) and
+ * http_req.c (what handlers call). */
+
+#include "io/http_server.h"
+#include "io/http_stream.h"
+
+enum fast_http_conn_state { HEAD, EXCHANGE, LINGERING };
+
+struct fast_http_collected {
+    fast_http_collect_fn *fn;
+    void *arg;
+    char *data;
+    size_t len, cap, max;
+    bool too_large;
+};
+
+/* A connection and the request that it is at. */
+struct fast_http_req {
+    struct fast_http_server *server;
+    struct fast_http_req *prev, *next;
+    struct fast_http_stream s;
+    enum fast_http_conn_state state;
+    bool stepping, again, closed;
+    bool shut; /* lingering, and our side is closed */
+    /* the request */
+    struct fast_http_head head;
+    struct fast_http_body body;
+    const struct fast_http_req_ops *ops;
+    void *user;
+    bool reading, end_told, was_full;
+    struct fast_http_collected collect;
+    /* the response */
+    bool started, ended, chunked, bodiless, close_after;
+    int64_t left; /* of a response with a length, -1: none */
+    fast_ns deadline;
+    char peer[64];
+};
+
+struct fast_http_server {
+    struct fast_loop *loop;
+    struct fast_http_server_conf conf;
+    int fd, port;
+    struct fast_watch *watch;
+    struct fast_timer *sweep;
+    struct fast_http_req *conns;
+    size_t count;
+    bool draining, full;
+};
+
+/* Moves the connection on as far as it goes; inside itself it only notes that it has to go on. */
+void fast_http_conn_step(struct fast_http_req *conn);
+void fast_http_conn_close(struct fast_http_req *conn);
+
+#endif

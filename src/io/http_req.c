@@ -1,0 +1,242 @@
+/* What handlers call on a request: reading its body, and writing its response with the framing that
+ * the client understands. It decides when a connection can be kept after a response. */
+
+#include "io/http_conn.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define DISCARD_MAX 65536 /* a body that nobody wants is read up to this size */
+
+const struct fast_http_head *fast_http_req_head(const struct fast_http_req *c)
+{
+    return &c->head;
+}
+
+const char *fast_http_req_text(const struct fast_http_req *c)
+{
+    return c->s.in;
+}
+
+const char *fast_http_req_peer(const struct fast_http_req *c)
+{
+    return c->peer;
+}
+
+bool fast_http_req_is_head(const struct fast_http_req *c)
+{
+    return fast_http_is_exact(c->s.in + c->head.method, c->head.method_len, "HEAD");
+}
+
+bool fast_http_req_has_body(const struct fast_http_req *c)
+{
+    return c->body.framing != FAST_HTTP_BODY_NONE;
+}
+
+bool fast_http_req_started(const struct fast_http_req *c)
+{
+    return c->started;
+}
+
+void fast_http_req_accept(struct fast_http_req *c, const struct fast_http_req_ops *ops, void *user)
+{
+    c->ops = ops;
+    c->user = user;
+}
+
+void fast_http_req_read(struct fast_http_req *c, bool on)
+{
+    if (c->closed || c->reading == on)
+        return;
+    c->reading = on;
+    if (on && c->head.expect && !c->body.done && !c->started && c->s.in_len == c->head.len) {
+        c->head.expect = false;
+        fast_http_stream_put(&c->s, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+        fast_http_stream_flush(&c->s);
+    }
+    if (on)
+        fast_http_conn_step(c);
+}
+
+static void collect_body(void *user, const char *data, size_t len)
+{
+    struct fast_http_req *c = user;
+    struct fast_http_collected *k = &c->collect;
+    if (k->too_large || len > k->max - k->len) {
+        k->too_large = true;
+        return;
+    }
+    if (k->len + len + 1 > k->cap) {
+        size_t cap = 2 * (k->len + len) + 1024;
+        char *more = realloc(k->data, cap);
+        if (!more) {
+            k->too_large = true;
+            return;
+        }
+        k->data = more;
+        k->cap = cap;
+    }
+    memcpy(k->data + k->len, data, len);
+    k->len += len;
+    k->data[k->len] = 0;
+}
+
+static void collect_end(void *user)
+{
+    static char nothing[1];
+    struct fast_http_req *c = user;
+    struct fast_http_collected k = c->collect;
+    c->collect = (struct fast_http_collected){0};
+    c->ops = NULL;
+    if (k.too_large)
+        fast_http_req_text_reply(c, 413, "the body is larger than %zu bytes", k.max);
+    else
+        k.fn(k.arg, c, k.data ? k.data : nothing, k.len);
+    free(k.data);
+}
+
+void fast_http_req_collect(struct fast_http_req *c, size_t max, fast_http_collect_fn *fn, void *arg)
+{
+    static const struct fast_http_req_ops ops = {.body = collect_body, .end = collect_end};
+    c->collect = (struct fast_http_collected){.fn = fn, .arg = arg, .max = max};
+    if (c->head.length >= 0 && (uint64_t)c->head.length > max) {
+        fast_http_req_text_reply(c, 413, "the body is larger than %zu bytes", max);
+        return;
+    }
+    fast_http_req_accept(c, &ops, c);
+    fast_http_req_read(c, true);
+}
+
+static bool discardable(const struct fast_http_req *c)
+{
+    if (c->body.done)
+        return true;
+    return c->body.framing == FAST_HTTP_BODY_LENGTH && c->body.left <= DISCARD_MAX &&
+           !(c->head.expect && !c->reading);
+}
+
+static bool has_no_body(const struct fast_http_req *c, int status)
+{
+    return c->bodiless || status < 200 || status == 204 || status == 304;
+}
+
+void fast_http_req_start(struct fast_http_req *c, int status, const char *fields, size_t len,
+                         int64_t length)
+{
+    char line[128];
+    if (c->closed || c->started)
+        return;
+    c->started = true;
+    if (!discardable(c) || c->server->draining)
+        c->close_after = true;
+    bool no_body = has_no_body(c, status);
+    c->chunked = length < 0 && c->head.minor == 1 && !no_body;
+    if (length < 0 && c->head.minor == 0 && !no_body)
+        c->close_after = true;
+    c->left = length;
+    int n = snprintf(line, sizeof(line), "HTTP/1.1 %d %s\r\n", status, fast_http_reason(status));
+    fast_http_stream_put(&c->s, line, (size_t)n);
+    fast_http_stream_put(&c->s, fields, len);
+    n = 0;
+    if (length >= 0 && status >= 200 && status != 204)
+        n = snprintf(line, sizeof(line), "Content-Length: %lld\r\n", (long long)length);
+    else if (c->chunked)
+        n = snprintf(line, sizeof(line), "Transfer-Encoding: chunked\r\n");
+    if (c->close_after)
+        n += snprintf(line + n, sizeof(line) - (size_t)n, "Connection: close\r\n");
+    else if (c->head.minor == 0)
+        n += snprintf(line + n, sizeof(line) - (size_t)n, "Connection: keep-alive\r\n");
+    n += snprintf(line + n, sizeof(line) - (size_t)n, "\r\n");
+    fast_http_stream_put(&c->s, line, (size_t)n);
+    c->bodiless = no_body;
+}
+
+bool fast_http_req_write(struct fast_http_req *c, const char *data, size_t len)
+{
+    char size[24];
+    if (c->closed || c->ended || c->bodiless)
+        return true;
+    if (c->left >= 0) {
+        if ((uint64_t)c->left < len)
+            len = (size_t)c->left; /* more than was promised would be read as the next response */
+        c->left -= (int64_t)len;
+    }
+    if (!len)
+        return true;
+    if (c->chunked)
+        fast_http_stream_put(&c->s, size, (size_t)snprintf(size, sizeof(size), "%zx\r\n", len));
+    fast_http_stream_put(&c->s, data, len);
+    if (c->chunked)
+        fast_http_stream_put(&c->s, "\r\n", 2);
+    if (fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER)
+        return true;
+    c->was_full = true;
+    if (!c->stepping)
+        fast_http_stream_arm(&c->s);
+    return false;
+}
+
+void fast_http_req_flush(struct fast_http_req *c)
+{
+    if (c->closed)
+        return;
+    fast_http_stream_flush(&c->s);
+    fast_http_conn_step(c);
+}
+
+void fast_http_req_end(struct fast_http_req *c)
+{
+    if (c->closed || c->ended)
+        return;
+    if (c->left > 0 && !c->bodiless && !c->chunked) {
+        fast_http_req_abort(c); /* less than was promised: the client must be able to see it */
+        return;
+    }
+    if (c->chunked)
+        fast_http_stream_put(&c->s, "0\r\n\r\n", 5);
+    c->ended = true;
+    fast_http_conn_step(c);
+}
+
+void fast_http_req_abort(struct fast_http_req *c)
+{
+    fast_http_conn_close(c);
+}
+
+void fast_http_req_reply(struct fast_http_req *c, int status, const char *fields, const char *type,
+                         const char *body, size_t len)
+{
+    char head[1024], date[32];
+    fast_http_date(fast_clock_wall(), date);
+    int n = snprintf(head, sizeof(head), "Date: %s\r\n%s%s%s%s", date, type ? "Content-Type: " : "",
+                     type ? type : "", type ? "\r\n" : "", fields ? fields : "");
+    if (n >= (int)sizeof(head))
+        n = 0;
+    fast_http_req_start(c, status, head, (size_t)n, (int64_t)len);
+    fast_http_req_write(c, body, len);
+    fast_http_req_end(c);
+}
+
+void fast_http_req_text_reply(struct fast_http_req *c, int status, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(text, sizeof(text) - 1, fmt, ap);
+    va_end(ap);
+    if (n < 0 || n > (int)sizeof(text) - 2)
+        n = (int)sizeof(text) - 2;
+    text[n++] = '\n';
+    fast_http_req_reply(c, status, NULL, "text/plain; charset=utf-8", text, (size_t)n);
+}
+
+void fast_http_date(fast_ns wall, char ret[32])
+{
+    time_t t = (time_t)(wall / FAST_S(1));
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    strftime(ret, 32, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+}

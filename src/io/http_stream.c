@@ -1,0 +1,267 @@
+/* Decides when bytes move between a socket and its two buffers. It assumes one owner that looks at
+ * |eof|, |broken| and |unsendable| after each call; it never closes anything by itself. */
+
+#include "io/http_stream.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/parse.h"
+
+#define IN_FIRST 16384
+#define GATHER 16384 /* pieces are copied together up to this size */
+#define BACKLOG 1024
+
+void fast_http_stream_init(struct fast_http_stream *s, struct fast_loop *loop, int fd,
+                           fast_watch_fn *fn, void *arg)
+{
+    int one = 1;
+    *s = (struct fast_http_stream){.loop = loop, .fd = fd, .fn = fn, .arg = arg, .reading = true};
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+}
+
+void fast_http_stream_fini(struct fast_http_stream *s)
+{
+    fast_watch_free(s->watch);
+    if (s->fd >= 0)
+        close(s->fd);
+    free(s->in);
+    free(s->out);
+    *s = (struct fast_http_stream){.fd = -1, .broken = true, .unsendable = true};
+}
+
+static bool in_grow(struct fast_http_stream *s, size_t cap)
+{
+    size_t want = s->in_cap ? 2 * s->in_cap : IN_FIRST;
+    if (want > cap)
+        want = cap;
+    char *in = realloc(s->in, want);
+    if (!in)
+        return false;
+    s->in = in;
+    s->in_cap = want;
+    return true;
+}
+
+bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap)
+{
+    if (s->eof || s->broken || s->in_len >= cap)
+        return false;
+    if (s->in_len == s->in_cap && !in_grow(s, cap)) {
+        s->broken = true;
+        return false;
+    }
+    size_t room = (s->in_cap < cap ? s->in_cap : cap) - s->in_len;
+    ssize_t n;
+    do
+        n = recv(s->fd, s->in + s->in_len, room, 0);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        s->in_len += (size_t)n;
+        s->moved = true;
+        return true;
+    }
+    if (n == 0)
+        s->eof = true;
+    else if (errno != EAGAIN)
+        s->broken = true;
+    return false;
+}
+
+void fast_http_stream_consume(struct fast_http_stream *s, size_t from, size_t len)
+{
+    if (!len)
+        return;
+    s->in_len -= len;
+    if (s->in_len > from)
+        memmove(s->in + from, s->in + from + len, s->in_len - from);
+}
+
+size_t fast_http_stream_waiting(const struct fast_http_stream *s)
+{
+    return s->out_len - s->out_at;
+}
+
+/* Sends what waits and then |data|; returns how many bytes of |data| went out. */
+static size_t send_now(struct fast_http_stream *s, const char *data, size_t len)
+{
+    while (!s->unsendable && s->out_len - s->out_at + len > 0) {
+        struct iovec iov[2] = {{s->out + s->out_at, s->out_len - s->out_at}, {(void *)data, len}};
+        struct msghdr mh = {.msg_iov = iov[0].iov_len ? iov : iov + 1,
+                            .msg_iovlen = (iov[0].iov_len != 0) + (len != 0)};
+        ssize_t n = sendmsg(s->fd, &mh, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return 0;
+        if (n < 0) {
+            s->unsendable = true;
+            break;
+        }
+        s->moved = true;
+        size_t queued = s->out_len - s->out_at;
+        if ((size_t)n < queued) {
+            s->out_at += (size_t)n;
+            continue;
+        }
+        s->out_at = s->out_len = 0;
+        if (!len)
+            return 0;
+        return (size_t)n - queued;
+    }
+    if (s->unsendable) {
+        s->out_at = s->out_len = 0;
+        return len;
+    }
+    return 0;
+}
+
+static bool out_reserve(struct fast_http_stream *s, size_t len)
+{
+    if (s->out_at && s->out_at == s->out_len)
+        s->out_at = s->out_len = 0;
+    if (s->out_cap - s->out_len >= len)
+        return true;
+    if (s->out_at) {
+        s->out_len -= s->out_at;
+        memmove(s->out, s->out + s->out_at, s->out_len);
+        s->out_at = 0;
+    }
+    if (s->out_cap - s->out_len >= len)
+        return true;
+    size_t cap = s->out_cap ? s->out_cap : 4096;
+    while (cap - s->out_len < len)
+        cap *= 2;
+    char *out = realloc(s->out, cap);
+    if (!out)
+        return false;
+    s->out = out;
+    s->out_cap = cap;
+    return true;
+}
+
+void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t len)
+{
+    if (s->unsendable)
+        return;
+    while (len && fast_http_stream_waiting(s) + len >= GATHER) {
+        size_t n = send_now(s, data, len);
+        data += n;
+        len -= n;
+        if (!n)
+            break;
+    }
+    if (!len)
+        return;
+    if (!out_reserve(s, len)) {
+        s->unsendable = true;
+        return;
+    }
+    memcpy(s->out + s->out_len, data, len);
+    s->out_len += len;
+}
+
+void fast_http_stream_flush(struct fast_http_stream *s)
+{
+    send_now(s, NULL, 0);
+    /* A buffer that a burst made large is not kept. */
+    if (!s->out_len && s->out_cap > 2 * FAST_HTTP_HIGH_WATER) {
+        free(s->out);
+        s->out = NULL;
+        s->out_cap = 0;
+    }
+}
+
+bool fast_http_stream_arm(struct fast_http_stream *s)
+{
+    int events = 0;
+    if (s->reading && !s->eof && !s->broken)
+        events |= FAST_LOOP_IN;
+    if (fast_http_stream_waiting(s) && !s->unsendable)
+        events |= FAST_LOOP_OUT;
+    if (!events) {
+        /* A hang-up is told whether it is asked for or not: without a watch it cannot spin. */
+        fast_watch_free(s->watch);
+        s->watch = NULL;
+        return true;
+    }
+    if (s->watch)
+        fast_watch_set(s->watch, events);
+    else
+        s->watch = fast_watch_new(s->loop, s->fd, events, s->fn, s->arg);
+    return s->watch != NULL;
+}
+
+/* "HOST:PORT" with an optional host, which stands in brackets if it has colons. */
+static int split_address(const char *address, char *host, size_t cap, const char **ret_port,
+                         struct fast_err *err)
+{
+    const char *colon = strrchr(address, ':');
+    const char *from = address, *to = colon;
+    if (!colon || !colon[1])
+        return fast_err_set(err, FAST_EINVAL, "\"%.80s\" is not an address such as 127.0.0.1:8080",
+                            address);
+    if (to > from && *from == '[' && to[-1] == ']') {
+        from++;
+        to--;
+    }
+    if ((size_t)(to - from) >= cap)
+        return fast_err_set(err, FAST_EINVAL, "the host of \"%.80s\" is too long", address);
+    memcpy(host, from, (size_t)(to - from));
+    host[to - from] = 0;
+    if (!*host)
+        memcpy(host, "127.0.0.1", sizeof("127.0.0.1"));
+    *ret_port = colon + 1;
+    return 0;
+}
+
+static int bound_port(int fd)
+{
+    struct sockaddr_storage a;
+    socklen_t len = sizeof(a);
+    if (getsockname(fd, (struct sockaddr *)&a, &len))
+        return 0;
+    return a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port)
+                                   : ntohs(((struct sockaddr_in *)&a)->sin_port);
+}
+
+int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err)
+{
+    char host[64];
+    const char *port = NULL;
+    int64_t number = 0;
+    int r = split_address(address, host, sizeof(host), &port, err);
+    if (!r)
+        r = fast_parse_int(port, "port", 0, 65535, &number, err);
+    if (r)
+        return r;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_PASSIVE};
+    struct addrinfo *ai = NULL;
+    if (getaddrinfo(host, port, &hints, &ai))
+        return fast_err_set(err, FAST_EINVAL, "\"%s\" is not an IPv4 or IPv6 address", host);
+    int one = 1;
+    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    r = fd < 0 ? -1 : setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (!r)
+        r = bind(fd, ai->ai_addr, ai->ai_addrlen) || listen(fd, BACKLOG);
+    freeaddrinfo(ai);
+    if (r) {
+        int e = errno;
+        if (fd >= 0)
+            close(fd);
+        if (e == EADDRINUSE)
+            return fast_err_set(err, FAST_EBUSY, "%s is in use by another program", address);
+        return fast_err_set(err, FAST_EIO, "cannot listen on %s: %s", address, strerror(e));
+    }
+    *ret_fd = fd;
+    *ret_port = bound_port(fd);
+    return 0;
+}

@@ -1,0 +1,54 @@
+#ifndef FAST_IO_HTTP_STREAM_H
+#define FAST_IO_HTTP_STREAM_H
+
+/* A socket with two bounded buffers, shared by the two ends of HTTP (http_server.c,
+ * http_client.c). Reading stops when its owner says so, writing tells when it is behind: together
+ * they keep the memory of a transfer constant whatever its size. */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "io/loop.h"
+
+/* Who writes stops when more than this is waiting to be sent. */
+#define FAST_HTTP_HIGH_WATER 65536
+
+struct fast_http_stream {
+    struct fast_loop *loop;
+    int fd;
+    struct fast_watch *watch; /* NULL while there is nothing to wait for */
+    fast_watch_fn *fn;
+    void *arg;
+    char *in; /* read, not consumed */
+    size_t in_len, in_cap;
+    char *out; /* out[out_at .. out_len) waits to be sent */
+    size_t out_at, out_len, out_cap;
+    bool reading;
+    bool eof;       /* the peer has sent its last byte */
+    bool broken;    /* reading failed */
+    bool unsendable; /* writing failed: what is put is dropped */
+    bool moved;     /* something was read or sent since the owner cleared this */
+};
+
+/* |fd| belongs to the stream from now on. */
+void fast_http_stream_init(struct fast_http_stream *s, struct fast_loop *loop, int fd,
+                           fast_watch_fn *fn, void *arg);
+void fast_http_stream_fini(struct fast_http_stream *s);
+
+/* Reads once, as long as fewer than |cap| bytes are in the buffer. True if bytes came. */
+bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap);
+/* Drops |len| bytes at |from| of the input. */
+void fast_http_stream_consume(struct fast_http_stream *s, size_t from, size_t len);
+
+/* Takes all of |data|: small pieces are gathered until flush. */
+void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t len);
+void fast_http_stream_flush(struct fast_http_stream *s);
+size_t fast_http_stream_waiting(const struct fast_http_stream *s);
+
+/* Waits for what the stream needs now. False when that is not possible (out of memory). */
+bool fast_http_stream_arm(struct fast_http_stream *s);
+
+/* "127.0.0.1:8080", "[::1]:0", ":8080" (127.0.0.1). The error names what is wrong. */
+int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err);
+
+#endif
