@@ -1,0 +1,38 @@
+/* Decides how much of its quota a client has left. It assumes that charges come in the order of time
+ * and that a charge reaches back over at most one window's edge: longer ago counts as the window
+ * before. */
+#include "core/quota.h"
+
+static fast_ns least(fast_ns a, fast_ns b)
+{
+    return a < b ? a : b;
+}
+
+void fast_quota_set(struct fast_quota *q, const struct fast_slice *slice, fast_ns window_ns)
+{
+    q->request_ns = window_ns / FAST_MILLI * slice->request_milli;
+    q->limit_ns = window_ns / FAST_MILLI * slice->limit_milli;
+}
+
+void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bool carry)
+{
+    fast_ns here = least(ns, here_max_ns);
+    q->used_ns += here;
+    q->before_ns += ns - here;
+    if (!carry)
+        return;
+    /* The window before is closed: what it is overdrawn by now and was not when it closed. */
+    fast_ns debt = least(q->before_ns - q->limit_ns, q->limit_ns);
+    if (debt > q->debt_ns) {
+        q->used_ns += debt - q->debt_ns;
+        q->debt_ns = debt;
+    }
+}
+
+void fast_quota_roll(struct fast_quota *q, int64_t windows, bool carry)
+{
+    fast_ns over = least(q->used_ns - q->limit_ns, q->limit_ns);
+    q->before_ns = windows == 1 ? q->used_ns : 0;
+    q->debt_ns = carry && windows == 1 && over > 0 ? over : 0;
+    q->used_ns = q->debt_ns;
+}

@@ -1,0 +1,302 @@
+/* Decides who holds a token next. A decision looks at all who wait and at all whose token has just
+ * ended as equals, fills the GPU in the order of their keys, and only then acts: whose token ended
+ * and who was chosen again goes on without a pause, who was not chosen is revoked, and who was
+ * chosen while others still drain waits for these SMs, which nobody else gets meanwhile. */
+#include "core/sched_impl.h"
+
+#include <stddef.h>
+
+#include "base/mem.h"
+
+enum { CLASS_OWNER, CLASS_MISSING, CLASS_ELASTIC };
+
+/* A client that is next and too wide for what is free lets nobody pass any more after so many
+ * tokens. */
+#define PATIENCE 2
+
+fast_ns sched_used(const struct fast_sched *s, const struct client *c)
+{
+    fast_ns used = c->quota.used_ns;
+    if (c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN)
+        used += s->now - (c->granted_at > s->window_at ? c->granted_at : s->window_at);
+    return used;
+}
+
+bool sched_owns_slot(const struct fast_sched *s, const struct client *c)
+{
+    return s->slot < s->plan.slots && c->plan_i >= 0 &&
+           s->plan.owners[s->slot] >> c->plan_i & 1;
+}
+
+/* A rest of quota up to this length is not worth a hand-over. */
+static fast_ns sliver(const struct fast_sched *s)
+{
+    return s->conf.whole_tokens ? 0 : s->conf.token_ns / 100;
+}
+
+static bool at_limit(const struct fast_sched *s, const struct client *c)
+{
+    return s->conf.policy != FAST_POLICY_RACING &&
+           c->quota.limit_ns - sched_used(s, c) <= sliver(s);
+}
+
+static void set_key(const struct fast_sched *s, const struct client *c, int64_t key[3])
+{
+    fast_ns used = sched_used(s, c);
+    fast_ns missing = c->quota.request_ns - used;
+    if (missing > sliver(s)) {
+        key[0] = sched_owns_slot(s, c) ? CLASS_OWNER : CLASS_MISSING;
+        key[1] = -missing;
+    } else {
+        key[0] = CLASS_ELASTIC;
+        key[1] = used * 1000 / (c->quota.limit_ns / 1000 + 1);
+    }
+    key[2] = c->state == CLIENT_HOLD ? s->now : c->ready_at;
+}
+
+void sched_ready_insert(struct fast_sched *s, struct client *c)
+{
+    if (at_limit(s, c)) {
+        c->throttled = true;
+        c->throttled_at = s->now;
+        s->throttled++;
+        return;
+    }
+    set_key(s, c, c->ready.key);
+    c->ready.id = sched_id(s, c);
+    c->ready.width = sched_width(s, c);
+    fast_tree_insert(&s->ready, &c->ready);
+}
+
+void sched_ready_remove(struct fast_sched *s, struct client *c)
+{
+    fast_tree_remove(&s->ready, &c->ready);
+    if (c->throttled) {
+        c->throttled = false;
+        s->throttled--;
+        c->sum.throttled_ns += s->now - c->throttled_at;
+    }
+}
+
+static void timed_insert(struct fast_sched *s, struct client *c, fast_ns at)
+{
+    c->timed.key[0] = at;
+    c->timed.key[1] = c->timed.key[2] = 0;
+    c->timed.id = sched_id(s, c);
+    c->timed.width = 0;
+    fast_tree_insert(&s->timed, &c->timed);
+}
+
+void sched_revoke(struct fast_sched *s, struct client *c)
+{
+    fast_tree_remove(&s->timed, &c->timed);
+    fast_tree_remove(&s->ready, &c->ready);
+    if (!c->expired)
+        s->sm_active -= c->held_sm;
+    c->expired = false;
+    c->state = CLIENT_DRAIN;
+    c->revoked_at = s->now;
+    timed_insert(s, c, s->now + s->conf.drain_ns);
+    sched_tell(s, c, TELL_REVOKE);
+}
+
+/* When a token that begins, or is extended, now must end at the latest. */
+static fast_ns token_end(const struct fast_sched *s, const struct client *c)
+{
+    if (s->conf.policy == FAST_POLICY_RACING)
+        return FAST_NEVER;
+    fast_ns end = s->now + s->conf.token_ns;
+    if (s->conf.whole_tokens)
+        return end;
+    fast_ns left = c->quota.limit_ns - sched_used(s, c);
+    if (s->now + left < end)
+        end = s->now + left;
+    fast_ns missing = c->quota.request_ns - sched_used(s, c);
+    if (missing > sliver(s) && s->now + missing < end)
+        end = s->now + missing; /* from there on it stands behind those who still miss theirs */
+    if (s->plan.slots > 1 && s->window_at + s->plan.end_ns[s->slot] < end)
+        end = s->window_at + s->plan.end_ns[s->slot];
+    return end;
+}
+
+static void extend(struct fast_sched *s, struct client *c)
+{
+    fast_tree_remove(&s->ready, &c->ready);
+    c->expired = false;
+    s->sm_active += c->held_sm;
+    c->until = token_end(s, c);
+    timed_insert(s, c, c->until);
+    if (!(c->tell & TELL_GRANT))
+        c->extended = true;
+    sched_tell(s, c, TELL_GRANT);
+}
+
+static void grant(struct fast_sched *s, struct client *c)
+{
+    sched_ready_remove(s, c);
+    c->sum.wait_ns += s->now - c->ready_at;
+    c->sum.tokens++;
+    c->until = token_end(s, c); /* before it holds: the token itself has used nothing yet */
+    c->state = CLIENT_HOLD;
+    c->granted_at = s->now;
+    c->token = ++s->last_token;
+    c->held_sm = sched_width(s, c);
+    c->extended = false;
+    s->sm_held += c->held_sm;
+    s->sm_active += c->held_sm;
+    c->holder_i = s->tokens_out;
+    s->holders[s->tokens_out++] = sched_id(s, c);
+    s->window_used = true;
+    timed_insert(s, c, c->until);
+    sched_tell(s, c, TELL_GRANT);
+}
+
+void sched_unhold(struct fast_sched *s, struct client *c)
+{
+    fast_tree_remove(&s->timed, &c->timed);
+    s->sm_held -= c->held_sm;
+    if (c->state == CLIENT_HOLD)
+        s->sm_active -= c->held_sm;
+    if (c->stuck)
+        s->sm_stuck -= c->held_sm;
+    c->stuck = false;
+    int last = s->holders[--s->tokens_out];
+    s->holders[c->holder_i] = last;
+    s->clients[last].holder_i = c->holder_i;
+    c->token = 0;
+    c->held_sm = 0;
+}
+
+/* Tokens whose end has come: the client is a candidate again, or drains, or is given up waiting
+ * for. */
+static void expire(struct fast_sched *s)
+{
+    s->expired_count = 0;
+    for (;;) {
+        struct fast_tree_node *n = fast_tree_first(&s->timed);
+        if (!n || n->key[0] > s->now)
+            return;
+        struct client *c = CLIENT_OF_TIMED(n);
+        fast_tree_remove(&s->timed, n);
+        if (c->state == CLIENT_DRAIN) {
+            c->stuck = true;
+            s->sm_stuck += c->held_sm;
+            sched_tell(s, c, TELL_STUCK);
+            continue;
+        }
+        c->expired = true;
+        s->sm_active -= c->held_sm;
+        if (s->conf.whole_tokens || at_limit(s, c) || c->held_sm != sched_width(s, c)) {
+            sched_revoke(s, c);
+            continue;
+        }
+        set_key(s, c, c->ready.key);
+        c->ready.id = sched_id(s, c);
+        c->ready.width = c->held_sm;
+        fast_tree_insert(&s->ready, &c->ready);
+        s->expired[s->expired_count++] = sched_id(s, c);
+    }
+}
+
+/* Revokes tokens of a weaker class than |class|, the weakest first, until |need| per cent are free.
+ * All or nothing. */
+static bool preempt(struct fast_sched *s, int64_t class, int need, int *vfree)
+{
+    for (;;) {
+        struct client *worst = NULL;
+        int64_t worst_key[3] = {0};
+        int sum = 0;
+        for (int i = 0; i < s->tokens_out; i++) {
+            struct client *c = &s->clients[s->holders[i]];
+            int64_t key[3];
+            if (c->state != CLIENT_HOLD || c->expired || c->held_sm == 0)
+                continue;
+            set_key(s, c, key);
+            if (key[0] <= class)
+                continue;
+            sum += c->held_sm;
+            if (!worst || key[0] > worst_key[0] ||
+                (key[0] == worst_key[0] && key[1] > worst_key[1])) {
+                worst = c;
+                worst_key[0] = key[0];
+                worst_key[1] = key[1];
+            }
+        }
+        if (*vfree >= need)
+            return true;
+        if (!worst || *vfree + sum < need)
+            return false;
+        *vfree += worst->held_sm;
+        sched_revoke(s, worst);
+    }
+}
+
+/* Takes |c| out of the tree for the rest of this decision. */
+static void set_aside(struct fast_sched *s, struct client *c, int *count)
+{
+    fast_tree_remove(&s->ready, &c->ready);
+    s->aside[(*count)++] = sched_id(s, c);
+}
+
+static void choose(struct fast_sched *s, struct client *c, int *vfree, int *aside)
+{
+    *vfree -= c->expired ? c->held_sm : sched_width(s, c);
+    if (c->expired)
+        extend(s, c);
+    else if (sched_width(s, c) <= FAST_SM_PCT_MAX - s->sm_held)
+        grant(s, c);
+    else
+        set_aside(s, c, aside); /* its SMs are spoken for and still drain */
+}
+
+/* The first in the order does not fit. Makes room for it, or sets it aside with or without a claim
+ * on the SMs that come free; false: the next ones may have what is there. */
+static bool help_head(struct fast_sched *s, struct client *head, int *vfree, int *aside)
+{
+    int width = head->ready.width;
+    int64_t class = head->ready.key[0];
+    if (class < CLASS_ELASTIC && preempt(s, class, width, vfree))
+        return true;
+    if (class == CLASS_OWNER && !head->expired) {
+        set_aside(s, head, aside); /* only a stuck token can be in an owner's way */
+        return true;
+    }
+    if (s->sm_stuck == 0 && !head->expired &&
+        s->now - head->ready_at >= PATIENCE * s->conf.token_ns) {
+        *vfree -= width;
+        set_aside(s, head, aside);
+        return true;
+    }
+    return false;
+}
+
+void sched_dispatch(struct fast_sched *s)
+{
+    int aside = 0;
+    bool heads = !s->conf.greedy; /* the first in the order is still to be helped */
+    sched_plan_fresh(s);
+    expire(s);
+    int vfree = FAST_SM_PCT_MAX - s->sm_active - s->sm_stuck;
+    for (;;) {
+        struct fast_tree_node *next = fast_tree_first(&s->ready);
+        if (next && next->width > vfree) {
+            if (heads && help_head(s, CLIENT_OF_READY(next), &vfree, &aside))
+                continue;
+            heads = false;
+            next = fast_tree_first_fit(&s->ready, vfree);
+        }
+        if (!next)
+            break;
+        choose(s, CLIENT_OF_READY(next), &vfree, &aside);
+    }
+    for (int i = 0; i < s->expired_count; i++)
+        if (s->clients[s->expired[i]].expired)
+            sched_revoke(s, &s->clients[s->expired[i]]);
+    for (int i = 0; i < aside; i++)
+        fast_tree_insert(&s->ready, &s->clients[s->aside[i]].ready);
+    bool contended = s->ready.count > 0;
+    if (contended != s->contended) {
+        s->contended = contended;
+        s->tell_contended = true;
+    }
+}

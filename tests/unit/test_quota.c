@@ -1,0 +1,89 @@
+#include "core/quota.h"
+
+#include "test.h"
+
+static struct fast_quota quota(int request, int limit)
+{
+    struct fast_quota q = {0};
+    fast_quota_set(&q, &(struct fast_slice){100, request, limit, 0}, FAST_MS(100));
+    return q;
+}
+
+static void shares_of_the_window(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(300, 800);
+    assert_int_equal(q.request_ns, FAST_MS(30));
+    assert_int_equal(q.limit_ns, FAST_MS(80));
+    fast_quota_charge(&q, FAST_MS(35), FAST_MS(35), true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(45));
+    assert_int_equal(fast_quota_missing(&q), -FAST_MS(5));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(80));
+}
+
+/* What overdraws the limit is owed in the next window, and only there. */
+static void overrun_is_debt(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(300, 500);
+    fast_quota_charge(&q, FAST_MS(57), FAST_MS(57), true);
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(43));
+    assert_int_equal(fast_quota_missing(&q), FAST_MS(23));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(50));
+    fast_quota_charge(&q, FAST_MS(57), FAST_MS(57), true);
+    fast_quota_roll(&q, 2, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(50));
+}
+
+/* A kernel of ten seconds costs one window, not a hundred. */
+static void debt_is_bounded(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(100, 200);
+    fast_quota_charge(&q, FAST_S(10), FAST_S(10), true);
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), 0);
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(20));
+}
+
+/* A token over the edge of a window is charged to both; the part before the edge counts against the
+ * limit that held there. */
+static void over_the_edge(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(300, 500);
+    fast_quota_charge(&q, FAST_MS(48), FAST_MS(48), true);
+    fast_quota_roll(&q, 1, true);
+    fast_quota_charge(&q, FAST_MS(9), FAST_MS(4), true);
+    assert_int_equal(q.before_ns, FAST_MS(53));
+    assert_int_equal(q.debt_ns, FAST_MS(3));
+    assert_int_equal(q.used_ns, FAST_MS(7));
+    /* Only what is new is added when a second part comes. */
+    fast_quota_charge(&q, FAST_MS(3), FAST_MS(1), true);
+    assert_int_equal(q.debt_ns, FAST_MS(5));
+    assert_int_equal(q.used_ns, FAST_MS(10));
+}
+
+static void without_carry(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(300, 500);
+    fast_quota_charge(&q, FAST_MS(90), FAST_MS(80), false);
+    assert_int_equal(q.used_ns, FAST_MS(80));
+    fast_quota_roll(&q, 1, false);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(50));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_of_the_window), cmocka_unit_test(overrun_is_debt),
+        cmocka_unit_test(debt_is_bounded),      cmocka_unit_test(over_the_edge),
+        cmocka_unit_test(without_carry),
+    };
+    return cmocka_run_group_tests_name("quota", tests, NULL, NULL);
+}
