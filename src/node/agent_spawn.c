@@ -1,0 +1,286 @@
+#include "node/agent.h"
+
+/* What a process of a replica is born with: a port, an environment and a log.
+ *
+ * The environment is built from nothing: a few variables of the node, then the function's own, then
+ * the node's, which win; only the two lists of libraries are joined, the node's first.
+ *
+ * A log is a file that the process appends to by itself, so that it outlives the node. It is kept
+ * below LOG_MAX: at a start a log that is larger becomes ID.log.1; while a process runs, every
+ * TRIM_PERIOD of the agent, the last LOG_KEEP bytes of a larger one are copied to ID.log.1 and it is
+ * cut to nothing (appending goes on at its new end). Logs of replicas that are gone are kept for
+ * reading, the newest LOG_FILES of them. */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#define LOG_MAX (10 << 20)
+#define LOG_KEEP (1 << 20)
+#define LOG_FILES 512
+#define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+/* ---- environment ---- */
+
+struct env {
+    char **v; /* NAME=value, with a NULL behind them */
+    size_t len, cap;
+    bool failed; /* out of memory */
+};
+
+static void env_free(struct env *e)
+{
+    for (size_t i = 0; i < e->len; i++)
+        free(e->v[i]);
+    free(e->v);
+}
+
+static char **env_slot(struct env *e, const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; i < e->len; i++)
+        if (!strncmp(e->v[i], name, n) && e->v[i][n] == '=')
+            return &e->v[i];
+    if (e->len + 2 > e->cap) {
+        size_t cap = e->cap ? 2 * e->cap : 64;
+        char **v = realloc(e->v, cap * sizeof(char *));
+        if (!v)
+            return NULL;
+        e->v = v;
+        e->cap = cap;
+    }
+    e->v[e->len] = NULL;
+    e->v[e->len + 1] = NULL;
+    return &e->v[e->len++];
+}
+
+static void env_set(struct env *e, const char *name, const char *value)
+{
+    char *text = NULL;
+    char **slot = e->failed ? NULL : env_slot(e, name);
+    if (!slot || asprintf(&text, "%s=%s", name, value) < 0) {
+        e->failed = true;
+        if (slot && !*slot)
+            e->len--;
+        return;
+    }
+    free(*slot);
+    *slot = text;
+}
+
+/* A variable of the node. Lists of libraries are put before the function's own. */
+static void env_set_node(void *arg, const char *name, const char *value)
+{
+    struct env *e = arg;
+    size_t n = strlen(name);
+    bool is_list = !strcmp(name, "LD_PRELOAD") || !strcmp(name, "LD_LIBRARY_PATH");
+    for (size_t i = 0; is_list && i < e->len; i++) {
+        if (strncmp(e->v[i], name, n) || e->v[i][n] != '=' || !e->v[i][n + 1])
+            continue;
+        char *joined = NULL;
+        if (asprintf(&joined, "%s:%s", value, e->v[i] + n + 1) < 0) {
+            e->failed = true;
+            return;
+        }
+        env_set(e, name, joined);
+        free(joined);
+        return;
+    }
+    env_set(e, name, value);
+}
+
+static void env_fill(struct env *e, const struct agent_replica *r)
+{
+    static const char *const kept[] = {"PATH", "HOME", "LANG", "TMPDIR"};
+    const struct fast_msg_replica_start *s = &r->start.replica_start;
+    char port[16];
+    env_set(e, "PATH", PATH_DEFAULT);
+    for (size_t i = 0; i < FAST_COUNT_OF(kept); i++) {
+        const char *value = getenv(kept[i]);
+        if (value)
+            env_set(e, kept[i], value);
+    }
+    for (const char *p = s->env.p; p < s->env.p + s->env.len; p += strlen(p) + 1) {
+        char name[256];
+        size_t n = strcspn(p, "=");
+        if (n < sizeof(name)) {
+            memcpy(name, p, n);
+            name[n] = 0;
+            env_set(e, name, p + n + 1);
+        }
+    }
+    snprintf(port, sizeof(port), "%u", r->port);
+    env_set_node(e, "PORT", port);
+    env_set_node(e, "port", port);
+    env_set_node(e, "OPENFAAS_NAME", s->function.p);
+    env_set_node(e, "OPENFAAS_NAMESPACE", s->ns.p);
+    node_env(r->agent->node, &r->shared, env_set_node, e);
+}
+
+/* ---- log ---- */
+
+/* Opens the log for a start and writes a line that tells one start from the next. */
+static int open_log(const struct agent_replica *r, bool *ret_fresh, struct fast_err *err)
+{
+    char old[PATH_MAX], when[32];
+    const char *path = r->log_path;
+    struct stat st;
+    if (!stat(path, &st) && st.st_size > LOG_MAX &&
+        snprintf(old, sizeof(old), "%s.1", path) < (int)sizeof(old))
+        rename(path, old);
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return fast_err_set(err, FAST_EIO, "cannot write %.180s: %s", path, strerror(errno));
+    *ret_fresh = !fstat(fd, &st) && st.st_size == 0;
+    struct timespec now;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &tm);
+    strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
+    dprintf(fd, "%s.%03ldZ fast-node: start %u of %s on port %u: %s\n", when, now.tv_nsec / 1000000,
+            r->life.restarts, r->shared.id, r->port, fast_strv_get(r->start.replica_start.argv, 0));
+    return fd;
+}
+
+/* Copies the end of a log that has become too long and cuts it. */
+static void trim_log(const char *path)
+{
+    char old[PATH_MAX];
+    struct stat st;
+    if (stat(path, &st) || st.st_size <= LOG_MAX ||
+        snprintf(old, sizeof(old), "%s.1", path) >= (int)sizeof(old))
+        return;
+    int in = open(path, O_RDWR | O_CLOEXEC);
+    int out = open(old, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    fast_autofree char *buf = malloc(LOG_KEEP);
+    ssize_t n = in >= 0 && out >= 0 && buf ? pread(in, buf, LOG_KEEP, st.st_size - LOG_KEEP) : -1;
+    if (n > 0 && write(out, buf, (size_t)n) != n)
+        fast_log(WARN, "log tail lost", "path=%s error=%s", path, strerror(errno));
+    if (in < 0 || ftruncate(in, 0))
+        fast_log(WARN, "log not trimmed", "path=%s error=%s", path, strerror(errno));
+    if (in >= 0)
+        close(in);
+    if (out >= 0)
+        close(out);
+}
+
+/* The oldest log that belongs to no replica, into |ret|; returns how many there are. */
+static int oldest_log(const struct node_agent *agent, const char *folder, char *ret, size_t size)
+{
+    int count = 0;
+    time_t oldest = 0;
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return 0;
+    for (struct dirent *d; (d = readdir(dir));) {
+        char id[NODE_NAME_MAX];
+        struct stat st;
+        const char *end = strstr(d->d_name, ".log");
+        if (!end || (size_t)(end - d->d_name) >= sizeof(id) ||
+            fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW))
+            continue;
+        memcpy(id, d->d_name, (size_t)(end - d->d_name));
+        id[end - d->d_name] = 0;
+        bool is_older = count == 0 || st.st_mtime < oldest;
+        if (node_agent_find(agent, id))
+            continue;
+        count++;
+        if (is_older && snprintf(ret, size, "%s/%s", folder, d->d_name) < (int)size)
+            oldest = st.st_mtime;
+    }
+    closedir(dir);
+    return count;
+}
+
+void node_agent_trim_logs(struct node_agent *agent)
+{
+    char path[PATH_MAX], folder[PATH_MAX];
+    for (int i = 0; i < agent->count; i++)
+        trim_log(agent->replicas[i]->log_path);
+    snprintf(folder, sizeof(folder), "%s/logs", agent->node->conf->state_dir);
+    while (oldest_log(agent, folder, path, sizeof(path)) > LOG_FILES && !unlink(path))
+        fast_log(DEBUG, "old log removed", "path=%s", path);
+}
+
+/* ---- spawn ---- */
+
+static bool port_is_promised(const struct node_agent *agent, uint32_t port)
+{
+    for (int i = 0; i < agent->count; i++)
+        if (agent->replicas[i]->port == port && agent->replicas[i]->life.running)
+            return true;
+    return false;
+}
+
+/* Every start has a new port: connections of the old process may keep its port in TIME_WAIT, and a
+ * request that is late cannot reach the wrong process. A port that another replica was told but has
+ * not bound yet is not given twice. */
+static int find_port(struct agent_replica *r, struct fast_err *err)
+{
+    uint32_t port = 0;
+    for (int i = 0; i < AGENT_REPLICAS_MAX; i++) {
+        int rc = node_process_free_port(&port, err);
+        if (rc)
+            return rc;
+        if (!port_is_promised(r->agent, port)) {
+            r->port = port;
+            return 0;
+        }
+    }
+    return fast_err_set(err, FAST_EBUSY, "there is no free port");
+}
+
+static char **argv_new(struct fast_str argv)
+{
+    size_t n = fast_strv_count(argv), i = 0;
+    char **v = calloc(n + 1, sizeof(char *));
+    for (char *p = (char *)argv.p; v && i < n; p += strlen(p) + 1)
+        v[i++] = p; /* exec does not write to them */
+    return v;
+}
+
+int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
+{
+    const struct fast_msg_replica_start *s = &r->start.replica_start;
+    struct env env = {0};
+    int rc = find_port(r, err);
+    if (rc)
+        return rc;
+    bool fresh = false;
+    int log_fd = open_log(r, &fresh, err);
+    if (log_fd < 0)
+        return log_fd;
+    if (r->shared.sm_running != r->shared.slice.sm_pct) { /* a resize waited for this start */
+        r->shared.sm_running = r->shared.slice.sm_pct;
+        node_share_update(r->agent->node->manager, &r->shared, NULL);
+    }
+    env_fill(&env, r);
+    fast_autofree char **argv = argv_new(s->argv);
+    if (!argv || env.failed) {
+        rc = fast_err_set(err, FAST_ENOMEM, "no memory to start %s", r->shared.id);
+    } else {
+        struct node_process_spec spec = {argv, env.v, s->cwd.p, log_fd};
+        rc = node_process_spawn(&spec, &r->process, err);
+    }
+    if (rc && fresh)
+        unlink(r->log_path);
+    else if (rc)
+        dprintf(log_fd, "fast-node: %s\n", err->msg);
+    close(log_fd);
+    env_free(&env);
+    if (rc)
+        return rc;
+    r->adopted = false;
+    r->up_ms = 0;
+    r->started_ms = (uint64_t)(fast_clock_wall() / 1000000);
+    return 0;
+}
