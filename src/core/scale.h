@@ -10,7 +10,8 @@
  * ascending order of RPR while what remains still covers the load. Only configurations whose latency
  * meets the SLO count. It has no memory of its own: cool-down is 0 unless asked for.
  *
- * FAST_SCALE_TARGET is for functions without a profile: ceil(load / target) replicas of one slice. */
+ * FAST_SCALE_TARGET is for functions without a profile: ceil(load / target) replicas of one slice;
+ * the newest (highest id) go first. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,9 +30,10 @@ struct fast_scale_conf {
     int min, max;              /* replicas; min 0 allows none */
     fast_ns slo_ns;            /* 0: every configuration will do */
     bool slo_p99;              /* the SLO is on p99, else on p95 (the paper's) */
-    int64_t target_rps_milli;  /* FAST_SCALE_TARGET: load of one replica */
-    struct fast_slice slice;   /* FAST_SCALE_TARGET: configuration of new replicas, and of the first
-                                * one of a function that has no load */
+    int64_t target_rps_milli;  /* FAST_SCALE_TARGET: load of one replica; 0: replicas stay as they
+                                * are between min and max */
+    struct fast_slice slice;   /* configuration of new replicas without a profile, and of those that
+                                * |min| asks for beyond the load; sm_pct 0 with a profile: best RPR */
     fast_ns zero_after;        /* without load for so long, min 0 is reached; before that one replica
                                 * stays. FAST_NEVER: never below 1 */
     fast_ns up_cooldown;       /* at least so long between two starts; 0: none */
@@ -50,7 +52,7 @@ struct fast_scale_input {
     int64_t load_milli;     /* requests/s, thousandths */
     fast_ns last_request;   /* when the last one came */
     fast_ns last_up, last_down; /* when an action was last carried out; 0: never */
-    const struct fast_profile *profile; /* NULL: none, then FAST_SCALE_TARGET decides */
+    const struct fast_profile *profile; /* NULL: none, then as FAST_SCALE_TARGET */
     const struct fast_scale_replica *replicas;
     int nreplicas;
 };
