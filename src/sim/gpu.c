@@ -19,7 +19,9 @@ size_t sim_gpu_size(void)
 
 void sim_gpu_init(struct sim_gpu *gpu, const struct sim_gpu_conf *conf, fast_ns now)
 {
-    memset(gpu, 0, sizeof(*gpu));
+    memset(gpu, 0, offsetof(struct sim_gpu, queues));
+    for (int i = 0; i < SIM_QUEUES; i++) /* the rest of a queue is cleared when it is added */
+        gpu->queues[i].used = false;
     gpu->conf = *conf;
     gpu->now = now;
     gpu->next = FAST_NEVER;
