@@ -106,6 +106,17 @@ void httpd_printf(struct httpd_response *response, const char *fmt, ...)
     va_end(args);
 }
 
+void httpd_json_string(struct httpd_response *response, const char *text)
+{
+    httpd_printf(response, "\"");
+    for (; *text; text++)
+        if (*text == '"' || *text == '\\')
+            httpd_printf(response, "\\%c", *text);
+        else if ((unsigned char)*text >= ' ')
+            httpd_printf(response, "%c", *text);
+    httpd_printf(response, "\"");
+}
+
 void httpd_fail(struct httpd_response *response, int status, const char *fmt, ...)
 {
     va_list args;

@@ -40,6 +40,9 @@ struct httpd_conf {
 void httpd_printf(struct httpd_response *response, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Appends |text| as a JSON string, with its quotes. Control characters are left out. */
+void httpd_json_string(struct httpd_response *response, const char *text);
+
 /* Answers |status| with one line of text, in place of whatever the body held. */
 void httpd_fail(struct httpd_response *response, int status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -41,17 +41,6 @@ static int infer(struct digits *d, const float *pixels, float *logits, char *msg
     return 0;
 }
 
-static void print_json_string(struct httpd_response *r, const char *text)
-{
-    httpd_printf(r, "\"");
-    for (; *text; text++)
-        if (*text == '"' || *text == '\\')
-            httpd_printf(r, "\\%c", *text);
-        else if ((unsigned char)*text >= ' ')
-            httpd_printf(r, "%c", *text);
-    httpd_printf(r, "\"");
-}
-
 static void handle(void *ctx, const struct httpd_request *q, struct httpd_response *r)
 {
     struct digits *d = ctx;
@@ -73,7 +62,7 @@ static void handle(void *ctx, const struct httpd_request *q, struct httpd_respon
         int digit = net_answer(logits, &probability);
         r->content_type = "application/json";
         httpd_printf(r, "{\"digit\":%d,\"probability\":%.7f,\"device\":", digit, probability);
-        print_json_string(r, device_name(d));
+        httpd_json_string(r, device_name(d));
         httpd_printf(r, "}\n");
     }
 }
@@ -198,6 +187,8 @@ int main(int argc, char **argv)
     }
     if (o.self_test)
         return self_test(&d);
+    printf("digits on %s%s%s\n", device_name(&d), d.gpu ? ", module " : "",
+           d.gpu ? gpu_module(d.gpu) : "");
     struct httpd_conf conf = {
         .listen = o.listen, .body_max = BODY_MAX, .handler = handle, .ctx = &d};
     if (httpd_run(&conf, msg, sizeof(msg))) {
