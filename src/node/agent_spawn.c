@@ -239,12 +239,12 @@ static int find_port(struct agent_replica *r, struct fast_err *err)
     return fast_err_set(err, FAST_EBUSY, "there is no free port");
 }
 
-static char **argv_new(struct fast_str argv)
+static const char **argv_new(struct fast_str argv)
 {
     size_t n = fast_strv_count(argv), i = 0;
-    char **v = calloc(n + 1, sizeof(char *));
-    for (char *p = (char *)argv.p; v && i < n; p += strlen(p) + 1)
-        v[i++] = p; /* exec does not write to them */
+    const char **v = calloc(n + 1, sizeof(char *));
+    for (const char *p = argv.p; v && i < n; p += strlen(p) + 1)
+        v[i++] = p;
     return v;
 }
 
@@ -264,11 +264,11 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
         node_share_update(r->agent->node->manager, &r->shared, NULL);
     }
     env_fill(&env, r);
-    fast_autofree char **argv = argv_new(s->argv);
+    fast_autofree const char **argv = argv_new(s->argv);
     if (!argv || env.failed) {
         rc = fast_err_set(err, FAST_ENOMEM, "no memory to start %s", r->shared.id);
     } else {
-        struct node_process_spec spec = {argv, env.v, s->cwd.p, log_fd};
+        struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd};
         rc = node_process_spawn(&spec, &r->process, err);
     }
     if (rc && fresh)

@@ -15,7 +15,7 @@
 
 #define REQUEST_MAX (NODE_HEALTH_PATH_MAX + 160)
 #define STATUS_LINE_LEN 12 /* "HTTP/1.1 200" */
-#define DRAIN_TIME FAST_MS(50)
+#define DRAIN_TIME FAST_MS(10)
 #define DRAIN_MAX (64 << 10)
 
 struct node_health {

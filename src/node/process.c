@@ -111,7 +111,8 @@ int node_process_spawn(const struct node_process_spec *spec, struct node_process
         return fast_err_set(err, FAST_ENOMEM, "no memory to start a process");
     }
     int r = fill_spawn(spec, cwd, &attr, &act);
-    r = r ? r : posix_spawnp(&pid, spec->argv[0], &act, &attr, spec->argv, spec->envp);
+    r = r ? r : posix_spawnp(&pid, spec->argv[0], &act, &attr, (char *const *)spec->argv,
+                             (char *const *)spec->envp);
     posix_spawn_file_actions_destroy(&act);
     posix_spawnattr_destroy(&attr);
     if (r)

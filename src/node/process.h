@@ -21,8 +21,8 @@ struct node_process {
 #define NODE_PROCESS_NONE ((struct node_process){.pid = 0, .pidfd = -1})
 
 struct node_process_spec {
-    char *const *argv; /* argv[0] without a slash is looked up in PATH of the node */
-    char *const *envp;
+    const char *const *argv; /* argv[0] without a slash is looked up in PATH of the node */
+    const char *const *envp;
     const char *cwd; /* NULL or "": / */
     int output_fd;   /* becomes stdout and stderr */
 };

@@ -96,7 +96,11 @@ class Session:
     def __init__(self, path, program="test", hello=True, timeout=20):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self.last_id = 0
         self.told = []  # what came without having been asked for
         self.welcome = None

@@ -1,0 +1,104 @@
+"""A fast-node for a test: its own state directory, simulated GPUs, nothing left at the end."""
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import wire
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILD = os.path.abspath(os.environ.get("FAST_BUILD", os.path.join(HERE, "..", "..", "build")))
+PROGRAM = os.path.join(BUILD, "src", "node", "fast-node")
+FUNCTION = os.path.join(HERE, "function.py")
+WAIT_S = 30  # for what should take milliseconds: the machine may be busy
+
+
+def wait_until(what, message="it did not happen"):
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(message)
+
+
+def lives(pid):
+    """Whether there is such a process; one that nobody has reaped yet is dead."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Node:
+    def __init__(self, gpus=2, args=()):
+        # Short, since the path of a socket is at most 107 bytes.
+        self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
+        self.state_dir = os.path.join(self.root, "state")
+        self.args = ["--state-dir", self.state_dir, "--sim", f"v100-16gb:{gpus}", *args]
+        self.env = dict(os.environ, FAST_SIM_DIR=os.path.join(self.root, "sim"))
+        self.process = None
+        self.start()
+
+    def path(self, *parts):
+        return os.path.join(self.state_dir, *parts)
+
+    def spawn(self, **more):
+        with open(os.path.join(self.root, "node.err"), "a", encoding="utf-8") as err:
+            return subprocess.Popen([PROGRAM, *self.args], stderr=err, env=self.env,
+                                    stdin=subprocess.DEVNULL, **more)
+
+    def start(self):
+        self.process = self.spawn()
+
+        def answers():
+            if self.process.poll() is not None:
+                raise AssertionError(f"fast-node ended with {self.process.returncode}\n{self.log()}")
+            try:
+                wire.Session(self.path("control.sock")).close()
+                return True
+            except OSError:
+                return False
+
+        wait_until(answers, "fast-node does not listen")
+
+    def log(self):
+        with open(os.path.join(self.root, "node.err"), encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+    def session(self, **more):
+        return wire.Session(self.path("control.sock"), **more)
+
+    def kill(self):
+        """As a crash."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        """SIGTERM; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(WAIT_S)
+
+    def close(self):
+        if self.process.poll() is None:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self.kill_leftovers()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def kill_leftovers(self):
+        """Replicas of a node that a test has killed: known by the socket in their environment."""
+        mark = b"FAST_NODE_SOCKET=" + self.path("node.sock").encode()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    if mark in f.read().split(b"\0"):
+                        os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
