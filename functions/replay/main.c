@@ -133,7 +133,7 @@ static int parse_options(int argc, char **argv, struct options *o)
     }
     if (optind != argc)
         return usage_error("unexpected argument ", argv[optind]);
-    if (!o->model)
+    if (!*o->model)
         return usage_error("no model is given", "");
     return -1;
 }
@@ -166,10 +166,17 @@ static int check_numbers(struct options *o)
     return 0;
 }
 
+/* An environment variable; one that is empty counts as not set. */
+static const char *env_or(const char *name, const char *fallback)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : fallback;
+}
+
 int main(int argc, char **argv)
 {
-    const char *scale = getenv("MEMORY_SCALE");
-    struct options o = {.model = getenv("MODEL"), .batch = "1", .scale = scale ? scale : "1"};
+    struct options o = {.model = env_or("MODEL", ""), .batch = "1",
+                        .scale = env_or("MEMORY_SCALE", "1")};
     struct server s = {.conf = &o.conf};
     char msg[1536];
     int rc = parse_options(argc, argv, &o);
