@@ -1,0 +1,68 @@
+#ifndef FAST_GATEWAY_SPEC_H
+#define FAST_GATEWAY_SPEC_H
+
+/* What a user deploys, read from the JSON of POST /system/functions and checked: an error names the
+ * field or annotation, the value and what is accepted. The JSON itself is kept, since clients
+ * compare what they get back with what they sent. */
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "core/profile.h"
+#include "core/scale.h"
+#include "core/types.h"
+
+#define GW_NAME_MAX 64
+#define GW_DEFAULT_NS "openfaas-fn"
+
+/* Where executables and profiles are looked for, in order. */
+struct gw_paths {
+    const char **images;
+    int nimages;
+    const char **profiles;
+    int nprofiles;
+};
+
+struct gw_spec {
+    char name[GW_NAME_MAX], ns[GW_NAME_MAX];
+    json_t *json;     /* the deployment as it came */
+    char *argv;       /* each argument with its NUL */
+    size_t argv_len;
+    bool gpu;         /* false: a plain process */
+    struct fast_slice slice;
+    fast_ns slo;      /* 0: none */
+    bool slo_p95;     /* the SLO is on the 95th percentile, else on the 99th */
+    struct fast_profile *profile; /* NULL: none */
+    int min, max;     /* replicas */
+    bool max_given;
+    int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
+    fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
+    const char *health_path; /* "" : the node's defaults */
+};
+
+/* |text| need not end with a NUL. The namespace of the body wins over |query_ns| (NULL: none). */
+int gw_spec_parse(const char *text, size_t len, const char *query_ns, const struct gw_paths *paths,
+                  struct gw_spec **ret, struct fast_err *err);
+void gw_spec_free(struct gw_spec *spec); /* NULL is fine */
+
+/* Whether a running process of |a| has to be replaced to become one of |b|; what can be changed in
+ * place (quota, memory cap, labels) does not count. */
+bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b);
+
+/* How the function is scaled. */
+void gw_spec_scale(const struct gw_spec *spec, struct fast_scale_conf *ret);
+/* Whether there is anything to scale. */
+bool gw_spec_is_scaled(const struct gw_spec *spec);
+
+/* A value of the map |key| of the deployment; NULL: not there or empty. */
+const char *gw_spec_map(const struct gw_spec *spec, const char *key, const char *name);
+
+/* Splits |line| into words as a shell does, with quotes and backslashes and nothing else: no
+ * variables, no globs. |ret|: each word with its NUL; the caller frees it. */
+int gw_words_split(const char *line, char **ret, size_t *ret_len, struct fast_err *err);
+
+/* The executable of an image name; the error says what was looked for and where. */
+int gw_image_find(const char *image, const struct gw_paths *paths, char *ret, size_t cap,
+                  struct fast_err *err);
+
+#endif
