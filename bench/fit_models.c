@@ -137,7 +137,7 @@ static double descend(double *v, struct sim_model *m, const struct point *target
 {
     unpack(v, m);
     double best = loss(m, target, false);
-    for (double width = 0.5; width > 0.01;) {
+    for (double width = 0.5; width > 0.003;) {
         bool better = false;
         for (int k = 0; k < NUMBERS * 4; k++) {
             double next[NUMBERS];
@@ -156,7 +156,7 @@ static double descend(double *v, struct sim_model *m, const struct point *target
                 better = true;
             }
         }
-        width *= better ? 0.97 : 0.8;
+        width *= better ? 0.99 : 0.9;
     }
     unpack(v, m);
     return best;

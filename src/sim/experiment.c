@@ -161,16 +161,17 @@ static void submit(struct exp *x, struct replica *r)
     prepare(x, r);
 }
 
-/* Gives the token of |r| back if it has to go and nothing is in flight under it. */
-static void give_back(struct exp *x, struct replica *r)
+/* Gives the token of |r| back if it has to go and nothing is in flight under it. Returns whether. */
+static bool give_back(struct exp *x, struct replica *r)
 {
     bool idle = r->state == IDLE;
     if (!r->token || !drained(x, r) || !(r->revoked || (idle && r->contended)))
-        return;
+        return false;
     fast_ns busy = sim_gpu_client_busy_ns(x->gpu, r->client) - r->busy_at_grant;
     fast_sched_done(x->sched, r->sched, r->token, busy, r->state == TOKEN, x->now, NULL);
     r->token = 0;
     r->revoked = false;
+    return true;
 }
 
 static struct replica *replica_of(struct exp *x, int sched)
@@ -223,8 +224,8 @@ static void react(struct exp *x)
                 end_request(x, r);
                 again = true;
             }
-            if (x->sched)
-                give_back(x, r);
+            if (x->sched && give_back(x, r))
+                again = true;
         }
     }
 }
