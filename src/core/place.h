@@ -10,7 +10,8 @@
  * each distinct shape once (some hundreds in a fleet of thousands, as functions come in few shapes)
  * and never at each GPU; taking and giving back cost O(log shapes) and a memmove of at most 16 bytes
  * per GPU that has the same shape free. What looks at each GPU: a want that is tied to a node, one
- * without a rectangle, rules other than FAST_FIT_AREA, and the explanation of a refusal. */
+ * without a rectangle, rules other than FAST_FIT_AREA, and a refusal, for its message. Wants for all
+ * the memory of a GPU, or for a whole one, may pass over GPUs of the right shape one by one. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +24,8 @@ struct fast_fleet;
 struct fast_fleet_conf {
     enum fast_fit fit;
     enum fast_reclaim reclaim;
+    bool repack; /* before a replica is refused, or an idle GPU is used for it, lay out the rectangles
+                  * of some busy GPUs anew (rect.h): some decisions then cost some 100 us */
 };
 
 /* One GPU, as the caller names it. */
@@ -85,7 +88,8 @@ int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu
 int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *want,
                       struct fast_placed *ret, struct fast_err *err);
 
-/* Chooses and takes. |replica| is the caller's number; FAST_EEXIST when it has a place. */
+/* Chooses and takes. |replica| is the caller's number; FAST_EEXIST when it has a place. With
+ * conf.repack the rectangles of others may move; they stay on their GPU. */
 int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
                      struct fast_placed *ret, struct fast_err *err);
 

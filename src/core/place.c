@@ -1,0 +1,398 @@
+/* A fleet of GPUs: what each has, and the changes. It assumes that the caller carries out what it
+ * enters here, and that replica numbers are unique. Every change of a GPU takes its free rectangles
+ * out of the index before, and puts the new ones in after. */
+
+#include "core/place.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/place_impl.h"
+
+/* For one replica: how many GPUs at most are looked at for a new layout, and how many get a try. */
+#define REPACK_LOOKS 256
+#define REPACK_TRIES 8
+
+int fast_fleet_new(const struct fast_fleet_conf *conf, struct fast_fleet **ret,
+                   struct fast_err *err)
+{
+    if (conf->fit >= FAST_FIT_COUNT || conf->reclaim >= FAST_RECLAIM_COUNT)
+        return fast_err_set(err, FAST_EINVAL, "no such rule of placement");
+    struct fast_fleet *fleet = calloc(1, sizeof(*fleet));
+    if (!fleet)
+        return fast_err_set(err, FAST_ENOMEM, "no memory for a fleet");
+    fleet->conf = *conf;
+    *ret = fleet;
+    return 0;
+}
+
+void fast_fleet_free(struct fast_fleet *fleet)
+{
+    if (!fleet)
+        return;
+    for (int g = 0; g < fleet->ngpus; g++) {
+        fast_rects_fini(&fleet->gpus[g].rects);
+        free(fleet->gpus[g].replicas);
+    }
+    free(fleet->gpus);
+    free(fleet->weights);
+    place_index_fini(&fleet->index);
+    place_table_fini(&fleet->table);
+    free(fleet);
+}
+
+/* Takes the first |n| free rectangles of |g| out of the index. */
+static void unindex_some(struct fast_fleet *fleet, int g, int n)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    for (int i = 0; i < n; i++)
+        place_index_remove(&fleet->index, gpu->rects.free[i].quota, gpu->rects.free[i].sm,
+                           fleet_mem_free(gpu), g);
+    gpu->indexed = false;
+}
+
+static void unindex(struct fast_fleet *fleet, int g)
+{
+    if (fleet->gpus[g].indexed)
+        unindex_some(fleet, g, fleet->gpus[g].rects.nfree);
+}
+
+/* Puts the free rectangles of |g| into the index if it takes replicas. When memory runs out for that
+ * it is not chosen until its next change; nothing else is lost. */
+static void reindex(struct fast_fleet *fleet, int g)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    unindex(fleet, g);
+    if (!gpu->open || gpu->exclusive || gpu->rects.nused == FAST_RECTS_USED_MAX)
+        return;
+    gpu->indexed = true;
+    for (int i = 0; i < gpu->rects.nfree; i++)
+        if (place_index_add(&fleet->index, gpu->rects.free[i].quota, gpu->rects.free[i].sm,
+                            fleet_mem_free(gpu), g, NULL)) {
+            unindex_some(fleet, g, i);
+            return;
+        }
+}
+
+int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *conf, int *ret_gpu,
+                       struct fast_err *err)
+{
+    if (fleet->ngpus == fleet->gpus_cap) {
+        int cap = fleet->gpus_cap ? 2 * fleet->gpus_cap : 8;
+        struct fleet_gpu *gpus = realloc(fleet->gpus, sizeof(*gpus) * (size_t)cap);
+        if (!gpus)
+            return fast_err_set(err, FAST_ENOMEM, "no memory for one more GPU");
+        fleet->gpus = gpus;
+        fleet->gpus_cap = cap;
+    }
+    struct fleet_gpu *gpu = &fleet->gpus[fleet->ngpus];
+    *gpu = (struct fleet_gpu){.conf = *conf, .open = true};
+    if (fast_rects_init(&gpu->rects, err))
+        return -FAST_ENOMEM;
+    *ret_gpu = fleet->ngpus++;
+    reindex(fleet, *ret_gpu);
+    return 0;
+}
+
+void fast_fleet_gpu_open(struct fast_fleet *fleet, int gpu, bool open)
+{
+    if (gpu < 0 || gpu >= fleet->ngpus)
+        return;
+    unindex(fleet, gpu);
+    fleet->gpus[gpu].open = open;
+    reindex(fleet, gpu);
+}
+
+int fast_fleet_gpus(const struct fast_fleet *fleet)
+{
+    return fleet->ngpus;
+}
+
+int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu_room *ret,
+                        struct fast_err *err)
+{
+    if (gpu < 0 || gpu >= fleet->ngpus)
+        return fast_err_set(err, FAST_ENOENT, "there is no GPU %d", gpu);
+    const struct fleet_gpu *it = &fleet->gpus[gpu];
+    *ret = (struct fast_gpu_room){.conf = it->conf,
+                                  .open = it->open,
+                                  .replicas = it->nreplicas,
+                                  .mem_free = fleet_mem_free(it),
+                                  .area_free = fast_rects_free_area(&it->rects),
+                                  .rects = &it->rects};
+    for (int i = 0; i < it->rects.nfree; i++)
+        if (fast_rect_area(&it->rects.free[i]) > fast_rect_area(&ret->largest))
+            ret->largest = it->rects.free[i];
+    return 0;
+}
+
+int fleet_weights_at(const struct fast_fleet *fleet, uint64_t weights, int gpu)
+{
+    int lo = 0, hi = fleet->nweights;
+    while (lo < hi) {
+        int mid = lo + (hi - lo) / 2;
+        const struct fleet_weights *w = &fleet->weights[mid];
+        if (w->weights < weights || (w->weights == weights && w->gpu < gpu))
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+struct fleet_weights *fleet_weights_find(const struct fast_fleet *fleet, uint64_t weights, int gpu)
+{
+    int at = fleet_weights_at(fleet, weights, gpu);
+    if (at == fleet->nweights || fleet->weights[at].weights != weights ||
+        fleet->weights[at].gpu != gpu)
+        return NULL;
+    return &fleet->weights[at];
+}
+
+/* One more replica uses the weights on |gpu|; returns by how much the GPU's memory in use grows. */
+static uint64_t weights_hold(struct fast_fleet *fleet, uint64_t weights, uint64_t bytes, int gpu)
+{
+    struct fleet_weights *w = fleet_weights_find(fleet, weights, gpu);
+    if (w) {
+        w->refs++;
+        return 0;
+    }
+    int at = fleet_weights_at(fleet, weights, gpu);
+    w = &fleet->weights[at];
+    memmove(w + 1, w, sizeof(*w) * (size_t)(fleet->nweights - at));
+    *w = (struct fleet_weights){weights, gpu, 1, bytes};
+    fleet->nweights++;
+    return bytes;
+}
+
+/* One replica fewer uses them; returns by how much the GPU's memory in use shrinks. */
+static uint64_t weights_drop(struct fast_fleet *fleet, uint64_t weights, int gpu)
+{
+    struct fleet_weights *w = fleet_weights_find(fleet, weights, gpu);
+    if (!w || --w->refs)
+        return 0;
+    uint64_t bytes = w->bytes;
+    int at = (int)(w - fleet->weights);
+    memmove(w, w + 1, sizeof(*w) * (size_t)(fleet->nweights - at - 1));
+    fleet->nweights--;
+    return bytes;
+}
+
+/* Makes sure that nothing that enter() does after the rectangle can fail. */
+static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    if (place_table_reserve(&fleet->table, err))
+        return -FAST_ENOMEM;
+    if (gpu->nreplicas == gpu->cap) {
+        int cap = gpu->cap ? 2 * gpu->cap : 8;
+        uint64_t *replicas = realloc(gpu->replicas, sizeof(*replicas) * (size_t)cap);
+        if (!replicas)
+            return fast_err_set(err, FAST_ENOMEM, "no memory for one more replica");
+        gpu->replicas = replicas;
+        gpu->cap = cap;
+    }
+    if (fleet->nweights == fleet->weights_cap) {
+        int cap = fleet->weights_cap ? 2 * fleet->weights_cap : 8;
+        struct fleet_weights *weights = realloc(fleet->weights, sizeof(*weights) * (size_t)cap);
+        if (!weights)
+            return fast_err_set(err, FAST_ENOMEM, "no memory for one more replica");
+        fleet->weights = weights;
+        fleet->weights_cap = cap;
+    }
+    return 0;
+}
+
+/* Enters |replica| at |placed|, which has been chosen. */
+static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                 const struct fast_placed *placed, struct fast_err *err)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[placed->gpu];
+    int rc = reserve(fleet, placed->gpu, err);
+    if (rc)
+        return rc;
+    unindex(fleet, placed->gpu);
+    if (placed->rect.quota)
+        rc = fast_rects_take(&gpu->rects, &placed->rect, err);
+    if (!rc) {
+        gpu->mem_used += placed->mem_bytes;
+        if (placed->weights)
+            gpu->mem_used +=
+                weights_hold(fleet, placed->weights, want->weights_bytes, placed->gpu);
+        gpu->exclusive |= placed->exclusive;
+        gpu->replicas[gpu->nreplicas++] = replica;
+        fleet->last = placed->gpu;
+        place_table_add(&fleet->table, replica, placed);
+    }
+    reindex(fleet, placed->gpu);
+    return rc;
+}
+
+/* Tries to make room for |quota| x |sm| on |g| by laying out its rectangles anew. */
+static bool repack(struct fast_fleet *fleet, int g, int quota, int sm)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct fast_rect old[FAST_RECTS_USED_MAX], moved[FAST_RECTS_USED_MAX];
+    int n = gpu->rects.nused;
+    memcpy(old, gpu->rects.used, sizeof(old));
+    unindex(fleet, g);
+    bool done = fast_rects_repack(&gpu->rects, quota, sm, moved);
+    for (int i = 0; done && i < gpu->nreplicas; i++) {
+        struct fast_placed *placed = place_table_find(&fleet->table, gpu->replicas[i]);
+        int k = 0;
+        while (k < n && memcmp(&old[k], &placed->rect, sizeof(old[k])) != 0)
+            k++;
+        if (k < n)
+            placed->rect = moved[k];
+    }
+    reindex(fleet, g);
+    return done;
+}
+
+/* Tries busy GPUs that have the area and everything else, from the latest used one backwards: a fleet
+ * fills up in this direction. */
+static bool repack_any(struct fast_fleet *fleet, const struct fast_want *want)
+{
+    const struct fast_rect rect = fleet_rect(want);
+    int tries = 0;
+    if (!fleet->conf.repack || !rect.quota)
+        return false;
+    for (int i = 0; i < fleet->ngpus && i < REPACK_LOOKS && tries < REPACK_TRIES; i++) {
+        int g = (fleet->last + fleet->ngpus - i) % fleet->ngpus;
+        if (!fleet->gpus[g].nreplicas ||
+            fast_rects_free_area(&fleet->gpus[g].rects) < fast_rect_area(&rect) ||
+            !fleet_gpu_may(fleet, g, want))
+            continue;
+        tries++;
+        if (repack(fleet, g, rect.quota, rect.sm))
+            return true;
+    }
+    return false;
+}
+
+int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                     struct fast_placed *ret, struct fast_err *err)
+{
+    struct fast_placed placed;
+    if (place_table_find(&fleet->table, replica))
+        return fast_err_set(err, FAST_EEXIST, "the replica has a place already");
+    int rc = fast_fleet_choose(fleet, want, &placed, err);
+    bool idle = !rc && !fleet->gpus[placed.gpu].nreplicas;
+    if ((rc == -FAST_ENOROOM || idle) && repack_any(fleet, want))
+        rc = fast_fleet_choose(fleet, want, &placed, err);
+    if (!rc)
+        rc = enter(fleet, replica, want, &placed, err);
+    if (!rc)
+        *ret = placed;
+    return rc;
+}
+
+int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                     struct fast_placed *ret, struct fast_err *err)
+{
+    if (want->gpu < 0 || want->gpu >= fleet->ngpus)
+        return fast_err_set(err, FAST_ENOENT, "there is no GPU %d", want->gpu);
+    struct fleet_gpu *gpu = &fleet->gpus[want->gpu];
+    /* That a GPU is closed to new replicas is no reason against one that it has. */
+    bool open = gpu->open;
+    fast_fleet_gpu_open(fleet, want->gpu, true);
+    int rc = fast_fleet_place(fleet, replica, want, ret, err);
+    if (rc == -FAST_ENOROOM) {
+        *ret = (struct fast_placed){.gpu = want->gpu,
+                                    .mem_bytes = fleet_mem_own(gpu, want),
+                                    .weights = want->weights,
+                                    .exclusive = want->exclusive,
+                                    .forced = true};
+        rc = enter(fleet, replica, want, ret, err);
+    }
+    fast_fleet_gpu_open(fleet, want->gpu, open);
+    return rc;
+}
+
+int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err)
+{
+    const struct fast_placed *found = place_table_find(&fleet->table, replica);
+    if (!found)
+        return fast_err_set(err, FAST_ENOENT, "the replica has no place");
+    const struct fast_placed placed = *found;
+    struct fleet_gpu *gpu = &fleet->gpus[placed.gpu];
+    unindex(fleet, placed.gpu);
+    int rc = placed.rect.quota
+                 ? fast_rects_give(&gpu->rects, &placed.rect, fleet->conf.reclaim, err)
+                 : 0;
+    if (!rc) {
+        int at = 0;
+        while (gpu->replicas[at] != replica)
+            at++;
+        gpu->replicas[at] = gpu->replicas[--gpu->nreplicas];
+        gpu->mem_used -= placed.mem_bytes;
+        if (placed.weights)
+            gpu->mem_used -= weights_drop(fleet, placed.weights, placed.gpu);
+        if (placed.exclusive)
+            gpu->exclusive = false;
+        place_table_remove(&fleet->table, replica);
+    }
+    reindex(fleet, placed.gpu);
+    return rc;
+}
+
+/* Takes the first place for |quota| x |sm| on a GPU that is out of the index. */
+static bool take_anew(struct fast_fleet *fleet, int g, int quota, int sm, struct fast_rect *ret)
+{
+    struct fast_rects *rects = &fleet->gpus[g].rects;
+    if (!fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL) &&
+        !(fleet->conf.repack && repack(fleet, g, quota, sm) &&
+          fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL)))
+        return false;
+    unindex(fleet, g);
+    return !fast_rects_take(rects, ret, NULL);
+}
+
+int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct fast_slice *slice,
+                      struct fast_placed *ret, struct fast_err *err)
+{
+    struct fast_placed *placed = place_table_find(&fleet->table, replica);
+    int rc = fast_slice_check(slice, err);
+    if (rc)
+        return rc;
+    if (!placed)
+        return fast_err_set(err, FAST_ENOENT, "the replica has no place");
+    int g = placed->gpu;
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct fast_want want = {*slice, placed->exclusive, FAST_ANY, g, placed->weights, 0};
+    struct fast_rect old = placed->rect, rect = fleet_rect(&want);
+    uint64_t mem = fleet_mem_own(gpu, &want), others = gpu->mem_used - placed->mem_bytes;
+    if (mem > placed->mem_bytes && (mem > gpu->conf.mem_bytes || others > gpu->conf.mem_bytes - mem))
+        return fast_err_set(err, FAST_ENOROOM,
+                            "memory: %llu MiB wanted, %llu MiB of the GPU are free",
+                            (unsigned long long)mem >> 20,
+                            (unsigned long long)(fleet_mem_free(gpu) + placed->mem_bytes) >> 20);
+    unindex(fleet, g);
+    if (old.quota)
+        rc = fast_rects_give(&gpu->rects, &old, FAST_RECLAIM_RESTRUCTURE, err);
+    if (!rc && rect.quota && !take_anew(fleet, g, rect.quota, rect.sm, &rect)) {
+        unindex(fleet, g); /* a new layout that was tried has put it back */
+        if (old.quota && fast_rects_take(&gpu->rects, &old, NULL)) {
+            /* Out of memory. The replica keeps running, so it is entered without a rectangle. */
+            placed->rect = (struct fast_rect){0};
+            placed->forced = true;
+        }
+        rc = fast_err_set(err, FAST_ENOROOM,
+                          "SM x quota: %d %% x %d.%03d does not fit beside the other replicas of "
+                          "the GPU",
+                          rect.sm, rect.quota / 1000, rect.quota % 1000);
+    } else if (!rc) {
+        placed->rect = rect;
+        placed->forced = false;
+        gpu->mem_used = others + mem;
+        placed->mem_bytes = mem;
+        *ret = *placed;
+    }
+    reindex(fleet, g);
+    return rc;
+}
+
+const struct fast_placed *fast_fleet_find(const struct fast_fleet *fleet, uint64_t replica)
+{
+    return place_table_find(&fleet->table, replica);
+}

@@ -1,0 +1,202 @@
+/* The decision of place.h: which GPU and which rectangle, and if none, why not. It changes nothing. */
+
+#include <inttypes.h>
+#include <stddef.h>
+
+#include "core/place_impl.h"
+
+uint64_t fleet_mem_need(const struct fast_fleet *fleet, int gpu, const struct fast_want *want)
+{
+    uint64_t need = fleet_mem_own(&fleet->gpus[gpu], want);
+    if (want->weights && !fleet_weights_find(fleet, want->weights, gpu) &&
+        __builtin_add_overflow(need, want->weights_bytes, &need))
+        return UINT64_MAX;
+    return need;
+}
+
+/* Open, of the right node, and not somebody's alone: what is wrong otherwise is not for lack of room. */
+static bool eligible(const struct fast_fleet *fleet, int g, const struct fast_want *want)
+{
+    const struct fleet_gpu *gpu = &fleet->gpus[g];
+    return gpu->open && (want->node == FAST_ANY || want->node == gpu->conf.node) &&
+           (want->gpu == FAST_ANY || want->gpu == g);
+}
+
+static bool has_memory(const struct fast_fleet *fleet, int gpu, const struct fast_want *want)
+{
+    return fleet_mem_need(fleet, gpu, want) <= fleet_mem_free(&fleet->gpus[gpu]);
+}
+
+bool fleet_gpu_may(const struct fast_fleet *fleet, int g, const struct fast_want *want)
+{
+    const struct fleet_gpu *gpu = &fleet->gpus[g];
+    return eligible(fleet, g, want) && !gpu->exclusive && (!want->exclusive || !gpu->nreplicas) &&
+           has_memory(fleet, g, want);
+}
+
+/* The best so far while GPUs are looked at one by one. */
+struct best {
+    int gpu;
+    int area_left; /* of the free rectangle; without a rectangle: minus the free area */
+    uint64_t mem_free;
+};
+
+static void consider(const struct fast_fleet *fleet, int g, const struct fast_want *want,
+                     struct best *best)
+{
+    const struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct fast_rect rect = fleet_rect(want), from;
+    if (!fleet_gpu_may(fleet, g, want))
+        return;
+    struct best it = {g, -fast_rects_free_area(&gpu->rects), fleet_mem_free(gpu)};
+    if (rect.quota) {
+        if (gpu->rects.nused == FAST_RECTS_USED_MAX ||
+            !fast_rects_find(&gpu->rects, rect.quota, rect.sm, fleet->conf.fit, &rect, &from))
+            return;
+        it.area_left = fast_rect_area(&from) - fast_rect_area(&rect);
+    }
+    if (best->gpu < 0 || it.area_left < best->area_left ||
+        (it.area_left == best->area_left && it.mem_free < best->mem_free))
+        *best = it;
+}
+
+/* The index has answered for shape and memory; this looks at the rest. */
+struct accept {
+    const struct fast_fleet *fleet;
+    const struct fast_want *want;
+};
+
+static bool accept(const void *arg, int gpu)
+{
+    const struct accept *a = arg;
+    return fleet_gpu_may(a->fleet, gpu, a->want);
+}
+
+/* The number of the chosen GPU; -1: none. */
+static int choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
+{
+    struct best best = {-1, 0, 0};
+    struct fast_rect rect = fleet_rect(want);
+    if (want->gpu != FAST_ANY) {
+        if (want->gpu >= 0 && want->gpu < fleet->ngpus)
+            consider(fleet, want->gpu, want, &best);
+        return best.gpu;
+    }
+    /* A GPU that has the weights goes first. */
+    for (int i = want->weights ? fleet_weights_at(fleet, want->weights, 0) : fleet->nweights;
+         i < fleet->nweights && fleet->weights[i].weights == want->weights; i++)
+        consider(fleet, fleet->weights[i].gpu, want, &best);
+    if (best.gpu >= 0)
+        return best.gpu;
+    if (want->node == FAST_ANY && rect.quota && fleet->conf.fit == FAST_FIT_AREA) {
+        /* On every GPU that has the weights there was no room, so they are needed in addition. */
+        uint64_t mem = want->slice.mem_bytes;
+        if (want->weights && __builtin_add_overflow(mem, want->weights_bytes, &mem))
+            return -1;
+        return place_index_find(&fleet->index, rect.quota, rect.sm, mem, accept,
+                                &(struct accept){fleet, want});
+    }
+    for (int g = 0; g < fleet->ngpus; g++)
+        consider(fleet, g, want, &best);
+    return best.gpu;
+}
+
+/* What there is at best, over the GPUs that could have taken the replica. */
+struct survey {
+    int eligible, idle, with_memory;
+    uint64_t mem_free, mem_need; /* of the GPU with the most free memory */
+    uint64_t mem_with_rect;      /* the most free memory where the rectangle fits */
+    bool rect_fits;              /* somewhere */
+    int sm_at_quota, quota_at_sm; /* the widest free where memory suffices */
+    bool full;                    /* some GPU has no place for one more rectangle */
+};
+
+static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_want *want,
+                       struct survey *s)
+{
+    const struct fleet_gpu *gpu = &fleet->gpus[g];
+    const struct fast_rect rect = fleet_rect(want);
+    uint64_t mem_free = fleet_mem_free(gpu);
+    bool memory = has_memory(fleet, g, want);
+    if (!eligible(fleet, g, want))
+        return;
+    if (!s->eligible || mem_free > s->mem_free) {
+        s->mem_free = mem_free;
+        s->mem_need = fleet_mem_need(fleet, g, want);
+    }
+    s->eligible++;
+    s->idle += gpu->nreplicas == 0;
+    s->with_memory += memory;
+    s->full |= gpu->rects.nused == FAST_RECTS_USED_MAX;
+    for (int i = 0; i < gpu->rects.nfree; i++) {
+        const struct fast_rect *f = &gpu->rects.free[i];
+        if (f->quota >= rect.quota && f->sm >= rect.sm) {
+            s->rect_fits = true;
+            if (mem_free > s->mem_with_rect)
+                s->mem_with_rect = mem_free;
+        }
+        if (memory && f->quota >= rect.quota && f->sm > s->sm_at_quota)
+            s->sm_at_quota = f->sm;
+        if (memory && f->sm >= rect.sm && f->quota > s->quota_at_sm)
+            s->quota_at_sm = f->quota;
+    }
+}
+
+#define MIB(bytes) ((bytes) >> 20)
+
+static int refuse(const struct fast_fleet *fleet, const struct fast_want *want,
+                  struct fast_err *err)
+{
+    struct survey s = {0};
+    const struct fast_rect rect = fleet_rect(want);
+    for (int g = 0; g < fleet->ngpus; g++)
+        survey_gpu(fleet, g, want, &s);
+    if (!s.eligible)
+        return fast_err_set(err, FAST_ENOROOM, "no GPU: of %d GPUs none %s", fleet->ngpus,
+                            want->node != FAST_ANY || want->gpu != FAST_ANY
+                                ? "is where the replica has to be and takes new ones"
+                                : "takes new replicas");
+    if (want->exclusive && !s.idle)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "a whole GPU is wanted: each of the %d GPUs has replicas", s.eligible);
+    if (!s.with_memory)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "memory: %" PRIu64 " MiB wanted, the most free on a GPU is %" PRIu64
+                            " MiB",
+                            MIB(s.mem_need), MIB(s.mem_free));
+    if (rect.quota && s.sm_at_quota < rect.sm && !s.rect_fits)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "SM x quota: %d %% x %d.%03d wanted; at this quota the most SMs free on "
+                            "a GPU are %d %%, at these SMs the most quota free is %d.%03d",
+                            rect.sm, rect.quota / 1000, rect.quota % 1000, s.sm_at_quota,
+                            s.quota_at_sm / 1000, s.quota_at_sm % 1000);
+    if (rect.quota && s.sm_at_quota < rect.sm)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "memory: %" PRIu64 " MiB wanted; where %d %% SMs x quota %d.%03d are "
+                            "free, at most %" PRIu64 " MiB are",
+                            MIB(want->slice.mem_bytes), rect.sm, rect.quota / 1000,
+                            rect.quota % 1000, MIB(s.mem_with_rect));
+    return fast_err_set(err, FAST_ENOROOM, "replicas: %s",
+                        s.full ? "the GPUs with room have as many replicas as a GPU can have"
+                               : "each GPU with room is one replica's alone");
+}
+
+int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *want,
+                      struct fast_placed *ret, struct fast_err *err)
+{
+    if (fast_slice_check(&want->slice, err))
+        return -FAST_EINVAL;
+    int g = choose_gpu(fleet, want);
+    if (g < 0)
+        return refuse(fleet, want, err);
+    struct fast_rect rect = fleet_rect(want);
+    if (rect.quota &&
+        !fast_rects_find(&fleet->gpus[g].rects, rect.quota, rect.sm, fleet->conf.fit, &rect, NULL))
+        return fast_err_set(err, FAST_EBUG, "GPU %d is in the index with a rectangle it lacks", g);
+    *ret = (struct fast_placed){.gpu = g,
+                                .rect = rect,
+                                .mem_bytes = fleet_mem_own(&fleet->gpus[g], want),
+                                .weights = want->weights,
+                                .exclusive = want->exclusive};
+    return 0;
+}

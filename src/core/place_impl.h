@@ -1,0 +1,68 @@
+#ifndef FAST_CORE_PLACE_IMPL_H
+#define FAST_CORE_PLACE_IMPL_H
+
+/* The inside of a fleet, shared by place.c (changes), place_choose.c (decisions) and nothing else. */
+
+#include "core/place.h"
+#include "core/place_index.h"
+#include "core/place_table.h"
+
+struct fleet_gpu {
+    struct fast_gpu_conf conf;
+    struct fast_rects rects;
+    uint64_t mem_used; /* with shared weights; above conf.mem_bytes after a forced adoption */
+    uint64_t *replicas;
+    int nreplicas, cap;
+    bool open;
+    bool exclusive; /* one replica has it alone */
+    bool indexed;   /* its free rectangles are in the index */
+};
+
+/* Shared weights on a GPU, counted once. */
+struct fleet_weights {
+    uint64_t weights;
+    int gpu;
+    int refs; /* replicas that use them */
+    uint64_t bytes;
+};
+
+struct fast_fleet {
+    struct fast_fleet_conf conf;
+    struct fleet_gpu *gpus;
+    int ngpus, gpus_cap;
+    struct place_index index;
+    int last; /* GPU of the latest replica */
+    struct place_table table;
+    struct fleet_weights *weights; /* by weights, then GPU */
+    int nweights, weights_cap;
+};
+
+/* The place of the first entry that is not below (|weights|, |gpu|). */
+int fleet_weights_at(const struct fast_fleet *fleet, uint64_t weights, int gpu);
+/* NULL: they are not on that GPU. */
+struct fleet_weights *fleet_weights_find(const struct fast_fleet *fleet, uint64_t weights, int gpu);
+
+static inline uint64_t fleet_mem_free(const struct fleet_gpu *gpu)
+{
+    return gpu->mem_used < gpu->conf.mem_bytes ? gpu->conf.mem_bytes - gpu->mem_used : 0;
+}
+
+/* What |want| takes of GPU |gpu|: its own memory, and with weights that are not there yet. */
+static inline uint64_t fleet_mem_own(const struct fleet_gpu *gpu, const struct fast_want *want)
+{
+    return want->slice.mem_bytes ? want->slice.mem_bytes : gpu->conf.mem_bytes;
+}
+uint64_t fleet_mem_need(const struct fast_fleet *fleet, int gpu, const struct fast_want *want);
+
+/* The rectangle that |want| takes; quota 0: none. */
+static inline struct fast_rect fleet_rect(const struct fast_want *want)
+{
+    if (want->exclusive)
+        return (struct fast_rect){0, 0, FAST_MILLI, FAST_SM_PCT_MAX};
+    return (struct fast_rect){0, 0, want->slice.request_milli, want->slice.sm_pct};
+}
+
+/* Everything but the rectangle: open, node, memory, not taken by somebody alone. */
+bool fleet_gpu_may(const struct fast_fleet *fleet, int gpu, const struct fast_want *want);
+
+#endif
