@@ -2,7 +2,7 @@
 BUILD ?= build
 BENCH ?= *
 
-.PHONY: all deps demo test bench lint asan tsan clang install clean distclean help
+.PHONY: all deps demo test bench lint asan tsan fuzz clang install clean distclean help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -14,6 +14,7 @@ help:
 	@echo "make bench      figures, one JSON line each, also in $(BUILD)/bench.jsonl; BENCH='sim.*' for some"
 	@echo "make lint       layers, purity, sizes, clang-tidy, cppcheck, a clang build"
 	@echo "make asan tsan  the tests under AddressSanitizer and UBSan, or ThreadSanitizer"
+	@echo "make fuzz       every fuzz target for FUZZ_SECONDS (30) under clang's libFuzzer"
 	@echo "make install    into PREFIX (default /usr/local)"
 
 deps:
@@ -44,6 +45,9 @@ tsan: deps
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false > /dev/null
 	@ninja -C build-tsan
 	@tools/run-tests.py build-tsan --suite unit
+
+fuzz:
+	@tools/fuzz.sh $${FUZZ_SECONDS:-30}
 
 install: all
 	@meson install -C $(BUILD)

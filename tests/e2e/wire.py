@@ -53,7 +53,7 @@ def _bytes(data):
     return struct.pack("<I", len(data)) + data + b"\0"
 
 
-def encode(name, msg_id=0, **values):
+def encode(name, msg_id=0, /, **values):
     """A packet; fields that are not given are 0 or empty, unknown ones are an error."""
     number, fields = MESSAGES[name]
     unknown = set(values) - {field for _, field in fields}
@@ -118,7 +118,7 @@ class Session:
     def close(self):
         self.socket.close()
 
-    def send(self, name, msg_id=0, **values):
+    def send(self, name, msg_id=0, /, **values):
         self.socket.send(encode(name, msg_id, **values))
 
     def send_raw(self, packet):
@@ -130,7 +130,7 @@ class Session:
             raise EOFError("the node closed the connection")
         return decode(packet)
 
-    def ask(self, name, **values):
+    def ask(self, name, /, **values):
         """Sends a request; returns its rows and its done."""
         self.last_id += 1
         self.send(name, self.last_id, **values)

@@ -1,0 +1,16 @@
+#ifndef FAST_FUZZ_FUZZ_H
+#define FAST_FUZZ_FUZZ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A property that must hold for every input; a trap is a finding. */
+#define FUZZ_CHECK(cond)                                                                           \
+    do {                                                                                           \
+        if (!(cond))                                                                               \
+            __builtin_trap();                                                                      \
+    } while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#endif
