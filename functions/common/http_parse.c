@@ -51,7 +51,7 @@ static int request_line(const char *buf, size_t len, struct http_head *head)
     size_t path_end = mark ? mark : at;
     head->path = (struct http_span){start, path_end - start};
     head->query = mark ? (struct http_span){mark + 1, at - mark - 1} : (struct http_span){at, 0};
-    if (len - at != strlen(" HTTP/1.1") || strncmp(buf + at, " HTTP/", 6))
+    if (len - at != strlen(" HTTP/1.1") || strncmp(buf + at, " HTTP/", 6) != 0)
         return -400;
     if (buf[at + 6] != '1' || buf[at + 7] != '.' || (buf[at + 8] != '0' && buf[at + 8] != '1'))
         return -505;

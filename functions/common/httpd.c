@@ -77,6 +77,9 @@ static int64_t now_ms(void)
 }
 
 static void append(struct httpd_response *r, const char *fmt, va_list args)
+    __attribute__((format(printf, 2, 0)));
+
+static void append(struct httpd_response *r, const char *fmt, va_list args)
 {
     va_list again;
     va_copy(again, args);
@@ -193,9 +196,9 @@ static void conn_refuse(struct server *s, struct conn *c, int status)
 /* Liveness and readiness: a server that answers is both, unless it is about to end. */
 static bool builtin(const struct server *s, const struct httpd_request *q, struct httpd_response *r)
 {
-    if (strcmp(q->path, "/_/health") && strcmp(q->path, "/_/ready"))
+    if (strcmp(q->path, "/_/health") != 0 && strcmp(q->path, "/_/ready") != 0)
         return false;
-    if (strcmp(q->method, "GET") && strcmp(q->method, "HEAD"))
+    if (strcmp(q->method, "GET") != 0 && strcmp(q->method, "HEAD") != 0)
         httpd_fail(r, 405, "%s answers GET", q->path);
     else if (s->stopping)
         httpd_fail(r, 503, "stopping");
@@ -461,7 +464,11 @@ int httpd_run(const struct httpd_conf *conf, char *msg, size_t msg_size)
     int ends[2];
     const char *address = conf->listen;
     if (!address)
-        address = getenv("PORT") ? getenv("PORT") : getenv("port") ? getenv("port") : "8080";
+        address = getenv("PORT");
+    if (!address)
+        address = getenv("port");
+    if (!address)
+        address = "8080";
     struct server *s = calloc(1, sizeof(*s));
     if (!s || pipe2(ends, O_CLOEXEC | O_NONBLOCK)) {
         snprintf(msg, msg_size, "cannot start: %s", strerror(errno));

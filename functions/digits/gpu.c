@@ -31,15 +31,15 @@ static int allocate(struct gpu *gpu, char *msg, size_t msg_size)
     const struct net *net = &gpu->net;
     const struct {
         CUdeviceptr *ptr;
-        int floats;
-    } buffers[] = {{&gpu->weights, (int)net->floats},
+        size_t floats;
+    } buffers[] = {{&gpu->weights, net->floats},
                    {&gpu->input, NET_PIXELS},
                    {&gpu->map1, net->channels1 * NET_PIXELS},
                    {&gpu->map2, net->channels2 * NET_PIXELS},
                    {&gpu->features, net_features(net)},
                    {&gpu->output, NET_CLASSES}};
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
-        size_t bytes = (size_t)buffers[i].floats * sizeof(float);
+        size_t bytes = buffers[i].floats * sizeof(float);
         if (cuda_check(&gpu->cuda, gpu->cuda.cuMemAlloc(buffers[i].ptr, bytes), "cuMemAlloc", msg,
                        msg_size))
             return -1;
@@ -65,7 +65,7 @@ static int find_kernels(struct gpu *gpu, char *msg, size_t msg_size)
     return 0;
 }
 
-static CUresult launch(struct gpu *gpu, CUfunction f, int grid, int block_x, int block_y,
+static CUresult launch(struct gpu *gpu, CUfunction f, size_t grid, int block_x, int block_y,
                        void **params)
 {
     return gpu->cuda.cuLaunchKernel(f, (unsigned)grid, 1, 1, (unsigned)block_x, (unsigned)block_y,
@@ -73,11 +73,12 @@ static CUresult launch(struct gpu *gpu, CUfunction f, int grid, int block_x, int
 }
 
 /* One convolution with its bias and relu. */
-static CUresult launch_conv(struct gpu *gpu, CUdeviceptr in, int in_channels, const float *weights,
-                            const float *bias, CUdeviceptr out, int out_channels)
+static CUresult launch_conv(struct gpu *gpu, CUdeviceptr in, size_t in_channels, const float *weights,
+                            const float *bias, CUdeviceptr out, size_t out_channels)
 {
+    int channels = (int)in_channels;
     CUdeviceptr w = on_device(gpu, weights), b = on_device(gpu, bias);
-    void *params[] = {&in, &w, &b, &out, &in_channels};
+    void *params[] = {&in, &w, &b, &out, &channels};
     return launch(gpu, gpu->conv, out_channels, NET_SIDE, NET_SIDE, params);
 }
 
@@ -87,7 +88,7 @@ int gpu_infer(struct gpu *gpu, const float pixels[NET_PIXELS], float logits[NET_
     const struct net *net = &gpu->net;
     const struct cuda *cuda = &gpu->cuda;
     CUdeviceptr fc = on_device(gpu, net->fc), bias3 = on_device(gpu, net->bias3);
-    int features = net_features(net);
+    int features = (int)net_features(net);
     void *pool_params[] = {&gpu->map2, &gpu->features};
     void *fc_params[] = {&gpu->features, &fc, &bias3, &gpu->output, &features};
     const char *what = "cuMemcpyHtoDAsync";

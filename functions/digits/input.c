@@ -40,7 +40,7 @@ static bool take(struct cursor *c, const char *text)
 {
     skip_space(c);
     size_t len = strlen(text);
-    if ((size_t)(c->end - c->at) < len || memcmp(c->at, text, len))
+    if ((size_t)(c->end - c->at) < len || memcmp(c->at, text, len) != 0)
         return false;
     c->at += len;
     return true;
@@ -169,8 +169,8 @@ static void shrink(const float *big, float pixels[NET_PIXELS])
 static int parse_pgm(struct cursor *c, float pixels[NET_PIXELS])
 {
     bool plain = c->at[1] == '2';
-    int width, height, max;
-    float image[BIG * BIG];
+    int width = 0, height = 0, max = 0;
+    float image[BIG * BIG] = {0};
     c->at += 2;
     if (c->at == c->end || !isspace((unsigned char)*c->at))
         return refuse(c, "the PGM's header is malformed");

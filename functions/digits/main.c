@@ -47,9 +47,9 @@ static void handle(void *ctx, const struct httpd_request *q, struct httpd_respon
     float pixels[NET_PIXELS], logits[NET_CLASSES];
     char msg[256];
     double probability;
-    if (strcmp(q->path, "/")) {
+    if (strcmp(q->path, "/") != 0) {
         httpd_fail(r, 404, "there is no %s here: POST an image to /", q->path);
-    } else if (strcmp(q->method, "POST")) {
+    } else if (strcmp(q->method, "POST") != 0) {
         httpd_fail(r, 405, "POST an image to /");
     } else if (input_parse(q->body, q->body_len, pixels, msg, sizeof(msg))) {
         httpd_fail(r, 400, "%s", msg);

@@ -11,7 +11,7 @@ int net_load(const unsigned char *blob, size_t size, struct net *ret, char *msg,
 {
     uint32_t dims[4];
     const size_t head = 4 + sizeof(dims);
-    if (size < head || memcmp(blob, "FDW1", 4)) {
+    if (size < head || memcmp(blob, "FDW1", 4) != 0) {
         snprintf(msg, msg_size, "these are not weights of the digits network");
         return -1;
     }
@@ -22,9 +22,9 @@ int net_load(const unsigned char *blob, size_t size, struct net *ret, char *msg,
                  dims[0], dims[1], dims[2], dims[3]);
         return -1;
     }
-    *ret = (struct net){.channels1 = (int)dims[1], .channels2 = (int)dims[2]};
-    const size_t counts[6] = {dims[1] * 9, dims[1], (size_t)dims[2] * dims[1] * 9, dims[2],
-                              (size_t)NET_CLASSES * (size_t)net_features(ret), NET_CLASSES};
+    *ret = (struct net){.channels1 = dims[1], .channels2 = dims[2]};
+    const size_t counts[6] = {ret->channels1 * 9, ret->channels1, ret->channels2 * ret->channels1 * 9,
+                              ret->channels2, NET_CLASSES * net_features(ret), NET_CLASSES};
     const float *at = (const float *)(const void *)(blob + head);
     const float **parts[6] = {&ret->conv1, &ret->bias1, &ret->conv2,
                               &ret->bias2, &ret->fc,    &ret->bias3};
@@ -42,14 +42,14 @@ int net_load(const unsigned char *blob, size_t size, struct net *ret, char *msg,
 }
 
 /* One output channel: starts from the bias and adds one tap of one input channel after another. */
-static void conv_relu(const float *in, int in_channels, const float *weights, float bias,
+static void conv_relu(const float *in, size_t in_channels, const float *weights, float bias,
                       float *out)
 {
     for (int i = 0; i < NET_PIXELS; i++)
         out[i] = bias;
-    for (int tap = 0; tap < in_channels * 9; tap++) {
+    for (size_t tap = 0; tap < in_channels * 9; tap++) {
         const float *image = in + tap / 9 * NET_PIXELS;
-        int dy = tap % 9 / 3 - 1, dx = tap % 3 - 1;
+        int dy = (int)(tap % 9 / 3) - 1, dx = (int)(tap % 3) - 1;
         for (int y = 0; y < NET_SIDE; y++)
             for (int x = 0; x < NET_SIDE; x++)
                 if ((unsigned)(y + dy) < NET_SIDE && (unsigned)(x + dx) < NET_SIDE)
@@ -66,23 +66,23 @@ static float max2(float a, float b)
 
 void net_cpu(const struct net *net, const float pixels[NET_PIXELS], float logits[NET_CLASSES])
 {
-    enum { HALF = NET_SIDE / 2 };
+    enum { HALF = NET_SIDE / 2, AREA = HALF * HALF };
     float map1[NET_CHANNELS_MAX * NET_PIXELS], map2[NET_PIXELS];
-    float features[NET_CHANNELS_MAX * HALF * HALF];
-    for (int o = 0; o < net->channels1; o++)
+    float features[NET_CHANNELS_MAX * AREA] = {0};
+    for (size_t o = 0; o < net->channels1; o++)
         conv_relu(pixels, 1, net->conv1 + o * 9, net->bias1[o], map1 + o * NET_PIXELS);
-    for (int o = 0; o < net->channels2; o++) {
+    for (size_t o = 0; o < net->channels2; o++) {
         conv_relu(map1, net->channels1, net->conv2 + o * net->channels1 * 9, net->bias2[o], map2);
-        for (int i = 0; i < HALF * HALF; i++) {
+        for (size_t i = 0; i < AREA; i++) {
             const float *tile = map2 + i / HALF * 2 * NET_SIDE + i % HALF * 2;
-            features[o * HALF * HALF + i] =
+            features[o * AREA + i] =
                 max2(max2(tile[0], tile[1]), max2(tile[NET_SIDE], tile[NET_SIDE + 1]));
         }
     }
-    for (int o = 0; o < NET_CLASSES; o++) {
+    for (size_t o = 0; o < NET_CLASSES; o++) {
         const float *w = net->fc + o * net_features(net);
         float sum = net->bias3[o];
-        for (int i = 0; i < net_features(net); i++)
+        for (size_t i = 0; i < net_features(net); i++)
             sum += features[i] * w[i];
         logits[o] = sum;
     }

@@ -10,7 +10,7 @@ enum { NET_SIDE = 8, NET_PIXELS = 64, NET_CLASSES = 10, NET_CHANNELS_MAX = 64 };
 
 /* Pointers into the weights' file: [out][in][3][3], [classes][channels2 * 16]. */
 struct net {
-    int channels1, channels2;
+    size_t channels1, channels2;
     const float *conv1, *bias1, *conv2, *bias2, *fc, *bias3;
     size_t floats; /* of all six together; they follow each other in this order */
 };
@@ -22,9 +22,9 @@ extern const size_t digits_weights_size;
 /* |blob| must be aligned for float and outlive |ret|. Returns 0, or -1 with a message. */
 int net_load(const unsigned char *blob, size_t size, struct net *ret, char *msg, size_t msg_size);
 
-static inline int net_features(const struct net *net)
+static inline size_t net_features(const struct net *net)
 {
-    return net->channels2 * (NET_SIDE / 2) * (NET_SIDE / 2);
+    return net->channels2 * (size_t)(NET_PIXELS / 4);
 }
 
 /* Pixels are 0..1. Every output is the sum of its terms in the order of the kernels in kernels.cu. */

@@ -39,9 +39,9 @@ static void handle(void *ctx, const struct httpd_request *q, struct httpd_respon
     struct server *s = ctx;
     struct replay_times t;
     char msg[256];
-    if (strcmp(q->path, "/")) {
+    if (strcmp(q->path, "/") != 0) {
         httpd_fail(r, 404, "there is no %s here: POST to /", q->path);
-    } else if (strcmp(q->method, "POST")) {
+    } else if (strcmp(q->method, "POST") != 0) {
         httpd_fail(r, 405, "POST to / for one inference");
     } else if (replay_request(s->replay, &t, msg, sizeof(msg))) {
         httpd_fail(r, 500, "%s", msg);
