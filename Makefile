@@ -49,7 +49,9 @@ tsan: deps
 fuzz:
 	@tools/fuzz.sh $${FUZZ_SECONDS:-30}
 
+# PREFIX may be another one than the build was set up with.
 install: all
+	@[ -z "$(PREFIX)" ] || meson configure $(BUILD) -Dprefix="$(PREFIX)"
 	@meson install -C $(BUILD)
 
 clean:
