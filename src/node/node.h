@@ -55,7 +55,7 @@ struct node {
     uint64_t epoch; /* of this life; larger than every earlier one */
     char socket[108]; /* path of node.sock */
     struct node_gpus *gpus;
-    struct node_mps *mps; /* NULL: off */
+    struct node_mps *mps; /* never NULL; mps.h tells whether it is in use */
     struct node_manager *manager;
     struct node_agent *agent;
 };

@@ -1,0 +1,56 @@
+/* Decides whether a replica may have more device memory. It assumes that every reservation of every
+ * process comes through here before the driver allocates; sums cannot overflow, because nothing is
+ * ever charged beyond the device (a cap is at most 2^63, checked below). */
+#include "node/ledger.h"
+
+static uint64_t pages(uint64_t bytes)
+{
+    return (bytes + NODE_LEDGER_PAGE - 1) / NODE_LEDGER_PAGE * NODE_LEDGER_PAGE;
+}
+
+uint64_t node_ledger_charged(const struct node_ledger_process *p)
+{
+    return pages(p->bytes);
+}
+
+uint64_t node_ledger_free(const struct node_ledger *l)
+{
+    uint64_t cap = l->cap ? l->cap : l->device->total;
+    return cap > l->used ? cap - l->used : 0;
+}
+
+static void charge(struct node_ledger_process *p, uint64_t bytes)
+{
+    uint64_t before = pages(p->bytes), after = pages(bytes);
+    p->bytes = bytes;
+    p->of->used = p->of->used - before + after;
+    p->of->device->used = p->of->device->used - before + after;
+}
+
+bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes)
+{
+    struct node_ledger_device *d = p->of->device;
+    if (bytes <= d->total) {
+        uint64_t more = pages(p->bytes + bytes) - pages(p->bytes);
+        uint64_t room = d->total > d->used ? d->total - d->used : 0;
+        if (more <= node_ledger_free(p->of) && more <= room) {
+            charge(p, p->bytes + bytes);
+            return true;
+        }
+    }
+    p->of->refused++;
+    return false;
+}
+
+bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes)
+{
+    bool known = bytes <= p->bytes;
+    charge(p, known ? p->bytes - bytes : 0);
+    return known;
+}
+
+void node_ledger_set(struct node_ledger_process *p, uint64_t bytes)
+{
+    uint64_t total = p->of->device->total;
+    charge(p, bytes < total ? bytes : total);
+}

@@ -1,0 +1,43 @@
+#ifndef FAST_NODE_LEDGER_H
+#define FAST_NODE_LEDGER_H
+
+/* Who holds how much device memory. Pure arithmetic: a device has a capacity, a replica on it has a
+ * cap over all its processes, a process has bytes. The driver hands out memory in pages of 2 MiB, so
+ * that each process is charged for whole pages. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NODE_LEDGER_PAGE (UINT64_C(2) << 20)
+
+struct node_ledger_device {
+    uint64_t total; /* bytes */
+    uint64_t used;  /* charged to all replicas */
+};
+
+struct node_ledger {
+    struct node_ledger_device *device;
+    uint64_t cap; /* bytes; 0: the whole device */
+    uint64_t used;
+    uint64_t refused; /* reservations */
+};
+
+struct node_ledger_process {
+    struct node_ledger *of;
+    uint64_t bytes; /* as it reserved them */
+};
+
+/* What the process is charged for. */
+uint64_t node_ledger_charged(const struct node_ledger_process *p);
+/* What the cap of the replica leaves. */
+uint64_t node_ledger_free(const struct node_ledger *l);
+
+/* False: the cap or the device does not have it, and nothing is charged. */
+bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes);
+/* Gives back; more than it has counts as all it has, and is told by false. */
+bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes);
+/* The process holds |bytes|, whatever was known before (after a restart of the node): memory that
+ * is there already cannot be refused, so that the cap may be exceeded. At most the device. */
+void node_ledger_set(struct node_ledger_process *p, uint64_t bytes);
+
+#endif

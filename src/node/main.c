@@ -1,0 +1,157 @@
+/* fast-node: brings up the parts in their order and takes them down in the reverse one. An orderly
+ * end stops the replicas; any other end leaves them running, to be adopted by the next life. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "io/file.h"
+#include "node/gpu.h"
+#include "node/manager.h"
+#include "node/mps.h"
+#include "node/options.h"
+
+struct program {
+    struct node node;
+    struct node_options options;
+    bool stopping, orderly;
+};
+
+static void on_stopped(void *arg)
+{
+    struct program *p = arg;
+    p->orderly = true;
+    fast_loop_stop(p->node.loop);
+}
+
+static void on_signal(void *arg, int sig)
+{
+    struct program *p = arg;
+    fast_log(INFO, p->stopping ? "ending at once" : "stopping", "signal=%s", strsignal(sig));
+    if (p->stopping) {
+        fast_loop_stop(p->node.loop);
+        return;
+    }
+    p->stopping = true;
+    node_agent_stop(p->node.agent, on_stopped, p);
+}
+
+/* The libraries of the simulated driver, loaded here and in replicas, read these. */
+static int set_environment(const struct node_conf *c, struct fast_err *err)
+{
+    if (c->sim_spec && (setenv("FAST_SIM", c->sim_spec, 1) || setenv("FAST_SIM_DIR", c->sim_dir, 1)))
+        return fast_err_set(err, FAST_ENOMEM, "no memory for the environment");
+    return 0;
+}
+
+static int make_dirs(struct node *node, struct fast_err *err)
+{
+    static const char *const dirs[] = {"", "/replicas", "/logs"};
+    const char *state = node->conf->state_dir;
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
+        snprintf(path, sizeof(path), "%s%s", state, dirs[i]);
+        int r = fast_dir_make(path, 0755, err);
+        if (r)
+            return fast_err_wrap(err, "--state-dir");
+    }
+    if (snprintf(node->socket, sizeof(node->socket), "%s/node.sock", state) >= (int)sizeof(node->socket))
+        return fast_err_set(err, FAST_EINVAL,
+                            "--state-dir: %.60s... is too long for a socket path (108 bytes)", state);
+    return 0;
+}
+
+static int find_gpus(struct node *node, struct fast_err *err)
+{
+    const struct node_conf *c = node->conf;
+    struct fast_err why;
+    int r = node_gpus_new(c->sim_libs, &node->gpus, &why);
+    if (r)
+        fast_err_set(err, why.code, "%.180s%s", why.msg,
+                     c->sim_spec ? "" : "; for a simulated one: fast-node --sim=v100-16gb");
+    return r;
+}
+
+static int begin(struct program *p, struct fast_err *err)
+{
+    struct node *n = &p->node;
+    static const int signals[] = {SIGTERM, SIGINT};
+    n->conf = &p->options.conf;
+    n->epoch = (uint64_t)fast_clock_wall();
+    int r = set_environment(n->conf, err);
+    if (!r)
+        r = find_gpus(n, err);
+    if (!r)
+        r = make_dirs(n, err);
+    if (!r)
+        r = fast_loop_new(&n->loop, err);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]) && !r; i++)
+        r = fast_loop_signal(n->loop, signals[i], on_signal, p, err);
+    if (!r)
+        r = node_mps_new(n->conf, n->loop, &n->mps, err);
+    if (!r)
+        r = node_manager_new(n, &n->manager, err);
+    if (!r)
+        r = node_agent_new(n, &n->agent, err);
+    return r;
+}
+
+static void end(struct program *p)
+{
+    struct node *n = &p->node;
+    if (n->manager)
+        node_manager_closing(n->manager);
+    node_agent_free(n->agent);
+    node_manager_free(n->manager);
+    if (p->orderly)
+        node_mps_quit(n->mps);
+    node_mps_free(n->mps);
+    node_gpus_free(n->gpus);
+    fast_loop_free(n->loop);
+}
+
+static void tell_start(const struct node *n)
+{
+    const struct node_conf *c = n->conf;
+    for (int i = 0; i < node_gpu_count(n->gpus); i++) {
+        const struct node_gpu_info *g = node_gpu_info(n->gpus, (uint32_t)i);
+        fast_log(INFO, "gpu", "index=%d name=\"%s\" uuid=%s sms=%u mem_mib=%llu", i, g->name, g->uuid,
+                 g->sms, (unsigned long long)(g->mem_total >> 20));
+    }
+    fast_log(INFO, "node ready", "name=%s state_dir=%s driver=%s%s mps=%s policy=%s", c->name,
+             c->state_dir, node_gpu_driver(n->gpus), c->sim_spec ? " (simulated)" : "",
+             node_mps_ready(n->mps) ? "yes" : "no", fast_policy_name(c->sched.policy));
+}
+
+int main(int argc, char **argv)
+{
+    static struct program p; /* large, and zero */
+    struct fast_err err = {0};
+    int r = node_options_read(argc, argv, &p.options, &err);
+    if (r) {
+        fprintf(stderr, "fast-node: %s\n", err.msg);
+        return 2;
+    }
+    if (p.options.help || p.options.version) {
+        if (p.options.help)
+            node_options_help();
+        else
+            printf("fast-node " FAST_VERSION "\n");
+        return 0;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    fast_log_set(p.options.log_level, fast_log_stderr);
+    r = begin(&p, &err);
+    if (!r) {
+        tell_start(&p.node);
+        r = fast_loop_run(p.node.loop, &err);
+    }
+    if (r)
+        fprintf(stderr, "fast-node: %s\n", err.msg);
+    else
+        fast_log(INFO, "node ends", "replicas=%s", p.orderly ? "stopped" : "left running");
+    end(&p);
+    return r ? 1 : 0;
+}

@@ -1,0 +1,157 @@
+/* Owns the GPUs' token schedulers and performs what they decide. Time is read once per event; the
+ * deadline of a scheduler is a timer of the loop. */
+#include "node/manager.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+static void on_timer(void *arg)
+{
+    struct node_pool *pool = arg;
+    fast_sched_tick(pool->sched, fast_clock_now());
+    node_pool_apply(pool);
+}
+
+static void perform(struct node_pool *pool, const struct fast_sched_action *a)
+{
+    if (a->kind == FAST_SCHED_CONTENDED) {
+        for (struct node_share *s = pool->shares; s; s = s->next)
+            node_share_contended(s, a->contended);
+        return;
+    }
+    struct node_share *s = a->client < pool->by_client_len ? pool->by_client[a->client] : NULL;
+    if (!s)
+        return;
+    if (a->kind == FAST_SCHED_GRANT)
+        node_share_granted(s, a);
+    else if (a->kind == FAST_SCHED_REVOKE)
+        node_share_revoked(s);
+    else
+        fast_log(WARN, "token not given back",
+                 "replica=%s gpu=%u sm=%d pid=%d: its SMs stay taken until it does",
+                 s->replica->id, pool->gpu, s->replica->sm_running,
+                 s->holder ? s->holder->pid : 0);
+}
+
+/* Performing an action may lead to the next event (a token that nobody wants any more goes back at
+ * once), which ends up here again: the outer call does the work then. */
+void node_pool_apply(struct node_pool *pool)
+{
+    struct fast_sched_action a;
+    if (pool->applying)
+        return;
+    pool->applying = true;
+    while (fast_sched_next(pool->sched, &a))
+        perform(pool, &a);
+    pool->applying = false;
+    fast_timer_set(pool->timer, fast_sched_expiry(pool->sched));
+}
+
+static int pool_init(struct node_manager *m, uint32_t gpu, struct fast_err *err)
+{
+    struct node_pool *pool = &m->pool[gpu];
+    pool->m = m;
+    pool->gpu = gpu;
+    pool->device.total = node_gpu_mem(m->node->gpus, gpu);
+    pool->timer = fast_timer_new(m->node->loop, on_timer, pool);
+    if (!pool->timer)
+        return fast_err_set(err, FAST_ENOMEM, "no memory for GPU %u", gpu);
+    return fast_sched_new(&m->conf, fast_clock_now(), &pool->sched, err);
+}
+
+int node_manager_new(struct node *node, struct node_manager **ret, struct fast_err *err)
+{
+    struct node_manager *m = calloc(1, sizeof(*m));
+    if (!m)
+        return fast_err_set(err, FAST_ENOMEM, "no memory for the manager");
+    m->node = node;
+    m->conf = node->conf->sched;
+    m->listen_fd = -1;
+    m->pools = node_gpu_count(node->gpus);
+    int r = 0;
+    for (int i = 0; i < m->pools && !r; i++)
+        r = pool_init(m, (uint32_t)i, err);
+    if (!r) {
+        if (m->pools)
+            m->conf = *fast_sched_conf(m->pool[0].sched);
+        m->tick = fast_timer_new(node->loop, node_session_tick, m);
+        r = m->tick ? node_session_listen(m, err)
+                    : fast_err_set(err, FAST_ENOMEM, "no memory for the manager");
+    }
+    if (r) {
+        node_manager_free(m);
+        return r;
+    }
+    *ret = m;
+    return 0;
+}
+
+void node_manager_closing(struct node_manager *m)
+{
+    for (struct node_session *s = m->sessions; s; s = s->next)
+        if (s->share)
+            atomic_store(&s->pages.limits->closing, 1);
+}
+
+void node_manager_free(struct node_manager *m)
+{
+    if (!m)
+        return;
+    while (m->sessions)
+        node_session_close(m->sessions);
+    for (int i = 0; i < m->pools; i++) {
+        struct node_pool *pool = &m->pool[i];
+        while (pool->shares)
+            node_share_remove(m, pool->shares->replica);
+        fast_timer_free(pool->timer);
+        fast_sched_free(pool->sched);
+        free(pool->by_client);
+    }
+    fast_timer_free(m->tick);
+    fast_watch_free(m->listen_watch);
+    if (m->listen_fd >= 0)
+        close(m->listen_fd);
+    free(m);
+}
+
+const struct fast_sched_conf *node_policy(const struct node_manager *m)
+{
+    return &m->conf;
+}
+
+int node_policy_set(struct node_manager *m, const struct fast_msg_policy_set *set,
+                    struct fast_err *err)
+{
+    struct fast_sched_conf c = m->conf;
+    c.policy = (enum fast_policy)set->policy;
+    c.charge = (enum fast_charge)set->charge;
+    if (set->window_ns) {
+        c.window_ns = set->window_ns;
+        c.drain_ns = 0;
+    }
+    if (set->token_ns)
+        c.token_ns = set->token_ns;
+    else if (c.token_ns > c.window_ns && c.window_ns > 0)
+        c.token_ns = c.window_ns;
+    fast_ns now = fast_clock_now();
+    for (int i = 0; i < m->pools; i++) {
+        /* What the first one accepts, all accept. */
+        int r = fast_sched_conf_set(m->pool[i].sched, &c, now, err);
+        if (r)
+            return r;
+    }
+    if (m->pools)
+        c = *fast_sched_conf(m->pool[0].sched);
+    m->conf = c;
+    fast_log(INFO, "policy", "policy=%s charge=%s window_us=%lld token_us=%lld",
+             fast_policy_name(c.policy), fast_charge_name(c.charge), (long long)c.window_ns / 1000,
+             (long long)c.token_ns / 1000);
+    for (int i = 0; i < m->pools; i++) {
+        for (struct node_share *s = m->pool[i].shares; s; s = s->next)
+            node_share_publish(s);
+        node_pool_apply(&m->pool[i]);
+    }
+    return 0;
+}

@@ -1,0 +1,113 @@
+#ifndef FAST_NODE_MANAGER_H
+#define FAST_NODE_MANAGER_H
+
+/* The manager half of fast-node, as its own files see it; node.h has what the agent sees.
+ *
+ * pool: one GPU with its token scheduler and memory. share: what a replica holds of a pool. session:
+ * one process of a replica. A replica has one token at a time; if it has several processes, they take
+ * turns with it. */
+
+#include "core/sched.h"
+#include "node/ledger.h"
+#include "node/node.h"
+#include "node/pages.h"
+
+struct node_pool {
+    struct node_manager *m;
+    uint32_t gpu;
+    struct fast_sched *sched;
+    struct fast_timer *timer;
+    struct node_ledger_device device;
+    struct node_share *shares; /* a list */
+    struct node_share **by_client; /* of the scheduler's numbers, |by_client_len| long */
+    int by_client_len;
+    bool applying;
+};
+
+struct node_session {
+    struct node_manager *m;
+    struct node_session *prev, *next;             /* of m->sessions */
+    struct node_share *share;                     /* NULL before hello */
+    struct node_session *share_prev, *share_next; /* of share->sessions */
+    struct node_session *queue_next;              /* of share->queue, while |queued| */
+    bool queued;                                  /* wants a token */
+    int fd;
+    struct fast_watch *watch;
+    struct node_pages pages;
+    struct node_ledger_process mem;
+    int32_t pid;
+    uint32_t uid;
+    fast_ns opened, turn_at; /* |turn_at|: when the current 100 ms of the message limit began */
+    uint32_t turn_messages;
+    bool paused;
+    bool oddity_logged;
+    uint32_t oddities; /* messages that made no sense */
+};
+
+struct node_share {
+    struct node_pool *pool;
+    struct node_replica *replica;
+    struct node_share *prev, *next;
+    int client; /* number in the scheduler */
+    struct node_session *sessions;
+    uint32_t session_count;
+    struct node_session *queue, *queue_last; /* sessions that want a token, in order */
+
+    uint64_t token;         /* of the scheduler, 0: none */
+    bool revoked;           /* it goes back to the scheduler as soon as the holder is done */
+    fast_ns until;
+    struct node_session *holder; /* has the token now */
+    uint64_t holder_token;  /* its number in the holder's page */
+    fast_ns given_at;       /* to the holder */
+    fast_ns busy_ns;        /* reported under |token| by earlier holders of it */
+
+    struct node_ledger mem;
+    uint64_t dead_launches; /* of sessions that are gone */
+    fast_ns dead_busy_ns;
+};
+
+struct node_manager {
+    struct node *node;
+    struct fast_sched_conf conf;
+    int listen_fd;
+    struct fast_watch *listen_watch;
+    struct fast_timer *tick; /* reads again from who was too fast, accepts again, drops the silent */
+    struct node_session *sessions;
+    uint32_t session_count, strangers; /* strangers: before hello */
+    uint64_t last_token;
+    int pools;
+    struct node_pool pool[FAST_NODE_GPUS_MAX];
+    unsigned char buf[FAST_MSG_MAX];
+};
+
+int node_manager_new(struct node *node, struct node_manager **ret, struct fast_err *err);
+/* Tells all clients that the node goes away on purpose, so that they do not wait for it. */
+void node_manager_closing(struct node_manager *m);
+void node_manager_free(struct node_manager *m);
+
+/* ---- manager.c ---- */
+
+/* Performs what the scheduler has decided, and sets the timer for what comes next. */
+void node_pool_apply(struct node_pool *pool);
+
+/* ---- share.c ---- */
+
+void node_share_granted(struct node_share *s, const struct fast_sched_action *a);
+void node_share_revoked(struct node_share *s);
+void node_share_contended(struct node_share *s, bool contended);
+void node_share_want(struct node_share *s, struct node_session *session);
+/* False: the session does not hold this token. */
+bool node_share_done(struct node_share *s, struct node_session *session, uint64_t token,
+                     fast_ns busy_ns, bool want);
+void node_share_attach(struct node_share *s, struct node_session *session);
+void node_share_detach(struct node_share *s, struct node_session *session);
+/* Writes limits and memory use into the pages of all its sessions. */
+void node_share_publish(struct node_share *s);
+
+/* ---- session.c ---- */
+
+int node_session_listen(struct node_manager *m, struct fast_err *err);
+void node_session_close(struct node_session *s);
+void node_session_tick(void *arg); /* of m->tick */
+
+#endif

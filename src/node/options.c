@@ -1,0 +1,264 @@
+/* Decides what fast-node is to do, from its command line. Options are rows of one table, so that
+ * parsing and help cannot disagree. */
+#include "node/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/parse.h"
+
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, NAME, LOG_LEVEL, HELP, VERSION, COUNT };
+
+static const struct {
+    const char *name, *arg, *text;
+} rows[COUNT] = {
+    [STATE_DIR] = {"state-dir", "DIR",
+                   "sockets, logs and records of replicas; default /var/lib/fast-gshare for root,\n"
+                   "else ~/.local/state/fast-gshare"},
+    [HOOK] = {"hook", "FILE", "libfast-hook.so; default: the one that was built or installed with\n"
+                              "this program"},
+    [SIM] = {"sim", "SPEC", "simulate GPUs instead of using real ones: DEVICE[:COUNT] with DEVICE\n"
+                            "v100-16gb, a100-40gb or h100-80gb; default $FAST_SIM"},
+    [POLICY] = {"policy", "P", "fast (default): tokens for several replicas at once while their SM\n"
+                               "partitions fit; timeshare: one token at a time, with all SMs; racing:\n"
+                               "no tokens and no partitions. To compare them"},
+    [CHARGE] = {"charge", "C", "what counts against a time quota: busy (default), the time that the\n"
+                               "GPU worked for a replica, or held, the time it had a token"},
+    [WINDOW] = {"window", "TIME", "the period of time quotas, 10ms to 10s; default 100ms"},
+    [TOKEN] = {"token", "TIME", "the longest token, 100us to the window; default 10ms"},
+    [MPS] = {"mps", "auto|on|off", "NVIDIA MPS, which makes SM partitions hold: auto (default) uses it\n"
+                                   "if it starts, on fails without it, off leaves partitions advisory"},
+    [NAME] = {"name", "NAME", "of this node, for the gateway; default: the host name"},
+    [LOG_LEVEL] = {"log-level", "LEVEL", "error, warn, info (default) or debug; the log is stderr"},
+    [HELP] = {"help", NULL, "print this"},
+    [VERSION] = {"version", NULL, "print the version"},
+};
+
+void node_options_help(void)
+{
+    printf("usage: fast-node [options]\n\n"
+           "Runs GPU functions on this machine: starts their replicas, gives out tokens so that each\n"
+           "one gets its share of the GPU's SMs and time, and keeps them within their memory. The\n"
+           "gateway and the command \"fast\" talk to it through DIR/control.sock.\n\n");
+    for (int i = 0; i < COUNT; i++) {
+        char left[64];
+        snprintf(left, sizeof(left), "--%s%s%s", rows[i].name, rows[i].arg ? " " : "",
+                 rows[i].arg ? rows[i].arg : "");
+        const char *p = rows[i].text;
+        printf("  %-20s", left);
+        if (strlen(left) > 19)
+            printf("\n  %-20s", "");
+        for (const char *nl; (nl = strchr(p, '\n')); p = nl + 1)
+            printf(" %.*s\n  %-20s", (int)(nl - p), p, "");
+        printf(" %s\n", p);
+    }
+    printf("\nSIGTERM and SIGINT stop all replicas, each with its grace, and then the node; a second\n"
+           "one ends the node at once. Replicas live on when the node is killed, and the next\n"
+           "fast-node with the same --state-dir adopts them.\n\n"
+           "example, on a machine without a GPU:\n"
+           "  fast-node --sim v100-16gb --state-dir /tmp/fast\n");
+}
+
+static int parse_mps(const char *text, enum node_mps_mode *ret, struct fast_err *err)
+{
+    static const char *const names[] = {
+        [NODE_MPS_AUTO] = "auto", [NODE_MPS_ON] = "on", [NODE_MPS_OFF] = "off"};
+    for (size_t i = 0; i < FAST_COUNT_OF(names); i++)
+        if (!strcmp(text, names[i])) {
+            *ret = (enum node_mps_mode)i;
+            return 0;
+        }
+    return fast_err_set(err, FAST_EINVAL, "--mps: \"%.40s\" is not auto, on or off", text);
+}
+
+static int parse_level(const char *text, enum fast_log_level *ret, struct fast_err *err)
+{
+    for (int i = FAST_LOG_ERROR; i <= FAST_LOG_DEBUG; i++)
+        if (!strcmp(text, fast_log_level_name((enum fast_log_level)i))) {
+            *ret = (enum fast_log_level)i;
+            return 0;
+        }
+    return fast_err_set(err, FAST_EINVAL, "--log-level: \"%.40s\" is not error, warn, info or debug",
+                        text);
+}
+
+static int parse_name(const char *text, struct fast_err *err)
+{
+    size_t n = strlen(text);
+    bool ok = n > 0 && n < 64;
+    for (size_t i = 0; i < n && ok; i++)
+        ok = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= 'A' && text[i] <= 'Z') ||
+             (text[i] >= '0' && text[i] <= '9') || strchr("-._", text[i]);
+    return ok ? 0 : fast_err_set(err, FAST_EINVAL,
+                                 "--name: \"%.70s\" is not 1 to 63 letters, digits, '-', '.' or '_'",
+                                 text);
+}
+
+static int take(struct node_options *o, int which, const char *value, struct fast_err *err)
+{
+    struct node_conf *c = &o->conf;
+    switch (which) {
+    case STATE_DIR:
+        c->state_dir = value;
+        return *value ? 0 : fast_err_set(err, FAST_EINVAL, "--state-dir is empty");
+    case HOOK:
+        c->hook_path = value;
+        return 0;
+    case SIM:
+        c->sim_spec = value;
+        return *value ? 0 : fast_err_set(err, FAST_EINVAL, "--sim is empty; try v100-16gb");
+    case POLICY:
+        return fast_policy_parse(value, &c->sched.policy, err);
+    case CHARGE:
+        return fast_charge_parse(value, &c->sched.charge, err);
+    case WINDOW:
+        return fast_parse_duration(value, "--window", FAST_WINDOW_MIN, FAST_WINDOW_MAX,
+                                   &c->sched.window_ns, err);
+    case TOKEN:
+        return fast_parse_duration(value, "--token", FAST_TOKEN_MIN, FAST_TOKEN_MAX,
+                                   &c->sched.token_ns, err);
+    case MPS:
+        return parse_mps(value, &c->mps, err);
+    case NAME:
+        c->name = value;
+        return parse_name(value, err);
+    case LOG_LEVEL:
+        return parse_level(value, &o->log_level, err);
+    case HELP:
+        o->help = true;
+        return 0;
+    default:
+        o->version = true;
+        return 0;
+    }
+}
+
+static int parse(int argc, char **argv, struct node_options *o, struct fast_err *err)
+{
+    struct option longs[COUNT + 1] = {0};
+    for (int i = 0; i < COUNT; i++)
+        longs[i] = (struct option){rows[i].name, rows[i].arg ? required_argument : no_argument, NULL,
+                                   256 + i};
+    opterr = 0;
+    optind = 1;
+    for (int c; (c = getopt_long(argc, argv, ":h", longs, NULL)) != -1;) {
+        if (c == ':')
+            return fast_err_set(err, FAST_EINVAL, "%s needs a value", argv[optind - 1]);
+        if (c == '?')
+            return fast_err_set(err, FAST_EINVAL, "%s is not an option; see fast-node --help",
+                                argv[optind - 1]);
+        int r = take(o, c == 'h' ? HELP : c - 256, optarg, err);
+        if (r || o->help || o->version)
+            return r;
+    }
+    if (optind < argc)
+        return fast_err_set(err, FAST_EINVAL, "\"%s\": fast-node takes options only; see --help",
+                            argv[optind]);
+    if (o->conf.sched.token_ns > (o->conf.sched.window_ns ? o->conf.sched.window_ns
+                                                          : FAST_WINDOW_DEFAULT))
+        return fast_err_set(err, FAST_EINVAL, "--token is longer than the window");
+    return 0;
+}
+
+/* ---- defaults ---- */
+
+static int absolute(const char *path, char *ret, struct fast_err *err)
+{
+    char cwd[PATH_MAX] = "";
+    int n;
+    if (*path == '/')
+        n = snprintf(ret, PATH_MAX, "%s", path);
+    else if (getcwd(cwd, sizeof(cwd)))
+        n = snprintf(ret, PATH_MAX, "%s/%s", cwd, path);
+    else
+        return fast_err_set(err, FAST_EIO, "the current directory is gone");
+    return n < PATH_MAX ? 0 : fast_err_set(err, FAST_EINVAL, "path %.60s... is too long", path);
+}
+
+static int state_dir(struct node_options *o, struct fast_err *err)
+{
+    const char *home = getenv("HOME"), *path = o->conf.state_dir;
+    char text[PATH_MAX];
+    if (!path && getuid() == 0) {
+        path = "/var/lib/fast-gshare";
+    } else if (!path) {
+        if (!home || *home != '/')
+            return fast_err_set(err, FAST_EINVAL, "HOME is not set: name a directory by --state-dir");
+        if (snprintf(text, sizeof(text), "%s/.local/state/fast-gshare", home) >= (int)sizeof(text))
+            return fast_err_set(err, FAST_EINVAL, "HOME is too long: use --state-dir");
+        path = text;
+    }
+    int r = absolute(path, o->state_dir, err);
+    o->conf.state_dir = o->state_dir;
+    return r;
+}
+
+/* What lies beside this program in the build tree, or was installed with it. */
+static int find_beside(const char *in_build, const char *installed, char *ret, const char *option,
+                       struct fast_err *err)
+{
+    char exe[PATH_MAX], path[2 * PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+    exe[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(exe, '/');
+    if (slash)
+        *slash = 0;
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? installed : in_build;
+        int len = i ? snprintf(path, sizeof(path), "%s/../" FAST_LIBDIR "/fast-gshare/%s", exe, name)
+                    : snprintf(path, sizeof(path), "%s/../%s", exe, name);
+        char real[PATH_MAX];
+        if (len < (int)sizeof(path) && realpath(path, real)) {
+            memcpy(ret, real, strlen(real) + 1);
+            return 0;
+        }
+    }
+    return fast_err_set(err, FAST_ENOENT, "%s is neither in %s/../%s nor installed%s%s", in_build, exe,
+                        in_build, option ? "; name it by " : "", option ? option : "");
+}
+
+static int defaults(struct node_options *o, struct fast_err *err)
+{
+    struct node_conf *c = &o->conf;
+    int r = state_dir(o, err);
+    if (!r && c->hook_path) {
+        r = absolute(c->hook_path, o->hook, err);
+        if (!r && access(o->hook, R_OK))
+            r = fast_err_set(err, FAST_ENOENT, "--hook: %.200s cannot be read", o->hook);
+    } else if (!r) {
+        r = find_beside("hook/libfast-hook.so", "libfast-hook.so", o->hook, "--hook", err);
+    }
+    c->hook_path = o->hook;
+    if (!c->name) {
+        gethostname(o->name, sizeof(o->name) - 1);
+        c->name = *o->name ? o->name : "node";
+    }
+    const char *sim = getenv("FAST_SIM"), *dir = getenv("FAST_SIM_DIR");
+    if (!c->sim_spec && sim && *sim)
+        c->sim_spec = sim;
+    if (r || !c->sim_spec)
+        return r;
+    if (dir && *dir)
+        r = absolute(dir, o->sim_dir, err);
+    else
+        snprintf(o->sim_dir, sizeof(o->sim_dir), "/dev/shm/fast-sim-%u", (unsigned)getuid());
+    if (!r)
+        r = find_beside("simdriver", "sim", o->sim_libs, NULL, err);
+    c->sim_dir = o->sim_dir;
+    c->sim_libs = o->sim_libs;
+    return r;
+}
+
+int node_options_read(int argc, char **argv, struct node_options *ret, struct fast_err *err)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->log_level = FAST_LOG_INFO;
+    int r = parse(argc, argv, ret, err);
+    if (r || ret->help || ret->version)
+        return r;
+    return defaults(ret, err);
+}

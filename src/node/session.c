@@ -1,0 +1,298 @@
+/* One connection of node.sock: a process of a replica. Everything that it says is checked here; what
+ * makes no sense closes or slows down this one connection and nothing else.
+ *
+ *  - no hello within five seconds, a wrong ticket, a malformed or unknown message: closed
+ *  - more than MESSAGES_MAX messages in 100 ms: not read from until these are over
+ *  - it does not read its answers: closed
+ *  - token_done for a token that it does not hold, a GPU that it does not have, memory released that
+ *    it never had: ignored and counted, logged once */
+#include "node/manager.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "io/packet.h"
+
+#define BATCH 32 /* messages read in one turn of the loop, so that everybody has a turn */
+#define MESSAGES_MAX 5000
+#define MESSAGES_SPAN FAST_MS(100)
+#define HELLO_TIMEOUT FAST_S(5)
+#define STRANGERS_MAX 64
+#define SESSIONS_MAX 1024
+#define SESSIONS_PER_REPLICA 64
+#define TICK FAST_MS(100)
+
+static void tick_soon(struct node_manager *m)
+{
+    fast_timer_set(m->tick, fast_clock_now() + TICK);
+}
+
+void node_session_close(struct node_session *s)
+{
+    struct node_manager *m = s->m;
+    if (s->share) {
+        fast_log(INFO, "client gone", "replica=%s pid=%d launches=%llu", s->share->replica->id, s->pid,
+                 (unsigned long long)atomic_load(&s->pages.counters->gpu[0].launches));
+        node_share_detach(s->share, s);
+    } else {
+        m->strangers--;
+    }
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        m->sessions = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    m->session_count--;
+    fast_watch_free(s->watch);
+    close(s->fd);
+    node_pages_free(&s->pages);
+    free(s);
+}
+
+static int reply(struct node_session *s, const struct fast_msg *msg, const int *fds, int nfds)
+{
+    struct fast_err err;
+    int r = fast_packet_send(s->fd, msg, fds, nfds, &err);
+    if (r)
+        fast_log(WARN, "client closed", "pid=%d: %s", s->pid, err.msg);
+    return r;
+}
+
+/* Tells why and returns what closes the connection. */
+static int refuse(struct node_session *s, int code, const char *text)
+{
+    struct fast_msg msg = {.type = FAST_MSG_T_refused,
+                           .refused = {.code = (uint32_t)code, .text = fast_str(text)}};
+    fast_log(WARN, "client refused", "pid=%d uid=%u: %s", s->pid, s->uid, text);
+    fast_packet_send(s->fd, &msg, NULL, 0, NULL);
+    return -code;
+}
+
+static void odd(struct node_session *s, const char *what)
+{
+    s->oddities++;
+    if (!s->oddity_logged)
+        fast_log(WARN, "client is odd", "replica=%s pid=%d: %s (told once)", s->share->replica->id,
+                 s->pid, what);
+    s->oddity_logged = true;
+}
+
+static int on_hello(struct node_session *s, const struct fast_msg *msg)
+{
+    struct fast_err err;
+    int fds[2];
+    if (s->share)
+        return refuse(s, FAST_EPROTO, "hello was said before");
+    if (msg->hello.version != FAST_MSG_VERSION)
+        return refuse(s, FAST_EPROTO, "the protocol has another version; restart the replica");
+    struct node_replica *replica =
+        node_ticket_find(s->m->node->agent, msg->hello.ticket_hi, msg->hello.ticket_lo);
+    if (!replica || !replica->share)
+        return refuse(s, FAST_EPERM, "this ticket belongs to no replica");
+    if (replica->share->session_count >= SESSIONS_PER_REPLICA)
+        return refuse(s, FAST_ENOROOM, "the replica has 64 processes with CUDA already");
+    if (node_pages_new(&s->pages, fds, &err))
+        return refuse(s, err.code, err.msg);
+    s->m->strangers--;
+    node_share_attach(replica->share, s);
+    fast_log(INFO, msg->hello.reconnect ? "client again" : "client", "replica=%s pid=%d uid=%u",
+             replica->id, s->pid, s->uid);
+    struct fast_msg out = {.type = FAST_MSG_T_welcome,
+                           .id = msg->id,
+                           .welcome = {.version = FAST_MSG_VERSION,
+                                       .epoch = s->m->node->epoch,
+                                       .gpus = 1,
+                                       .fail_open = replica->fail_open,
+                                       .replica = fast_str(replica->id)}};
+    int r = reply(s, &out, fds, 2);
+    close(fds[0]);
+    close(fds[1]);
+    return r;
+}
+
+static int on_reserve(struct node_session *s, const struct fast_msg *msg)
+{
+    bool ok = msg->mem_reserve.gpu == 0 && node_ledger_reserve(&s->mem, msg->mem_reserve.bytes);
+    struct fast_msg out = {.type = FAST_MSG_T_mem_reply,
+                           .id = msg->id,
+                           .mem_reply = {.gpu = msg->mem_reserve.gpu,
+                                         .granted = ok,
+                                         .free_bytes = node_ledger_free(s->mem.of)}};
+    if (ok)
+        node_share_publish(s->share);
+    else
+        fast_log(DEBUG, "memory refused", "replica=%s pid=%d bytes=%llu free=%llu",
+                 s->share->replica->id, s->pid, (unsigned long long)msg->mem_reserve.bytes,
+                 (unsigned long long)out.mem_reply.free_bytes);
+    return reply(s, &out, NULL, 0);
+}
+
+static void on_report(struct node_session *s, const struct fast_msg_client_report *r)
+{
+    fast_log(INFO, "client report", "replica=%s pid=%d sms=%u mps=%u driver=%u unhooked=%zu",
+             s->share->replica->id, s->pid, r->sm_count, r->mps, r->driver_version,
+             fast_strv_count(r->unhooked));
+    for (size_t i = 0; i < fast_strv_count(r->unhooked) && i < 8; i++)
+        fast_log(WARN, "not hooked", "replica=%s symbol=%.80s", s->share->replica->id,
+                 fast_strv_get(r->unhooked, i));
+}
+
+/* Returns non-zero to have the connection closed. */
+static int on_message(struct node_session *s, const struct fast_msg *msg)
+{
+    if (msg->type == FAST_MSG_T_hello)
+        return on_hello(s, msg);
+    if (!s->share)
+        return refuse(s, FAST_EPROTO, "the first message must be hello");
+    switch (msg->type) {
+    case FAST_MSG_T_token_want:
+        if (msg->token_want.gpu == 0)
+            node_share_want(s->share, s);
+        else
+            odd(s, "it wants a token for a GPU that it does not have");
+        return 0;
+    case FAST_MSG_T_token_done:
+        if (!node_share_done(s->share, s, msg->token_done.token, msg->token_done.busy_ns,
+                             msg->token_done.want != 0))
+            odd(s, "it gave back a token that it does not hold");
+        return 0;
+    case FAST_MSG_T_mem_reserve:
+        return on_reserve(s, msg);
+    case FAST_MSG_T_mem_release:
+        if (!node_ledger_release(&s->mem, msg->mem_release.bytes))
+            odd(s, "it released more memory than it had reserved");
+        node_share_publish(s->share);
+        return 0;
+    case FAST_MSG_T_mem_state:
+        node_ledger_set(&s->mem, msg->mem_state.bytes);
+        node_share_publish(s->share);
+        return 0;
+    case FAST_MSG_T_client_report:
+        on_report(s, &msg->client_report);
+        return 0;
+    default:
+        return refuse(s, FAST_EPROTO, "a client may not send this message");
+    }
+}
+
+/* True while the session may be read from. */
+static bool may_speak(struct node_session *s, fast_ns now)
+{
+    if (now - s->turn_at >= MESSAGES_SPAN) {
+        s->turn_at = now;
+        s->turn_messages = 0;
+    }
+    if (++s->turn_messages <= MESSAGES_MAX)
+        return true;
+    s->paused = true;
+    fast_watch_set(s->watch, 0);
+    tick_soon(s->m);
+    odd(s, "it sends too many messages; it is slowed down");
+    return false;
+}
+
+static void on_readable(void *arg, int events)
+{
+    struct node_session *s = arg;
+    struct node_manager *m = s->m;
+    (void)events;
+    for (int i = 0; i < BATCH; i++) {
+        struct fast_msg msg;
+        struct fast_err err;
+        int r = fast_packet_recv(s->fd, m->buf, &msg, NULL, &err);
+        if (r == -FAST_EBUSY)
+            return;
+        if (r == -FAST_EPROTO)
+            refuse(s, FAST_EPROTO, err.msg);
+        if (!r)
+            r = on_message(s, &msg);
+        if (r) {
+            node_session_close(s);
+            return;
+        }
+        if (!s->share || !may_speak(s, fast_clock_now()))
+            return;
+    }
+}
+
+static void session_new(struct node_manager *m, int fd)
+{
+    struct ucred who = {0};
+    socklen_t len = sizeof(who);
+    struct node_session *s = calloc(1, sizeof(*s));
+    if (s)
+        s->watch = fast_watch_new(m->node->loop, fd, FAST_LOOP_IN, on_readable, s);
+    if (!s || !s->watch) {
+        free(s);
+        close(fd);
+        return;
+    }
+    if (!getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len)) {
+        s->pid = who.pid;
+        s->uid = who.uid;
+    }
+    s->m = m;
+    s->fd = fd;
+    s->opened = s->turn_at = fast_clock_now();
+    s->next = m->sessions;
+    if (s->next)
+        s->next->prev = s;
+    m->sessions = s;
+    m->session_count++;
+    m->strangers++;
+    tick_soon(m);
+}
+
+static void on_connection(void *arg, int events)
+{
+    struct node_manager *m = arg;
+    (void)events;
+    for (int i = 0; i < BATCH; i++) {
+        if (m->strangers >= STRANGERS_MAX || m->session_count >= SESSIONS_MAX)
+            break;
+        int fd = accept4(m->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
+            return;
+        if (fd < 0)
+            break;
+        session_new(m, fd);
+    }
+    if (m->strangers < STRANGERS_MAX && m->session_count < SESSIONS_MAX && errno != EMFILE &&
+        errno != ENFILE)
+        return;
+    fast_watch_set(m->listen_watch, 0);
+    tick_soon(m);
+}
+
+void node_session_tick(void *arg)
+{
+    struct node_manager *m = arg;
+    fast_ns now = fast_clock_now();
+    for (struct node_session *s = m->sessions, *next; s; s = next) {
+        next = s->next;
+        if (s->paused) {
+            s->paused = false;
+            fast_watch_set(s->watch, FAST_LOOP_IN);
+        }
+        if (!s->share && now - s->opened >= HELLO_TIMEOUT)
+            node_session_close(s);
+    }
+    fast_watch_set(m->listen_watch, FAST_LOOP_IN);
+    if (m->strangers)
+        tick_soon(m);
+}
+
+int node_session_listen(struct node_manager *m, struct fast_err *err)
+{
+    int r = fast_packet_listen(m->node->socket, 0666, &m->listen_fd, err);
+    if (r)
+        return r;
+    m->listen_watch =
+        fast_watch_new(m->node->loop, m->listen_fd, FAST_LOOP_IN, on_connection, m);
+    return m->listen_watch ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory for a listener");
+}
