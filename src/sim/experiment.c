@@ -4,7 +4,8 @@
  * Assumes that
  * - a request goes to a replica of its function drawn at random, as a Kubernetes service does it, and
  *   waits there in order of arrival;
- * - the host of a replica never waits for another one's;
+ * - hosts of replicas slow each other down by a fixed part for each other one at work; how many there
+ *   are is looked at when a piece of host work begins;
  * - a launch without a token waits for one; a token that is called back goes back when what was
  *   launched under it is complete; an idle replica gives it back when somebody waits for it. */
 
@@ -86,6 +87,15 @@ static bool request_op(const struct sim_model *m, int step, struct sim_op *ret, 
     return true;
 }
 
+/* |gap| of host work of |r| as long as it takes beside the others. */
+static fast_ns slowed(const struct exp *x, const struct replica *r, fast_ns gap)
+{
+    int others = 0;
+    for (int i = 0; i < x->replicas; i++)
+        others += x->replica[i].state == HOST && &x->replica[i] != r;
+    return gap + gap * others * x->conf->host_slowdown_milli / 1000;
+}
+
 /* The host of |r| prepares its next operation, or waits for what it has submitted. */
 static void prepare(struct exp *x, struct replica *r)
 {
@@ -93,7 +103,7 @@ static void prepare(struct exp *x, struct replica *r)
     fast_ns gap;
     if (request_op(model_of(x, r), r->step, &op, &gap)) {
         r->state = HOST;
-        r->until = x->now + gap;
+        r->until = x->now + slowed(x, r, gap);
     } else {
         r->state = SYNC;
         r->until = FAST_NEVER;

@@ -30,6 +30,8 @@ struct sim_exp_conf {
     bool mps;    /* partitions hold, kernels of replicas run side by side */
     bool tokens; /* kernels need a token of the scheduler */
     struct fast_sched_conf sched;
+    int host_slowdown_milli; /* host work of a replica takes so many thousandths longer for each
+                              * other replica whose host works: cores, caches, driver locks */
     fast_ns duration_ns;
     uint64_t requests_max; /* ends after so many requests; 0: only after |duration_ns| */
     uint64_t seed;         /* which replica a request goes to is drawn at random */
