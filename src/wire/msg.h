@@ -15,6 +15,9 @@
 /* The largest packet. Longer messages are refused by the encoder. */
 #define FAST_MSG_MAX 65536
 
+/* As |gpu| of a replica: it holds no slice of any GPU. */
+#define FAST_GPU_NONE UINT32_MAX
+
 /* Bytes that belong to the buffer they were decoded from, with a NUL behind them (not counted). A
  * str to encode needs no NUL. */
 struct fast_str {
