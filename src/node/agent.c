@@ -30,7 +30,7 @@ struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uin
 {
     for (int i = 0; i < agent->count; i++) {
         struct node_replica *r = &agent->replicas[i]->shared;
-        if (r->ticket_hi == hi && r->ticket_lo == lo)
+        if (r->ticket_hi == hi && r->ticket_lo == lo && r->gpu != FAST_GPU_NONE)
             return r;
     }
     return NULL;
@@ -46,7 +46,9 @@ int node_agent_insert(struct node_agent *agent, struct agent_replica *r, struct 
     r->timer = fast_timer_new(agent->node->loop, on_timer, r);
     if (!r->timer)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a replica");
-    int rc = node_share_add(agent->node->manager, &r->shared, err);
+    int rc = r->shared.gpu == FAST_GPU_NONE
+                 ? 0
+                 : node_share_add(agent->node->manager, &r->shared, err);
     if (rc)
         return rc;
     agent->replicas[agent->count++] = r;
@@ -62,9 +64,11 @@ void node_agent_forget(struct agent_replica *r)
     agent->count--;
     memmove(&agent->replicas[i], &agent->replicas[i + 1],
             (size_t)(agent->count - i) * sizeof(agent->replicas[0]));
-    node_share_remove(agent->node->manager, &r->shared);
+    if (r->shared.gpu != FAST_GPU_NONE)
+        node_share_remove(agent->node->manager, &r->shared);
     node_agent_unsave(r);
     node_agent_replica_free(r);
+    node_agent_prune_logs(agent);
     if (agent->stopping && agent->count == 0)
         fast_timer_set(agent->stop_timer, fast_loop_now(agent->node->loop));
 }

@@ -82,8 +82,9 @@ int node_agent_repack(struct agent_replica *r, const struct fast_slice *slice, s
 
 /* Starts the process of |r| with a new port. */
 int node_agent_spawn(struct agent_replica *r, struct fast_err *err);
-/* Keeps logs/ bounded; see there. */
+/* Keep the logs of replicas that run, and of those that are gone, bounded; see there. */
 void node_agent_trim_logs(struct node_agent *agent);
+void node_agent_prune_logs(struct node_agent *agent);
 
 /* ---- agent_record.c ---- */
 

@@ -95,7 +95,7 @@ static int decode(struct node_agent *agent, const char *name, const char *data, 
         return rc;
     if (msg.type != FAST_MSG_T_replica_start || strcmp(msg.replica_start.replica.p, name))
         return fast_err_set(err, FAST_EINVAL, "it is of another replica");
-    if (ret_rec->port > UINT16_MAX || ret_rec->sm_running < 1 || ret_rec->sm_running > 100)
+    if (ret_rec->port > UINT16_MAX || ret_rec->sm_running > FAST_SM_PCT_MAX)
         return fast_err_set(err, FAST_EINVAL, "port or SM partition is out of range");
     return node_agent_replica_new(agent, &msg, ret, err);
 }

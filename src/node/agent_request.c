@@ -151,7 +151,11 @@ int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
     struct fast_slice slice;
     uint64_t ticket[2];
     int rc = check_start(s, err);
-    rc = rc ? rc : to_slice(s->sm_pct, s->request_milli, s->limit_milli, s->mem_bytes, &slice, err);
+    if (s->gpu == FAST_GPU_NONE)
+        slice = (struct fast_slice){0};
+    else
+        rc = rc ? rc
+                : to_slice(s->sm_pct, s->request_milli, s->limit_milli, s->mem_bytes, &slice, err);
     if (rc)
         return rc;
     if (getrandom(ticket, sizeof(ticket), 0) != sizeof(ticket))
@@ -269,6 +273,8 @@ int node_agent_resize(struct node_agent *agent, const struct fast_msg_replica_re
     int rc = to_slice(msg->sm_pct, msg->request_milli, msg->limit_milli, msg->mem_bytes, &slice, err);
     if (rc)
         return rc;
+    if (r->shared.gpu == FAST_GPU_NONE)
+        return fast_err_set(err, FAST_EINVAL, "replica %s has no slice of a GPU", r->shared.id);
     if (r->life.state == FAST_REPLICA_STOPPING)
         return fast_err_set(err, FAST_EBUSY, "replica %s is being stopped", r->shared.id);
     struct fast_slice old = r->shared.slice;

@@ -6,14 +6,15 @@
  * the node's, which win; only the two lists of libraries are joined, the node's first.
  *
  * A log is a file that the process appends to by itself, so that it outlives the node. It is kept
- * below LOG_MAX: at a start a log that is larger becomes ID.log.1; while a process runs, every
- * TRIM_PERIOD of the agent, the last LOG_KEEP bytes of a larger one are copied to ID.log.1 and it is
+ * below LOG_MAX: at a start a log that is larger becomes ID.log.1; while a process runs, every two
+ * seconds, the last LOG_KEEP bytes of a larger one are copied to ID.log.1 and it is
  * cut to nothing (appending goes on at its new end). Logs of replicas that are gone are kept for
  * reading, the newest LOG_FILES of them. */
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "wire/page.h"
 
 #define LOG_MAX (10 << 20)
 #define LOG_KEEP (1 << 20)
@@ -98,6 +100,18 @@ static void env_set_node(void *arg, const char *name, const char *value)
     env_set(e, name, value);
 }
 
+/* A process without a slice has no hook, so it must not see a GPU. Socket and ticket only mark it as
+ * ours (node_process_kill_strays). */
+static void env_fill_plain(struct env *e, const struct agent_replica *r)
+{
+    char ticket[33];
+    snprintf(ticket, sizeof(ticket), "%016" PRIx64 "%016" PRIx64, r->shared.ticket_hi,
+             r->shared.ticket_lo);
+    env_set_node(e, FAST_ENV_SOCKET, r->agent->node->socket);
+    env_set_node(e, FAST_ENV_TICKET, ticket);
+    env_set_node(e, "CUDA_VISIBLE_DEVICES", "");
+}
+
 static void env_fill(struct env *e, const struct agent_replica *r)
 {
     static const char *const kept[] = {"PATH", "HOME", "LANG", "TMPDIR"};
@@ -123,7 +137,10 @@ static void env_fill(struct env *e, const struct agent_replica *r)
     env_set_node(e, "port", port);
     env_set_node(e, "OPENFAAS_NAME", s->function.p);
     env_set_node(e, "OPENFAAS_NAMESPACE", s->ns.p);
-    node_env(r->agent->node, &r->shared, env_set_node, e);
+    if (r->shared.gpu != FAST_GPU_NONE)
+        node_env(r->agent->node, &r->shared, env_set_node, e);
+    else
+        env_fill_plain(e, r);
 }
 
 /* ---- log ---- */
@@ -203,9 +220,13 @@ static int oldest_log(const struct node_agent *agent, const char *folder, char *
 
 void node_agent_trim_logs(struct node_agent *agent)
 {
-    char path[PATH_MAX], folder[PATH_MAX];
     for (int i = 0; i < agent->count; i++)
         trim_log(agent->replicas[i]->log_path);
+}
+
+void node_agent_prune_logs(struct node_agent *agent)
+{
+    char path[PATH_MAX], folder[PATH_MAX];
     snprintf(folder, sizeof(folder), "%s/logs", agent->node->conf->state_dir);
     while (oldest_log(agent, folder, path, sizeof(path)) > LOG_FILES && !unlink(path))
         fast_log(DEBUG, "old log removed", "path=%s", path);

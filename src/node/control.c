@@ -142,7 +142,9 @@ static void send_row(struct session *s, uint32_t id, const struct agent_replica 
 static void send_stats(struct session *s, uint32_t id, const struct agent_replica *r)
 {
     struct fast_msg m = {.type = FAST_MSG_T_replica_stats, .id = id};
-    node_share_stats(s->control->agent->node->manager, &r->shared, &m.replica_stats);
+    if (r->shared.gpu != FAST_GPU_NONE)
+        node_share_stats(s->control->agent->node->manager, &r->shared, &m.replica_stats);
+    m.replica_stats.gpu = r->shared.gpu;
     m.replica_stats.replica = fast_str(r->shared.id);
     session_send(s, &m);
 }

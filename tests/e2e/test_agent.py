@@ -95,6 +95,24 @@ class Start(AgentTest):
         tickets = {facts(self.start_ready(i))["env"]["FAST_TICKET"] for i in (1, 2)}
         self.assertEqual(len(tickets), 2)
 
+    def test_plain_process(self):
+        """No slice, no hook, no GPU to be seen; started, watched and adopted like any other."""
+        none = 2**32 - 1
+        row = self.start_ready(1, gpu=none, sm_pct=0, request_milli=0, limit_milli=0, mem_bytes=0)
+        self.assertEqual((row.gpu, row.sm_pct), (none, 0))
+        env = facts(row)["env"]
+        self.assertEqual(env["CUDA_VISIBLE_DEVICES"], "")
+        self.assertNotIn("LD_PRELOAD", env)
+        _, done = self.session.ask("replica_resize", replica=row.replica, sm_pct=1, limit_milli=1)
+        self.assertEqual(done.code, EINVAL, done.text)
+        stats = [r for r in self.session.ask("replica_list")[0] if r.name == "replica_stats"]
+        self.assertEqual([(s.gpu, s.launches) for s in stats], [(none, 0)])
+        self.session.close()
+        self.node.kill()
+        self.node.start()
+        [again] = self.open()
+        self.assertEqual((again.pid, again.state), (row.pid, READY))
+
     def test_same_again_and_another(self):
         row = self.start_ready()
         self.start()
@@ -128,7 +146,7 @@ class Start(AgentTest):
                {"health_path": "no-slash"}, {"health_path": "/a b"}, {"health_path": "/" + "a" * 255},
                {"health_path": "/x\r\nHost: y"}, {"sm_pct": 0}, {"sm_pct": 101},
                {"sm_pct": 2**32 - 1}, {"request_milli": 1001}, {"limit_milli": 0},
-               {"limit_milli": 199}, {"gpu": 2}, {"gpu": 2**32 - 1}, {"mem_bytes": 1 << 50},
+               {"limit_milli": 199}, {"gpu": 2}, {"gpu": 2**32 - 2}, {"mem_bytes": 1 << 50},
                {"start_timeout_ms": 2**32 - 1}, {"stop_grace_ms": 3600001}]
         for fields in bad:
             with self.subTest(fields=fields):
