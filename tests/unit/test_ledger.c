@@ -1,0 +1,87 @@
+#include "node/ledger.h"
+
+#include "test.h"
+
+#define MIB(n) ((uint64_t)(n) << 20)
+
+static void whole_pages_count(void **state)
+{
+    (void)state;
+    struct node_ledger_device d = {.total = MIB(100)};
+    struct node_ledger l = {.device = &d, .cap = MIB(10)};
+    struct node_ledger_process p = {.of = &l};
+    assert_true(node_ledger_reserve(&p, 1));
+    assert_int_equal(l.used, MIB(2));
+    assert_true(node_ledger_reserve(&p, MIB(2) - 1));
+    assert_int_equal(l.used, MIB(2));
+    assert_true(node_ledger_reserve(&p, 1));
+    assert_int_equal(l.used, MIB(4));
+    assert_int_equal(node_ledger_free(&l), MIB(6));
+    assert_true(node_ledger_release(&p, 1));
+    assert_int_equal(d.used, MIB(2));
+}
+
+static void cap_over_all_processes(void **state)
+{
+    (void)state;
+    struct node_ledger_device d = {.total = MIB(100)};
+    struct node_ledger l = {.device = &d, .cap = MIB(10)};
+    struct node_ledger_process a = {.of = &l}, b = {.of = &l};
+    assert_true(node_ledger_reserve(&a, MIB(6)));
+    assert_false(node_ledger_reserve(&b, MIB(5)));
+    assert_int_equal(l.refused, 1);
+    assert_int_equal(b.bytes, 0);
+    assert_true(node_ledger_reserve(&b, MIB(4)));
+    assert_int_equal(node_ledger_free(&l), 0);
+    node_ledger_set(&a, 0); /* it died */
+    assert_int_equal(node_ledger_free(&l), MIB(6));
+    assert_int_equal(d.used, MIB(4));
+}
+
+static void device_over_all_replicas(void **state)
+{
+    (void)state;
+    struct node_ledger_device d = {.total = MIB(16)};
+    struct node_ledger l = {.device = &d, .cap = MIB(12)}, all = {.device = &d};
+    struct node_ledger_process a = {.of = &l}, b = {.of = &all};
+    assert_int_equal(node_ledger_free(&all), MIB(16));
+    assert_true(node_ledger_reserve(&a, MIB(12)));
+    assert_false(node_ledger_reserve(&b, MIB(5)));
+    assert_true(node_ledger_reserve(&b, MIB(4)));
+}
+
+static void hostile_numbers(void **state)
+{
+    (void)state;
+    struct node_ledger_device d = {.total = MIB(16)};
+    struct node_ledger l = {.device = &d, .cap = MIB(8)};
+    struct node_ledger_process p = {.of = &l};
+    const uint64_t huge[] = {UINT64_MAX, UINT64_MAX - 1, UINT64_MAX - MIB(2) + 1, INT64_MAX, MIB(9)};
+    assert_true(node_ledger_reserve(&p, MIB(2)));
+    for (unsigned i = 0; i < sizeof(huge) / sizeof(huge[0]); i++) {
+        assert_false(node_ledger_reserve(&p, huge[i]));
+        assert_int_equal(l.used, MIB(2));
+    }
+    assert_true(node_ledger_reserve(&p, 0));
+    assert_false(node_ledger_release(&p, MIB(2) + 1)); /* more than it has: all it has */
+    assert_int_equal(l.used, 0);
+    assert_int_equal(d.used, 0);
+    assert_false(node_ledger_release(&p, UINT64_MAX));
+    node_ledger_set(&p, UINT64_MAX);
+    assert_int_equal(l.used, MIB(16));
+    assert_int_equal(node_ledger_free(&l), 0); /* beyond its cap, since it is there already */
+    assert_false(node_ledger_reserve(&p, 1 << 21));
+    node_ledger_set(&p, MIB(1));
+    assert_int_equal(d.used, MIB(2));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_pages_count),
+        cmocka_unit_test(cap_over_all_processes),
+        cmocka_unit_test(device_over_all_replicas),
+        cmocka_unit_test(hostile_numbers),
+    };
+    return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);
+}
