@@ -242,5 +242,123 @@ class ProgramTest(unittest.TestCase):
         self.assertGreaterEqual(right, 970)
 
 
+DRIVER = os.path.join(BUILD, "src", "simdriver")
+MODELS = ["bert", "gnmt", "resnet50", "rnnt"]
+
+
+class SimulatedTest(unittest.TestCase):
+    """On the simulated driver, without a node: as on a machine with a GPU and nothing else."""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory(prefix="fast-")
+        self.addCleanup(self.dir.cleanup)
+        self.env = dict(os.environ, LD_LIBRARY_PATH=DRIVER, FAST_SIM="v100-16gb:1",
+                        FAST_SIM_DIR=os.path.join(self.dir.name, "sim"),
+                        CUDA_MPS_PIPE_DIRECTORY=self.dir.name)
+
+    def start(self, program, *args):
+        f = Function(program, *args, env=self.env)
+        self.addCleanup(f.close)
+        return f
+
+    def run_program(self, program, *args):
+        return subprocess.run([os.path.join(BUILD, "functions", program), *args], env=self.env,
+                              capture_output=True, text=True, timeout=WAIT_S)
+
+    def infer(self, f, count=1):
+        """The JSON answers of |count| requests one after the other."""
+        c = http.client.HTTPConnection("127.0.0.1", f.port, timeout=WAIT_S)
+        rows = []
+        for _ in range(count):
+            status, text = f.post(b"", connection=c)
+            self.assertEqual(status, 200, text)
+            rows.append(json.loads(text))
+        c.close()
+        return rows
+
+    def test_self_test(self):
+        run = self.run_program("digits", "--self-test")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("simulated", run.stdout)
+        self.assertIn("digits.sim.so", run.stdout)
+
+    def test_every_answer_is_the_cpus(self):
+        f = self.start("digits")
+        c = http.client.HTTPConnection("127.0.0.1", f.port, timeout=WAIT_S)
+        for i, (digit, probability) in enumerate(cpu_answers()):
+            status, text = f.post(IMAGES[i], connection=c)
+            self.assertEqual(status, 200, text)
+            answer = json.loads(text)
+            self.assertEqual(answer["digit"], digit, f"image {i}")
+            self.assertAlmostEqual(answer["probability"], probability, delta=1e-6)
+            self.assertIn("simulated", answer["device"])
+        c.close()
+        self.assertEqual(f.stop(), 0)
+
+    def test_modules_that_do_not_fit(self):
+        folder = os.path.join(BUILD, "functions")
+        for module, text in (("/nothing", "/nothing"), (DIGITS, "cuModuleLoad"),
+                             (HELDOUT, "cuModuleLoad"),
+                             (os.path.join(folder, "spin.sim.so"), "digits_fc")):
+            run = self.run_program("digits", "--self-test", "--module", module)
+            self.assertEqual(run.returncode, 1, module)
+            self.assertIn(text, run.stderr)
+
+    def test_replay_of_every_model(self):
+        for model in MODELS:
+            f = self.start("replay", "--model", model, "--memory-scale", "0.1")
+            rows = self.infer(f, 3)
+            for row in rows:
+                self.assertEqual((row["model"], row["batch"]), (model, 1))
+                self.assertIn("simulated", row["device"])
+                self.assertGreater(row["gpu_ms"], 1)
+                self.assertGreaterEqual(row["host_ms"], 0)
+            self.assertEqual(f.stop(), 0)
+
+    def test_a_large_batch_takes_longer(self):
+        one = self.start("replay", "--model", "bert", "--memory-scale", "0")
+        many = self.start("replay", "--model", "bert", "--memory-scale", "0", "--batch", "16")
+        fast = min(row["gpu_ms"] for row in self.infer(one, 3))
+        slow = min(row["gpu_ms"] for row in self.infer(many, 3))
+        self.assertGreater(slow, 2 * fast)
+
+    def test_two_side_by_side(self):
+        """Both make progress, each correctly (replay checks that all of its blocks ran)."""
+        both = [self.start("replay", "--model", m, "--memory-scale", "0.1")
+                for m in ("resnet50", "bert")]
+        rows = [None, None]
+
+        def work(i):
+            rows[i] = self.infer(both[i], 10)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(120)
+        self.assertEqual([len(r or []) for r in rows], [10, 10])
+        self.assertEqual([f.stop() for f in both], [0, 0])
+
+    def test_a_model_that_does_not_fit(self):
+        path = os.path.join(self.dir.name, "large.model")
+        with open(os.path.join(ROOT, "models", "resnet50.model"), encoding="utf-8") as f:
+            text = re.sub(r"memory = \S+", "memory = 12GiB", f.read())
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        first = self.start("replay", "--model", path)
+        second = self.run_program("replay", "--model", path, "--listen", "127.0.0.1:0")
+        self.assertEqual(second.returncode, 1)
+        self.assertIn("CUDA_ERROR_OUT_OF_MEMORY", second.stderr)
+        self.infer(first, 1)
+
+    def test_sigterm_under_load(self):
+        f = self.start("replay", "--model", "rnnt", "--memory-scale", "0.1")
+        with f.connect() as s:
+            s.sendall(request())
+            time.sleep(0.05)
+            self.assertEqual(f.stop(), 0)
+            self.assertIn(b"200 OK", read_all(s))
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
