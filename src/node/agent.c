@@ -215,6 +215,9 @@ void node_agent_perform(struct agent_replica *r, int todo)
         todo |= respawn(r);
     if (todo & NODE_LIFE_PROBE)
         probe(r);
+    /* Written down before anybody is told of it. */
+    if ((todo & NODE_LIFE_SAVE) && node_agent_save(r, &err))
+        fast_log(ERROR, "record not written", "replica=%s error=%s", r->shared.id, err.msg);
     if (todo & NODE_LIFE_TELL)
         node_control_tell(control, r);
     if (todo & NODE_LIFE_FORGET) {
@@ -223,8 +226,6 @@ void node_agent_perform(struct agent_replica *r, int todo)
         return;
     }
     fast_timer_set(r->timer, node_life_next(&r->life));
-    if ((todo & NODE_LIFE_SAVE) && node_agent_save(r, &err))
-        fast_log(ERROR, "record not written", "replica=%s error=%s", r->shared.id, err.msg);
 }
 
 /* ---- life of the agent ---- */

@@ -192,7 +192,11 @@ int node_agent_recover(struct node_agent *agent, struct fast_err *err)
         return fast_err_set(err, FAST_EIO, "cannot read %.180s: %s", folder, strerror(errno));
     for (struct dirent *d; (d = readdir(dir));) {
         const char *dot = strrchr(d->d_name, '.');
-        if (d->d_name[0] != '.' && dot && strcmp(dot, ".bad") && strcmp(dot, ".tmp"))
+        if (d->d_name[0] == '.' || !dot || !strcmp(dot, ".bad"))
+            continue;
+        if (!strcmp(dot, ".tmp")) /* the node was killed while it wrote */
+            unlinkat(dirfd(dir), d->d_name, 0);
+        else
             load(agent, folder, d->d_name);
     }
     closedir(dir);
