@@ -10,6 +10,20 @@ import subprocess
 import sys
 
 
+def unittest_counts(text):
+    """(passed, failed, skipped) of the runs that unittest reports in |text|, None without one."""
+    runs = re.findall(r"^Ran (\d+) tests? in .*\n+(OK|FAILED)(?: \((.*)\))?", text, re.M)
+    if not runs:
+        return None
+    total = failed = skipped = 0
+    for ran, _, details in runs:
+        counts = {k: int(v) for k, v in re.findall(r"([\w ]+)=(\d+)", details)}
+        total += int(ran)
+        failed += counts.get("failures", 0) + counts.get(" errors", counts.get("errors", 0))
+        skipped += counts.get(" skipped", counts.get("skipped", 0))
+    return total - failed - skipped, failed, skipped
+
+
 def main():
     build, extra = sys.argv[1], sys.argv[2:]
     rc = subprocess.call(["meson", "test", "-C", build, "--no-rebuild", "--print-errorlogs", *extra])
@@ -27,8 +41,13 @@ def main():
                 bad += [str(wrong)] if wrong else []
                 ok += [str(int(n) - wrong - skip)]
                 skipped += skip
+            python = unittest_counts(text)
             if row["result"] == "SKIP":
                 skipped += 1
+            elif python:
+                passed, failed, skipped = (a + b for a, b in zip((passed, failed, skipped), python))
+                if row["result"] not in ("OK", "EXPECTEDFAIL") and not python[1]:
+                    failed += 1
             elif ok or bad:
                 passed += sum(map(int, ok))
                 failed += sum(map(int, bad))
