@@ -494,6 +494,15 @@ int shared_procs(struct shared *sh, int dev, struct shared_proc *ret, int max)
     return n;
 }
 
+struct sim_gpu_counters shared_counters(struct shared *sh, int dev)
+{
+    struct sim_gpu *gpu = shared_lock(sh, dev);
+    sim_gpu_advance(gpu, shared_now());
+    struct sim_gpu_counters c = sim_gpu_counters(gpu);
+    shared_unlock(sh, dev);
+    return c;
+}
+
 /* FNV-1a over the directory, the kind of device and its number, twice with other seeds. */
 void shared_uuid(const struct shared *sh, int dev, unsigned char ret[16])
 {

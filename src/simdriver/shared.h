@@ -71,6 +71,9 @@ struct shared_proc {
 /* Fills at most |max|; returns how many there are. */
 int shared_procs(struct shared *sh, int dev, struct shared_proc *ret, int max);
 
+/* The counters of the model, brought up to now. */
+struct sim_gpu_counters shared_counters(struct shared *sh, int dev);
+
 /* The 16 bytes that identify device |dev| of this directory. */
 void shared_uuid(const struct shared *sh, int dev, unsigned char ret[16]);
 /* "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" into |ret| of 48 bytes. */

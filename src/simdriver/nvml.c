@@ -1,0 +1,583 @@
+/* libnvidia-ml.so.1 for the simulated GPUs: what monitoring programs ask for, answered from the model
+ * that all processes share. Names end in "(simulated)", so that no figure passes for a GPU's. It only
+ * looks: a process that uses NVML alone is not a client of any device. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "simdriver/shared.h"
+
+#define NVML __attribute__((visibility("default"))) int
+
+enum {
+    NVML_SUCCESS = 0,
+    NVML_UNINITIALIZED = 1,
+    NVML_INVALID_ARGUMENT = 2,
+    NVML_NOT_SUPPORTED = 3,
+    NVML_NOT_FOUND = 6,
+    NVML_INSUFFICIENT_SIZE = 7,
+    NVML_DRIVER_NOT_LOADED = 9,
+    NVML_VERSION_MISMATCH = 25,
+    NVML_UNKNOWN = 999,
+};
+
+#define DRIVER_TEXT "580.00 (simulated)"
+#define NVML_TEXT "13.580.00 (simulated)"
+#define CUDA_VERSION 13000
+#define PROCS 256
+#define RATE_WINDOW FAST_MS(1000) /* over which utilization is told */
+#define RATE_SAMPLES 16
+
+struct device {
+    int index;
+    struct sim_gpu_counters history[RATE_SAMPLES]; /* newest first */
+    int samples;
+    struct shared_proc procs[PROCS]; /* as of the last question about processes */
+    int proc_count;
+    fast_ns procs_at;
+};
+
+struct sample {
+    int device;
+    struct sim_gpu_counters counters;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shared shared = {.fd = -1};
+static int users;
+static struct device devices[SHARED_DEVICES];
+
+static int leave(int rc)
+{
+    pthread_mutex_unlock(&lock);
+    return rc;
+}
+
+static int enter(void)
+{
+    pthread_mutex_lock(&lock);
+    return users ? NVML_SUCCESS : leave(NVML_UNINITIALIZED);
+}
+
+/* Enters with a device and a place for the answer. */
+static int enter_device(const struct device *d, const void *ret)
+{
+    int rc = enter();
+    if (rc)
+        return rc;
+    bool known = d >= devices && d < devices + shared.devices && d == &devices[d->index];
+    return known && ret ? NVML_SUCCESS : leave(NVML_INVALID_ARGUMENT);
+}
+
+static void remember(struct device *d, const struct sim_gpu_counters *c)
+{
+    if (d->samples && c->at - d->history[0].at < RATE_WINDOW / RATE_SAMPLES)
+        return;
+    if (d->samples < RATE_SAMPLES)
+        d->samples++;
+    memmove(d->history + 1, d->history, sizeof(*d->history) * (size_t)(d->samples - 1));
+    d->history[0] = *c;
+}
+
+static int init(void)
+{
+    struct fast_err err;
+    if (!shared.head && shared_open(&shared, &err))
+        return err.code == FAST_EIO || err.code == FAST_EBUSY ? NVML_UNKNOWN
+                                                             : NVML_DRIVER_NOT_LOADED;
+    for (int i = 0; i < shared.devices && !users; i++) {
+        struct sim_gpu_counters c = shared_counters(&shared, i);
+        devices[i].index = i;
+        devices[i].samples = 0;
+        remember(&devices[i], &c);
+        devices[i].proc_count = shared_procs(&shared, i, devices[i].procs, PROCS);
+        devices[i].procs_at = shared_now();
+    }
+    users++;
+    return NVML_SUCCESS;
+}
+
+NVML nvmlInit_v2(void)
+{
+    pthread_mutex_lock(&lock);
+    return leave(init());
+}
+
+NVML nvmlInit(void)
+{
+    return nvmlInit_v2();
+}
+
+NVML nvmlInitWithFlags(unsigned flags)
+{
+    (void)flags;
+    return nvmlInit_v2();
+}
+
+/* The mapping stays: closing its descriptors could drop the locks of a CUDA context beside us. */
+NVML nvmlShutdown(void)
+{
+    int rc = enter();
+    if (rc)
+        return rc;
+    users--;
+    return leave(NVML_SUCCESS);
+}
+
+__attribute__((visibility("default"))) const char *nvmlErrorString(int code)
+{
+    switch (code) {
+    case NVML_SUCCESS:
+        return "Success";
+    case NVML_UNINITIALIZED:
+        return "Uninitialized";
+    case NVML_INVALID_ARGUMENT:
+        return "Invalid Argument";
+    case NVML_NOT_SUPPORTED:
+        return "Not Supported";
+    case NVML_NOT_FOUND:
+        return "Not Found";
+    case NVML_INSUFFICIENT_SIZE:
+        return "Insufficient Size";
+    case NVML_DRIVER_NOT_LOADED:
+        return "Driver Not Loaded";
+    case NVML_VERSION_MISMATCH:
+        return "Argument version mismatch";
+    default:
+        return "Unknown Error";
+    }
+}
+
+/* ---- the system ---- */
+
+static int answer(char *ret, unsigned len, const char *text)
+{
+    if (!ret)
+        return NVML_INVALID_ARGUMENT;
+    if (len < strlen(text) + 1)
+        return NVML_INSUFFICIENT_SIZE;
+    memcpy(ret, text, strlen(text) + 1);
+    return NVML_SUCCESS;
+}
+
+NVML nvmlSystemGetDriverVersion(char *ret, unsigned len)
+{
+    int rc = enter();
+    return rc ? rc : leave(answer(ret, len, DRIVER_TEXT));
+}
+
+NVML nvmlSystemGetNVMLVersion(char *ret, unsigned len)
+{
+    int rc = enter();
+    return rc ? rc : leave(answer(ret, len, NVML_TEXT));
+}
+
+NVML nvmlSystemGetCudaDriverVersion(int *ret)
+{
+    if (!ret)
+        return NVML_INVALID_ARGUMENT;
+    *ret = CUDA_VERSION;
+    return NVML_SUCCESS;
+}
+
+NVML nvmlSystemGetCudaDriverVersion_v2(int *ret)
+{
+    return nvmlSystemGetCudaDriverVersion(ret);
+}
+
+NVML nvmlSystemGetProcessName(unsigned pid, char *ret, unsigned len)
+{
+    char path[64], name[256];
+    snprintf(path, sizeof(path), "/proc/%u/comm", pid);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return NVML_NOT_FOUND;
+    bool read = fgets(name, sizeof(name), f) != NULL;
+    fclose(f);
+    if (!read)
+        return NVML_NOT_FOUND;
+    name[strcspn(name, "\n")] = '\0';
+    return answer(ret, len, name);
+}
+
+/* ---- devices ---- */
+
+NVML nvmlDeviceGetCount_v2(unsigned *ret)
+{
+    int rc = enter();
+    if (rc)
+        return rc;
+    if (!ret)
+        return leave(NVML_INVALID_ARGUMENT);
+    *ret = (unsigned)shared.devices;
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetCount(unsigned *ret)
+{
+    return nvmlDeviceGetCount_v2(ret);
+}
+
+NVML nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **ret)
+{
+    int rc = enter();
+    if (rc)
+        return rc;
+    if (!ret || index >= (unsigned)shared.devices)
+        return leave(NVML_INVALID_ARGUMENT);
+    *ret = &devices[index];
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetHandleByIndex(unsigned index, struct device **ret)
+{
+    return nvmlDeviceGetHandleByIndex_v2(index, ret);
+}
+
+NVML nvmlDeviceGetHandleByUUID(const char *uuid, struct device **ret)
+{
+    char text[48];
+    int rc = enter();
+    if (rc)
+        return rc;
+    if (!ret || !uuid)
+        return leave(NVML_INVALID_ARGUMENT);
+    for (int i = 0; i < shared.devices; i++) {
+        shared_uuid_text(&shared, i, text);
+        if (strcmp(text, uuid))
+            continue;
+        *ret = &devices[i];
+        return leave(NVML_SUCCESS);
+    }
+    return leave(NVML_NOT_FOUND);
+}
+
+NVML nvmlDeviceGetIndex(struct device *d, unsigned *ret)
+{
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    *ret = (unsigned)d->index;
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetName(struct device *d, char *ret, unsigned len)
+{
+    int rc = enter_device(d, ret);
+    return rc ? rc : leave(answer(ret, len, shared_conf(&shared, d->index)->name));
+}
+
+NVML nvmlDeviceGetUUID(struct device *d, char *ret, unsigned len)
+{
+    char text[48];
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    shared_uuid_text(&shared, d->index, text);
+    return leave(answer(ret, len, text));
+}
+
+NVML nvmlDeviceGetMinorNumber(struct device *d, unsigned *ret)
+{
+    return nvmlDeviceGetIndex(d, ret);
+}
+
+NVML nvmlDeviceGetCudaComputeCapability(struct device *d, int *major, int *minor)
+{
+    int rc = enter_device(d, major && minor ? major : NULL);
+    if (rc)
+        return rc;
+    *major = shared_conf(&shared, d->index)->cc_major;
+    *minor = shared_conf(&shared, d->index)->cc_minor;
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetComputeMode(struct device *d, int *ret)
+{
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    *ret = 0; /* NVML_COMPUTEMODE_DEFAULT */
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetMigMode(struct device *d, unsigned *current, unsigned *pending)
+{
+    int rc = enter_device(d, current);
+    if (rc)
+        return rc;
+    (void)pending;
+    return leave(NVML_NOT_SUPPORTED);
+}
+
+/* ---- memory ---- */
+
+struct memory {
+    unsigned long long total, free, used;
+};
+
+struct memory_v2 {
+    unsigned version;
+    unsigned long long total, reserved, free, used;
+};
+
+static void read_memory(int device, struct memory *ret)
+{
+    shared_reap(&shared);
+    ret->total = shared_total(&shared, device);
+    ret->used = shared_used(&shared, device);
+    ret->free = ret->used < ret->total ? ret->total - ret->used : 0;
+}
+
+NVML nvmlDeviceGetMemoryInfo(struct device *d, struct memory *ret)
+{
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    read_memory(d->index, ret);
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetMemoryInfo_v2(struct device *d, struct memory_v2 *ret)
+{
+    struct memory m;
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    if (ret->version != (sizeof(*ret) | 2u << 24))
+        return leave(NVML_VERSION_MISMATCH);
+    read_memory(d->index, &m);
+    ret->total = m.total;
+    ret->reserved = 0;
+    ret->free = m.free;
+    ret->used = m.used;
+    return leave(NVML_SUCCESS);
+}
+
+/* ---- utilization ---- */
+
+struct utilization {
+    unsigned gpu, memory;
+};
+
+static unsigned percent(fast_ns part, fast_ns whole)
+{
+    if (whole <= 0 || part <= 0)
+        return 0;
+    return part >= whole ? 100 : (unsigned)((part * 100 + whole / 2) / whole);
+}
+
+NVML nvmlDeviceGetUtilizationRates(struct device *d, struct utilization *ret)
+{
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    struct sim_gpu_counters now = shared_counters(&shared, d->index);
+    /* Since the oldest sample in the window, or the newest one if all are older. */
+    int i = 0;
+    while (i + 1 < d->samples && now.at - d->history[i + 1].at <= RATE_WINDOW)
+        i++;
+    const struct sim_gpu_counters *then = &d->history[i];
+    ret->gpu = percent(now.busy_ns - then->busy_ns, now.at - then->at);
+    ret->memory = percent(now.dram_ns - then->dram_ns, now.at - then->at);
+    remember(d, &now);
+    return leave(NVML_SUCCESS);
+}
+
+/* ---- processes ---- */
+
+struct process {
+    unsigned pid;
+    unsigned long long bytes;
+    unsigned gpu_instance, compute_instance;
+};
+
+NVML nvmlDeviceGetComputeRunningProcesses_v3(struct device *d, unsigned *count,
+                                             struct process *ret)
+{
+    struct shared_proc procs[PROCS];
+    int rc = enter_device(d, count);
+    if (rc)
+        return rc;
+    shared_reap(&shared);
+    unsigned n = (unsigned)shared_procs(&shared, d->index, procs, PROCS), room = *count;
+    *count = n;
+    if (n > room || (n && !ret))
+        return leave(NVML_INSUFFICIENT_SIZE);
+    for (unsigned i = 0; i < n; i++)
+        ret[i] = (struct process){(unsigned)procs[i].pid, procs[i].bytes, ~0u, ~0u};
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlDeviceGetComputeRunningProcesses_v2(struct device *d, unsigned *count,
+                                             struct process *ret)
+{
+    return nvmlDeviceGetComputeRunningProcesses_v3(d, count, ret);
+}
+
+NVML nvmlDeviceGetGraphicsRunningProcesses_v3(struct device *d, unsigned *count,
+                                              struct process *ret)
+{
+    int rc = enter_device(d, count);
+    if (rc)
+        return rc;
+    (void)ret;
+    *count = 0;
+    return leave(NVML_SUCCESS);
+}
+
+struct process_sample {
+    unsigned pid;
+    unsigned long long at_us;
+    unsigned sm, memory, encoder, decoder;
+};
+
+static fast_ns busy_before(const struct device *d, int pid)
+{
+    for (int i = 0; i < d->proc_count; i++)
+        if (d->procs[i].pid == pid)
+            return d->procs[i].busy_ns;
+    return 0;
+}
+
+/* The share of the time since the last question in which a process had a kernel running; only
+ * processes that had one. */
+NVML nvmlDeviceGetProcessUtilization(struct device *d, struct process_sample *ret, unsigned *count,
+                                     unsigned long long since_us)
+{
+    struct shared_proc procs[PROCS];
+    struct timespec wall;
+    int rc = enter_device(d, count);
+    if (rc)
+        return rc;
+    (void)since_us;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    int n = shared_procs(&shared, d->index, procs, PROCS);
+    n = n < PROCS ? n : PROCS;
+    if (!ret || *count < (unsigned)n) {
+        *count = (unsigned)n;
+        return leave(n ? NVML_INSUFFICIENT_SIZE : NVML_NOT_FOUND);
+    }
+    fast_ns now = shared_now();
+    unsigned used = 0;
+    for (int i = 0; i < n; i++) {
+        unsigned sm = percent(procs[i].busy_ns - busy_before(d, procs[i].pid), now - d->procs_at);
+        if (sm)
+            ret[used++] = (struct process_sample){
+                .pid = (unsigned)procs[i].pid,
+                .at_us = (unsigned long long)wall.tv_sec * 1000000 +
+                         (unsigned long long)wall.tv_nsec / 1000,
+                .sm = sm};
+    }
+    memcpy(d->procs, procs, sizeof(procs));
+    d->proc_count = n;
+    d->procs_at = now;
+    *count = used;
+    return leave(used ? NVML_SUCCESS : NVML_NOT_FOUND);
+}
+
+/* ---- GPM: exact values between two samples ---- */
+
+struct gpm_support {
+    unsigned version, supported;
+};
+
+struct gpm_metric {
+    unsigned id;
+    int result;
+    double value;
+    struct {
+        const char *short_name, *long_name, *unit;
+    } info;
+};
+
+struct gpm_get {
+    unsigned version, count;
+    struct sample *before, *after;
+    struct gpm_metric metric[];
+};
+
+NVML nvmlGpmQueryDeviceSupport(struct device *d, struct gpm_support *ret)
+{
+    int rc = enter_device(d, ret);
+    if (rc)
+        return rc;
+    ret->supported = 1;
+    return leave(NVML_SUCCESS);
+}
+
+NVML nvmlGpmSampleAlloc(struct sample **ret)
+{
+    if (!ret)
+        return NVML_INVALID_ARGUMENT;
+    *ret = calloc(1, sizeof(**ret));
+    if (!*ret)
+        return NVML_UNKNOWN;
+    (*ret)->device = -1;
+    return NVML_SUCCESS;
+}
+
+NVML nvmlGpmSampleFree(struct sample *s)
+{
+    free(s);
+    return s ? NVML_SUCCESS : NVML_INVALID_ARGUMENT;
+}
+
+NVML nvmlGpmSampleGet(struct device *d, struct sample *s)
+{
+    int rc = enter_device(d, s);
+    if (rc)
+        return rc;
+    s->device = d->index;
+    s->counters = shared_counters(&shared, d->index);
+    return leave(NVML_SUCCESS);
+}
+
+static void gpm_metric(struct gpm_metric *m, const struct sim_gpu_counters *a,
+                       const struct sim_gpu_counters *b, int sms)
+{
+    double span = (double)(b->at - a->at), part = 0;
+    m->result = NVML_SUCCESS;
+    m->info.unit = "%";
+    switch (m->id) {
+    case 1:
+        m->info.short_name = m->info.long_name = "graphics_util";
+        part = (double)(b->busy_ns - a->busy_ns);
+        break;
+    case 2:
+        m->info.short_name = m->info.long_name = "sm_util";
+        part = (double)(b->sm_ns - a->sm_ns) / sms;
+        break;
+    case 3:
+        m->info.short_name = m->info.long_name = "sm_occupancy";
+        part = (double)(b->warp_ns - a->warp_ns) / sms;
+        break;
+    case 10:
+        m->info.short_name = m->info.long_name = "dram_bw_util";
+        part = (double)(b->dram_ns - a->dram_ns);
+        break;
+    default:
+        m->result = NVML_NOT_SUPPORTED;
+    }
+    m->value = part * 100 / span;
+}
+
+NVML nvmlGpmMetricsGet(struct gpm_get *get)
+{
+    int rc = enter();
+    if (rc)
+        return rc;
+    if (!get || !get->before || !get->after || get->before->device != get->after->device ||
+        get->before->device < 0)
+        return leave(NVML_INVALID_ARGUMENT);
+    if (get->version != 1)
+        return leave(NVML_VERSION_MISMATCH);
+    if (get->after->counters.at <= get->before->counters.at)
+        return leave(NVML_INVALID_ARGUMENT);
+    int sms = shared_conf(&shared, get->before->device)->sms;
+    for (unsigned i = 0; i < get->count; i++)
+        gpm_metric(&get->metric[i], &get->before->counters, &get->after->counters, sms);
+    return leave(NVML_SUCCESS);
+}
