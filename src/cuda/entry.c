@@ -25,9 +25,9 @@ int fast_entry_find(const char *symbol)
     return row ? (int)(row - fast_entry_hooked) : -1;
 }
 
-enum fast_entry_class fast_entry_base_class(const char *base)
+int fast_entry_base_find(const char *base)
 {
     const struct fast_entry_base *row = bsearch(base, fast_entry_bases, fast_entry_base_count,
                                                 sizeof(*row), cmp_base);
-    return row ? row->cls : FAST_CLASS_pass;
+    return row ? (int)(row - fast_entry_bases) : -1;
 }

@@ -53,7 +53,7 @@ extern const size_t fast_entry_fn_count;
 /* Index of |symbol| in fast_entry_hooked, -1 if it has no wrapper. */
 int fast_entry_find(const char *symbol);
 
-/* Class of the base name, FAST_CLASS_pass if no version of it is wrapped. */
-enum fast_entry_class fast_entry_base_class(const char *base);
+/* Index of |base| in fast_entry_bases, -1 if no version of it is wrapped. */
+int fast_entry_base_find(const char *base);
 
 #endif
