@@ -1,0 +1,232 @@
+#include "hook/gate.h"
+
+#include <string.h>
+
+/* How long the GPU was busy with our work, and what a launch costs.
+ *
+ * Busy time is the length of busy intervals on the host's clock: one begins when work is admitted
+ * while nothing is in flight, and ends when nothing is in flight again. A launch reads no clock; the
+ * end is seen by a thread that just synchronized or by the hook thread.
+ *
+ * Costs are learned from intervals whose end was seen at a synchronization, and from the progress of
+ * long intervals. They only bound the work in flight: nobody is charged by them. */
+
+/* Before anything is learned: rather too long, or a queue of long kernels would be submitted before
+ * the first of them has told its length. */
+#define FIRST_KERNEL_NS 250000
+#define FIRST_SAMPLE_NS FAST_US(300)
+#define SAMPLE_NS FAST_MS(5) /* long intervals are sampled this often */
+#define LATE_NS FAST_US(300) /* a look that comes later than this after the one before is imprecise */
+
+struct sum {
+    uint32_t pending, done, streams;
+};
+
+/* Unmarked work behind the last marker of a stream whose threads are elsewhere: nobody can enqueue a
+ * marker for it now. It is taken for complete after twice its estimated time. */
+static void judge_tail(struct fast_ctx *c, struct fast_stream *s, uint32_t pending, fast_ns now)
+{
+    uint32_t left = atomic_load(&s->left), marked = atomic_load(&s->marked);
+    bool tail = left != marked && atomic_load(&s->entered) == left && pending <= left - marked;
+    int64_t since = atomic_load(&s->tail_ns);
+    if (!tail || !since) {
+        atomic_store(&s->tail_ns, tail ? now : 0);
+        return;
+    }
+    (void)c;
+    if (now - since > FAST_US(200) + 2 * FAST_US(pending))
+        fast_stream_synced(s, left);
+}
+
+static struct sum add_up(uint32_t gpu, bool tails, fast_ns now)
+{
+    struct sum sum = {0};
+    for (int i = 0; i < FAST_HOOK_CTXS; i++) {
+        struct fast_ctx *c = &fast_hook.ctxs[i];
+        if (!atomic_load(&c->ready) || c->gpu != (int)gpu)
+            continue;
+        uint32_t high = atomic_load(&c->high);
+        for (uint32_t k = 0; k < high; k++) {
+            struct fast_stream *s = &c->streams[k];
+            uint32_t pending = fast_stream_pending(c, s);
+            if (pending && tails)
+                judge_tail(c, s, pending, now);
+            sum.pending += pending;
+            sum.done += atomic_load(&s->left) - pending;
+            sum.streams += pending != 0;
+        }
+    }
+    return sum;
+}
+
+uint32_t fast_gpu_pending(uint32_t gpu)
+{
+    return add_up(gpu, false, 0).pending;
+}
+
+static uint64_t launches_of(uint32_t gpu)
+{
+    struct fast_session *session = atomic_load(&fast_hook.session);
+    return session ? atomic_load(&session->counters->gpu[gpu].launches) : 0;
+}
+
+static void sample_start(uint32_t gpu, fast_ns now, uint32_t done)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    atomic_store(&g->sample_ns, now);
+    atomic_store(&g->sample_done, done);
+    atomic_store(&g->sample_launches, launches_of(gpu));
+    atomic_store(&g->graphs, 0);
+    atomic_store(&g->graph, 0);
+    atomic_store(&g->graph_mixed, 0);
+    atomic_store(&g->copies_us, 0);
+}
+
+void fast_gpu_begin(uint32_t gpu)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    if (atomic_exchange(&g->active, 1))
+        return;
+    fast_ns now = fast_hook_now();
+    atomic_store(&g->busy_since, now);
+    atomic_store(&g->seen_ns, now);
+    sample_start(gpu, now, 0);
+    fast_hook_kick();
+}
+
+/* ---- costs ---- */
+
+static uint32_t blend(uint32_t old, int64_t sample, int64_t max)
+{
+    sample = sample < 1 ? 1 : sample > max ? max : sample;
+    return old ? (uint32_t)(((int64_t)old * 3 + sample) / 4) : (uint32_t)sample;
+}
+
+static struct fast_graph_cost *graph_place(uint64_t exec)
+{
+    return &fast_hook.graphs[(exec >> 4 ^ exec >> 12) % FAST_HOOK_GRAPHS];
+}
+
+uint32_t fast_kernel_cost(uint32_t gpu)
+{
+    uint32_t ns = atomic_load_explicit(&fast_hook.gpus[gpu].unit_ns, memory_order_relaxed);
+    ns = ns ? ns : FIRST_KERNEL_NS;
+    return ns < 1000 ? 1 : ns / 1000;
+}
+
+/* An unknown graph is taken for as long as 50 kernels. */
+uint32_t fast_graph_cost(uint64_t exec, uint32_t gpu)
+{
+    struct fast_graph_cost *p = graph_place(exec);
+    uint32_t us = atomic_load(&p->us);
+    return atomic_load(&p->exec) == exec && us ? us : 50 * fast_kernel_cost(gpu);
+}
+
+static void learn_graph(uint64_t exec, int64_t us)
+{
+    struct fast_graph_cost *p = graph_place(exec);
+    uint32_t old = atomic_load(&p->exec) == exec ? atomic_load(&p->us) : 0;
+    atomic_store(&p->us, blend(old, us, 60000000));
+    atomic_store(&p->exec, exec);
+}
+
+/* A whole interval of |len|: what is not explained by copies and graphs was kernels. */
+static void learn_interval(uint32_t gpu, fast_ns len)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    int64_t graphs = atomic_load(&g->graphs);
+    uint64_t exec = atomic_load(&g->graph);
+    int64_t kernels = (int64_t)(launches_of(gpu) - atomic_load(&g->sample_launches)) - graphs;
+    fast_ns rest = len - FAST_US(atomic_load(&g->copies_us));
+    if (rest <= 0)
+        return;
+    if (graphs && kernels <= 0 && !atomic_load(&g->graph_mixed)) {
+        learn_graph(exec, rest / graphs / 1000);
+        return;
+    }
+    if (graphs)
+        rest -= FAST_US((int64_t)fast_graph_cost(exec, gpu) * graphs);
+    if (kernels > 0 && rest > 0)
+        atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), rest / kernels, FAST_S(4)));
+}
+
+/* A part of a long interval: only the progress is known, in units. */
+static void learn_progress(uint32_t gpu, fast_ns len, uint32_t done)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    uint32_t units = done - atomic_load(&g->sample_done);
+    if (units == 0 || units > 100000000 || atomic_load(&g->graphs) || atomic_load(&g->copies_us))
+        return;
+    int64_t sample = len * fast_kernel_cost(gpu) / units;
+    atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), sample, FAST_S(4)));
+}
+
+/* ---- intervals ---- */
+
+static void publish(uint32_t gpu, const struct sum *sum)
+{
+    struct fast_session *session = atomic_load(&fast_hook.session);
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    atomic_store(&g->streams, sum->streams ? sum->streams : 1);
+    if (!session)
+        return;
+    uint32_t cost = fast_kernel_cost(gpu);
+    int64_t window = atomic_load(&session->limits->inflight_ns) / (1000 * (int64_t)cost);
+    atomic_store(&session->counters->gpu[gpu].in_flight, (sum->pending + cost - 1) / cost);
+    atomic_store(&session->counters->gpu[gpu].window, window < 1 ? 1 : (uint32_t)window);
+}
+
+static void close_interval(uint32_t gpu, fast_ns since, fast_ns now, bool at_sync)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    struct fast_session *session = atomic_load(&fast_hook.session);
+    fast_ns seen = atomic_load(&g->seen_ns);
+    fast_ns end = at_sync || now - seen < LATE_NS ? now : seen + (now - seen) / 2;
+    fast_ns len = end > since ? end - since : 0;
+    if (at_sync && atomic_load(&g->sample_ns) == since)
+        learn_interval(gpu, len);
+    atomic_fetch_add(&g->busy_ns, len);
+    atomic_store(&g->idle_since, now);
+    if (session)
+        atomic_fetch_add(&session->counters->gpu[gpu].busy_ns, len);
+}
+
+static bool settle(uint32_t gpu, bool at_sync, bool tails)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    fast_ns now = fast_hook_now(), since = atomic_load(&g->busy_since);
+    struct sum sum = add_up(gpu, tails, now);
+    publish(gpu, &sum);
+    if (sum.pending) {
+        atomic_store(&g->seen_ns, now);
+        fast_ns start = atomic_load(&g->sample_ns);
+        if (start == since && atomic_load(&g->sample_done) == 0)
+            atomic_store(&g->sample_done, sum.done); /* the first look */
+        if (now - start > (atomic_load(&g->unit_ns) ? SAMPLE_NS : FIRST_SAMPLE_NS)) {
+            learn_progress(gpu, now - start, sum.done);
+            sample_start(gpu, now, sum.done);
+        }
+        return false;
+    }
+    atomic_store(&g->active, 0);
+    if (add_up(gpu, false, now).pending) {
+        /* Somebody came in between; if it did not begin a new interval, the old one goes on. */
+        if (!atomic_exchange(&g->active, 1))
+            atomic_store(&g->busy_since, since);
+        return false;
+    }
+    close_interval(gpu, since, now, at_sync);
+    return true;
+}
+
+bool fast_gpu_settle(uint32_t gpu, bool at_sync, bool tails)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    if (!atomic_load(&g->active))
+        return true;
+    if (atomic_exchange(&g->settling, 1))
+        return false;
+    bool idle = settle(gpu, at_sync, tails);
+    atomic_store(&g->settling, 0);
+    return idle;
+}

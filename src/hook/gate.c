@@ -1,0 +1,320 @@
+#include "hook/gate.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Admission of work: a token of the node, and a bound on the work in flight.
+ *
+ * A thread first adds its work to |entered| and then looks at the token; the hook thread first sees
+ * that the token is gone and then looks at |entered| (all sequentially consistent). So either the
+ * thread sees that the token is gone, or the hook thread sees its work and waits for it. */
+
+#define COPY_BYTES_PER_US 8000    /* about a PCIe 3 x16 link; only bounds the work in flight */
+#define BOUND_WAIT_NS FAST_S(2)   /* no marker came back for so long: let the launch through */
+#define TOKEN_WAIT_NS FAST_MS(50) /* looks whether the node is still there this often */
+
+static void sleep_for(fast_ns ns)
+{
+    struct timespec ts = {.tv_sec = ns / FAST_S(1), .tv_nsec = ns % FAST_S(1)};
+    nanosleep(&ts, NULL);
+}
+
+bool fast_gate_is_pdl(const CUlaunchConfig *config)
+{
+    for (unsigned i = 0; config && i < config->numAttrs; i++)
+        if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION &&
+            config->attrs[i].value.programmaticStreamSerializationAllowed)
+            return true;
+    return false;
+}
+
+uint64_t fast_gate_sum(const size_t *sizes, size_t count)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; sizes && i < count; i++)
+        sum += sizes[i];
+    return sum;
+}
+
+/* While any stream of the process captures, ask for this one: capture spreads through events. */
+static bool capturing(CUstream stream, bool per_thread)
+{
+    if (!atomic_load_explicit(&fast_hook.captures, memory_order_relaxed))
+        return false;
+    const struct fast_driver *d = &fast_hook.driver;
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    if (!d->stream_is_capturing[0])
+        return true;
+    CUresult r = d->stream_is_capturing[per_thread && d->stream_is_capturing[1]](stream, &status);
+    return r != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* ---- tokens ---- */
+
+/* Somebody looks at a token that is new to us. */
+static void adopt(struct fast_gpu *g, uint64_t token)
+{
+    if (atomic_exchange(&g->held, token) == token)
+        return;
+    atomic_store(&g->want_sent, 0);
+    atomic_store(&g->idle_since, fast_hook_now());
+    fast_hook_kick();
+}
+
+/* True when work may be submitted now. */
+static inline bool have_token(const struct fast_limits_page *limits, struct fast_gpu *g,
+                              uint32_t gpu)
+{
+    uint64_t token = atomic_load(&limits->gpu[gpu].token);
+    if (token && token == atomic_load_explicit(&g->held, memory_order_relaxed) &&
+        token != atomic_load(&g->spent))
+        return true;
+    if (!atomic_load(&limits->gated))
+        return true;
+    if (!token || token == atomic_load(&g->spent))
+        return false;
+    adopt(g, token);
+    return true;
+}
+
+/* Waits a while for a change of the token word. */
+static void wait_token(struct fast_session *session, uint32_t gpu)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    const struct fast_grant *grant = &session->limits->gpu[gpu];
+    fast_ns start = fast_hook_now();
+    struct timespec ts = {.tv_nsec = TOKEN_WAIT_NS};
+    atomic_fetch_add(&g->waiters, 1);
+    uint32_t seen = atomic_load(&grant->wake);
+    if (!have_token(session->limits, g, gpu)) {
+        /* While an old token is not given back yet, the hook thread asks for the new one with it. */
+        if (!atomic_load(&g->held) && !atomic_exchange(&g->want_sent, 1) && !fast_link_want(gpu))
+            atomic_store(&g->want_sent, 0);
+        fast_hook_kick();
+        syscall(SYS_futex, &grant->wake, FUTEX_WAIT, seen, &ts, NULL, 0);
+    }
+    atomic_fetch_sub(&g->waiters, 1);
+    atomic_fetch_add(&session->counters->gpu[gpu].wait_ns, fast_hook_now() - start);
+}
+
+/* ---- the bound on work in flight ---- */
+
+static bool in_bound(const struct fast_limits_page *limits, struct fast_gpu *g, uint32_t units,
+                     uint32_t cost)
+{
+    int64_t streams = atomic_load_explicit(&g->streams, memory_order_relaxed);
+    int64_t bound = atomic_load_explicit(&limits->inflight_ns, memory_order_relaxed);
+    return units <= cost || FAST_US(units) * (streams ? streams : 1) <= bound;
+}
+
+/* True when the stream has room for the work, which is in |entered| already. */
+static bool has_room(struct fast_session *session, struct fast_gate_op *op)
+{
+    struct fast_stream *s = op->stream;
+    struct fast_gpu *g = &fast_hook.gpus[op->ctx->gpu];
+    uint32_t units = atomic_load_explicit(&s->entered, memory_order_relaxed) -
+                     atomic_load_explicit(&s->synced, memory_order_relaxed);
+    if (in_bound(session->limits, g, units, op->cost))
+        return true;
+    uint32_t done = fast_stream_done(op->ctx, s);
+    fast_stream_synced(s, done);
+    return in_bound(session->limits, g, atomic_load(&s->entered) - done, op->cost);
+}
+
+/* Room comes back with the markers; nothing tells when. A look may show that the work is shorter
+ * than was thought. */
+static void wait_room(struct fast_gate_op *op)
+{
+    fast_stream_mark(op->ctx, op->stream, op->handle, op->per_thread);
+    sleep_for(FAST_US(20));
+    fast_gpu_settle((uint32_t)op->ctx->gpu, false, false);
+}
+
+/* ---- enter and leave ---- */
+
+/* Without a node: open passes, closed waits until there is one. */
+static struct fast_session *find_session(void)
+{
+    struct fast_session *session;
+    while (!(session = atomic_load_explicit(&fast_hook.session, memory_order_acquire)) &&
+           atomic_load(&fast_hook.mode) == FAST_MODE_CLOSED)
+        sleep_for(FAST_MS(10));
+    return session;
+}
+
+static bool waited_long(fast_ns since)
+{
+    return since && fast_hook_now() - since > BOUND_WAIT_NS;
+}
+
+/* False: the node went away meanwhile. */
+static bool admit(struct fast_session *session, struct fast_gate_op *op)
+{
+    uint32_t gpu = (uint32_t)op->ctx->gpu;
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    fast_ns room_since = 0;
+    for (;;) {
+        atomic_fetch_add(&op->stream->entered, op->cost);
+        bool token = have_token(session->limits, g, gpu);
+        if (token && (has_room(session, op) || waited_long(room_since)))
+            break;
+        atomic_fetch_sub(&op->stream->entered, op->cost);
+        if (token) {
+            room_since = room_since ? room_since : fast_hook_now();
+            wait_room(op);
+        } else {
+            fast_gate_flush();
+            wait_token(session, gpu);
+        }
+        if (atomic_load(&fast_hook.session) != session)
+            return false;
+    }
+    if (!atomic_load_explicit(&g->active, memory_order_relaxed))
+        fast_gpu_begin(gpu);
+    return true;
+}
+
+static void fill_cost(struct fast_gate_op *op, uint32_t gpu)
+{
+    uint64_t us = op->arg / COPY_BYTES_PER_US;
+    if (op->kind == FAST_GATE_KERNEL) {
+        op->cost = fast_kernel_cost(gpu);
+        op->pdl = op->arg != 0;
+    } else if (op->kind == FAST_GATE_GRAPH) {
+        op->cost = fast_graph_cost(op->arg, gpu);
+    } else {
+        op->cost = us > 1000000 ? 1000 : (uint32_t)us + 1;
+    }
+}
+
+bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream stream,
+                     bool per_thread, uint64_t arg)
+{
+    struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
+    bool counted = kind <= FAST_GATE_GRAPH || arg >= FAST_GATE_COPY_MIN;
+    if (!session && atomic_load(&fast_hook.mode) != FAST_MODE_CLOSED)
+        return false;
+    if (!counted && (kind != FAST_GATE_COPY_DONE || !session))
+        return false;
+    struct fast_ctx *ctx = fast_ctx_current();
+    if (!ctx || capturing(stream, per_thread))
+        return false;
+    *op = (struct fast_gate_op){.ctx = ctx, .handle = stream, .kind = (uint8_t)kind, .arg = arg,
+                                .per_thread = per_thread, .counted = counted};
+    op->stream = fast_stream_find(ctx, stream, per_thread);
+    op->left = atomic_load_explicit(&op->stream->left, memory_order_relaxed);
+    if (!counted) {
+        fast_gate_flush();
+        return true;
+    }
+    fill_cost(op, (uint32_t)ctx->gpu);
+    for (;;) {
+        session = find_session();
+        if (!session || (uint32_t)ctx->gpu >= session->gpus)
+            return false;
+        if (admit(session, op))
+            return true;
+    }
+}
+
+/* Remembers that this thread owes the stream a marker. A thread that works in many streams at once
+ * pays for one earlier. */
+static void owe_marker(const struct fast_gate_op *op)
+{
+    struct fast_thread *t = &fast_thread;
+    size_t n = sizeof(t->dirty) / sizeof(t->dirty[0]), at = n;
+    for (size_t i = 0; i < n; i++) {
+        if (t->dirty[i].stream == op->stream)
+            return;
+        if (!t->dirty[i].stream && at == n)
+            at = i;
+    }
+    if (at == n) {
+        at = 0;
+        fast_stream_mark(op->ctx, t->dirty[0].stream, t->dirty[0].handle, t->dirty[0].per_thread);
+    }
+    t->dirty[at].stream = op->stream;
+    t->dirty[at].handle = op->handle;
+    t->dirty[at].per_thread = op->per_thread;
+}
+
+void fast_gate_flush(void)
+{
+    struct fast_thread *t = &fast_thread;
+    for (size_t i = 0; i < sizeof(t->dirty) / sizeof(t->dirty[0]); i++) {
+        if (!t->dirty[i].stream)
+            continue;
+        if (t->ctx && !capturing(t->dirty[i].handle, t->dirty[i].per_thread))
+            fast_stream_mark(t->ctx, t->dirty[i].stream, t->dirty[i].handle,
+                             t->dirty[i].per_thread);
+        t->dirty[i].stream = NULL;
+    }
+}
+
+void fast_gate_look(void)
+{
+    struct fast_thread *t = &fast_thread;
+    if (t->ctx && atomic_load(&fast_hook.session))
+        fast_gpu_settle((uint32_t)t->ctx->gpu, true, false);
+}
+
+static void count(const struct fast_gate_op *op)
+{
+    struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
+    struct fast_gpu *g = &fast_hook.gpus[op->ctx->gpu];
+    if (!session)
+        return;
+    struct fast_counters *c = &session->counters->gpu[op->ctx->gpu];
+    if (op->kind > FAST_GATE_GRAPH) {
+        atomic_fetch_add_explicit(&c->copies, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&g->copies_us, op->cost, memory_order_relaxed);
+        return;
+    }
+    atomic_fetch_add_explicit(&c->launches, 1, memory_order_relaxed);
+    if (op->kind == FAST_GATE_GRAPH) {
+        uint64_t was = atomic_exchange(&g->graph, op->arg);
+        atomic_fetch_add(&g->graphs, 1);
+        if (was && was != op->arg)
+            atomic_store(&g->graph_mixed, 1);
+    }
+}
+
+/* After these nothing in the context ever completes. */
+static bool is_sticky(CUresult r)
+{
+    return (r >= CUDA_ERROR_ILLEGAL_ADDRESS && r <= CUDA_ERROR_LAUNCH_FAILED &&
+            r != CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES && r != CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE &&
+            (r < 704 || r > 708) && r != CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED &&
+            r != CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED) ||
+           r == CUDA_ERROR_MPS_CLIENT_TERMINATED || r == CUDA_ERROR_DEINITIALIZED;
+}
+
+void fast_gate_leave(struct fast_gate_op *op, CUresult result)
+{
+    struct fast_stream *s = op->stream;
+    if (is_sticky(result))
+        atomic_store(&op->ctx->broken, 1);
+    uint32_t left = op->left;
+    if (op->counted) {
+        if (result == CUDA_SUCCESS)
+            count(op);
+        left = atomic_fetch_add(&s->left, op->cost) + op->cost;
+        struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
+        int64_t bound = session ? atomic_load(&session->limits->inflight_ns) : FAST_MS(1);
+        uint32_t unmarked = left - atomic_load_explicit(&s->marked, memory_order_relaxed);
+        /* Between overlapping launches a marker would part them, so it comes as late as possible. */
+        if (FAST_US(unmarked) * (op->pdl ? 1 : 2) >= bound)
+            fast_stream_mark(op->ctx, s, op->handle, op->per_thread);
+        else
+            owe_marker(op);
+    }
+    if (op->kind == FAST_GATE_COPY_DONE && result == CUDA_SUCCESS) {
+        /* What other threads have submitted meanwhile may still run. */
+        fast_stream_synced(s, left == op->left + op->cost ? left : op->left);
+        fast_gate_look();
+    }
+}

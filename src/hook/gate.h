@@ -1,0 +1,85 @@
+#ifndef FAST_HOOK_GATE_H
+#define FAST_HOOK_GATE_H
+
+/* Admission of work. The generated wrappers bracket the driver's function with enter and leave. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cuda/abi.h"
+#include "hook/hook.h"
+
+/* Smaller copies and memsets are not gated: they are shorter than a round trip. */
+#define FAST_GATE_COPY_MIN FAST_KIB(64)
+
+enum fast_gate_kind {
+    FAST_GATE_KERNEL,
+    FAST_GATE_GRAPH,
+    FAST_GATE_COPY,
+    FAST_GATE_COPY_DONE, /* complete when the call returns: the host waits for it */
+};
+
+struct fast_gate_op {
+    struct fast_ctx *ctx;
+    struct fast_stream *stream;
+    CUstream handle;
+    uint64_t arg;
+    uint32_t cost;
+    uint32_t left; /* of the stream, before the call */
+    uint8_t kind;
+    bool per_thread;
+    bool pdl;
+    bool counted; /* false: only a sync point */
+};
+
+/* Waits until the work may be submitted. False: it is none of our business (no node, a capturing
+ * stream, a small copy), and leave must not be called. |arg|: of a kernel whether it may overlap
+ * with the launch before it, of a graph the executable graph, of a copy the bytes. */
+bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream stream,
+                     bool per_thread, uint64_t arg);
+void fast_gate_leave(struct fast_gate_op *op, CUresult result);
+
+/* True when the launch carries the attribute for programmatic dependent launch. */
+bool fast_gate_is_pdl(const CUlaunchConfig *config);
+uint64_t fast_gate_sum(const size_t *sizes, size_t count);
+
+/* Before a call that waits for the device, or asks: what this thread has submitted gets its
+ * marker, so that its end is seen while the thread waits. */
+void fast_gate_flush(void);
+/* After it: looks what is complete. */
+void fast_gate_look(void);
+
+/* ---- stream.c ---- */
+
+/* The current context of this thread; NULL: there is none, or it cannot be watched now. */
+struct fast_ctx *fast_ctx_current(void);
+/* The context |ctx| is about to end, or its work is about to be thrown away. */
+void fast_ctx_forget(CUcontext ctx);
+void fast_ctx_forget_gpu(int gpu);
+struct fast_stream *fast_stream_find(struct fast_ctx *ctx, CUstream handle, bool per_thread);
+/* The stream is about to be destroyed. */
+void fast_stream_end(struct fast_ctx *ctx, CUstream handle);
+/* Enqueues a marker behind everything that was submitted to the stream. */
+void fast_stream_mark(struct fast_ctx *ctx, struct fast_stream *stream, CUstream handle,
+                      bool per_thread);
+/* How much of |left| is known to be complete. */
+uint32_t fast_stream_done(struct fast_ctx *ctx, struct fast_stream *stream);
+/* Units of the stream that are not known to be complete, admitted work included. */
+uint32_t fast_stream_pending(struct fast_ctx *ctx, struct fast_stream *stream);
+void fast_stream_synced(struct fast_stream *stream, uint32_t left);
+
+/* ---- account.c ---- */
+
+/* Units of the GPU that are not known to be complete, admitted work included. */
+uint32_t fast_gpu_pending(uint32_t gpu);
+/* Work was admitted on an idle GPU. */
+void fast_gpu_begin(uint32_t gpu);
+/* Looks at all streams of the GPU and does the accounting. True when nothing is in flight.
+ * |at_sync|: the caller knows that now is the end of the work; |tails|: the hook thread, which takes
+ * unmarked work for complete when its estimated time has passed. */
+bool fast_gpu_settle(uint32_t gpu, bool at_sync, bool tails);
+/* Estimated cost of a graph launch and of a kernel, in units. */
+uint32_t fast_graph_cost(uint64_t exec, uint32_t gpu);
+uint32_t fast_kernel_cost(uint32_t gpu);
+
+#endif

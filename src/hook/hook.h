@@ -1,0 +1,254 @@
+#ifndef FAST_HOOK_HOOK_H
+#define FAST_HOOK_HOOK_H
+
+/* The state of the hook, one struct for the whole process, and what its files know of each other.
+ *
+ * The hook is a guest in somebody else's program: it never exits, prints nothing (a log file on
+ * request), installs no signal handlers, bounds its waits while it waits for the node, and holds no
+ * lock while it calls the driver. */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/units.h"
+#include "cuda/abi.h"
+#include "cuda/entry.h"
+#include "cuda/hook_proto.h"
+#include "hook/table.h"
+#include "wire/page.h"
+
+#define FAST_EXPORT __attribute__((visibility("default")))
+
+#define FAST_HOOK_CTXS 32     /* contexts at a time; work in more is passed on ungated */
+#define FAST_HOOK_STREAMS 256 /* streams of a context at a time; the rest share the last place */
+#define FAST_HOOK_MAP 1024    /* places of the pointer map, a power of two */
+
+/* How the completion of work in a context is seen. */
+enum fast_mark {
+    FAST_MARK_WRITE, /* cuStreamWriteValue32 into a host page */
+    FAST_MARK_EVENT, /* one event per stream */
+    FAST_MARK_NONE,  /* neither works: estimated */
+};
+
+/* Work in one stream, in cost units of about a microsecond of GPU time. All four sums only grow and
+ * wrap around; differences of them are small. */
+struct fast_stream {
+    _Atomic uintptr_t key;     /* 0: free. See fast_stream_find() */
+    _Atomic uint32_t entered;  /* admitted */
+    _Atomic uint32_t left;     /* of which the driver call has returned */
+    _Atomic uint32_t marked;   /* |left| at the newest marker */
+    _Atomic uint32_t synced;   /* known to be complete by other means than the slot */
+    _Atomic uint32_t marking;  /* somebody is enqueuing a marker */
+    _Atomic int64_t tail_ns;   /* since when there is unmarked work behind the last marker */
+    _Atomic(CUevent) event;    /* FAST_MARK_EVENT */
+    _Atomic uint32_t event_at; /* |left| at the event that was recorded last */
+};
+
+struct fast_ctx {
+    _Atomic(CUcontext) ctx;  /* NULL: free */
+    _Atomic uint32_t ready;  /* the rest may be read */
+    _Atomic uint32_t broken; /* a sticky error: nothing will ever complete */
+    _Atomic uint32_t users;  /* threads that query events of it */
+    _Atomic uint32_t high;   /* places of |streams| ever used */
+    _Atomic uint32_t mark;   /* enum fast_mark */
+    int gpu;
+    _Atomic uint32_t *slots; /* one page, never unmapped: read by threads at any time */
+    CUdeviceptr slots_at;
+    struct fast_stream streams[FAST_HOOK_STREAMS];
+};
+
+struct fast_gpu {
+    _Atomic uint64_t held;      /* token that work was submitted under and that is not done, 0: none */
+    _Atomic uint64_t spent;     /* token that was given back before the node revoked it */
+    _Atomic uint32_t want_sent; /* the node knows that we want a token */
+    _Atomic uint32_t waiters;   /* threads that wait for one */
+    _Atomic uint32_t active;    /* work was submitted and is not known to be complete */
+    _Atomic uint32_t settling;
+    _Atomic uint32_t streams;   /* with work in flight at the last look, at least 1 */
+    _Atomic uint32_t in_flight; /* units at the last look */
+    _Atomic int64_t busy_since; /* start of the busy interval, when |active| */
+    _Atomic int64_t seen_ns;    /* last look that found work in flight */
+    _Atomic int64_t idle_since; /* end of the last busy interval */
+    _Atomic int64_t busy_ns;    /* of the token held */
+    _Atomic uint32_t unit_ns;     /* learned time of a kernel, 0: nothing learned yet */
+    _Atomic int64_t sample_ns;    /* start of the sample that is being taken */
+    _Atomic uint32_t sample_done; /* units complete then */
+    _Atomic uint64_t sample_launches;
+    _Atomic uint32_t graphs;    /* graph launches in the sample, all of |graph| unless mixed */
+    _Atomic uint32_t copies_us; /* estimated copy time in the sample */
+    _Atomic uint64_t graph;     /* CUgraphExec */
+    _Atomic uint32_t graph_mixed;
+    _Atomic uint64_t mem_used;    /* bytes of this process, as charged */
+    /* Of the hook thread alone. */
+    int64_t revoked_ns; /* when it saw the revocation of |held|, 0: not yet */
+    uint64_t done;      /* the token that it gave back last */
+};
+
+/* A connection to the node. Never freed: threads read its pages at any time, and a node restarts
+ * rarely. */
+struct fast_session {
+    const struct fast_limits_page *limits;
+    struct fast_counters_page *counters;
+    uint32_t gpus;
+    bool fail_open;
+    int fd; /* closed, -1, when the node is gone; changed under link_lock */
+};
+
+/* Without a session. */
+enum fast_hook_mode {
+    FAST_MODE_OFF,    /* not a replica, or no cuInit yet: everything passes */
+    FAST_MODE_LINKED, /* |session| is set */
+    FAST_MODE_GRACE,  /* the node went away: as before, for a while */
+    FAST_MODE_OPEN,   /* no node: everything passes */
+    FAST_MODE_CLOSED, /* no node: everything waits */
+};
+
+/* A graph's learned cost. A collision of two graphs costs accuracy, nothing else. */
+struct fast_graph_cost {
+    _Atomic uint64_t exec;
+    _Atomic uint32_t us;
+};
+
+#define FAST_HOOK_GRAPHS 256
+
+/* Functions of the driver that the hook itself calls; any may be NULL. [1]: per-thread variant. */
+struct fast_driver {
+    CUresult (*ctx_get_current)(CUcontext *);
+    CUresult (*ctx_get_device)(CUdevice *);
+    CUresult (*stream_is_capturing[2])(CUstream, CUstreamCaptureStatus *);
+    CUresult (*stream_write[2])(CUstream, CUdeviceptr, cuuint32_t, unsigned);
+    CUresult (*host_register)(void *, size_t, unsigned);
+    CUresult (*host_device_pointer)(CUdeviceptr *, void *, unsigned);
+    CUresult (*event_create)(CUevent *, unsigned);
+    CUresult (*event_record[2])(CUevent, CUstream);
+    CUresult (*event_query)(CUevent);
+    CUresult (*device_count)(int *);
+    CUresult (*device_attribute)(int *, int, CUdevice);
+    CUresult (*device_uuid)(CUuuid *, CUdevice);
+    CUresult (*driver_version)(int *);
+    CUresult (*capture_mode)(CUstreamCaptureMode *);
+};
+
+struct fast_hook {
+    /* Read once, when the library is loaded. */
+    _Atomic uint32_t loaded; /* 0: not yet, 1: being read, 2: done */
+    bool enabled;
+    bool fail_closed;
+    char socket_path[108];
+    uint64_t ticket_hi, ticket_lo;
+    int log_fd;
+
+    /* The driver. Written by whoever comes first, always with the same values. */
+    _Atomic uint32_t resolved;
+    _Atomic(fast_any_fn *) real[FAST_ENTRY_COUNT];
+    struct {
+        _Atomic(void *) ptr;
+        _Atomic uint32_t entry;
+    } map[FAST_HOOK_MAP];
+    struct fast_driver driver;
+    _Atomic uint64_t unhooked[8]; /* bits of fast_entry_bases that leaked */
+
+    /* The node. */
+    _Atomic(struct fast_session *) session;
+    _Atomic uint32_t mode;  /* enum fast_hook_mode */
+    _Atomic uint32_t start; /* 0: before the first cuInit, 1: being linked, 2: done */
+    _Atomic int64_t lost_ns, grace_ns;
+    _Atomic uint32_t lost;   /* somebody saw the connection break */
+    _Atomic uint32_t asleep; /* the hook thread waits for its eventfd */
+    int kick_fd;
+    int dead_fd; /* of the connection before, shut down */
+    pthread_mutex_t link_lock; /* of the socket; never held around a driver call */
+    uint32_t next_id;
+
+    /* Work. */
+    _Atomic uint32_t captures;
+    _Atomic uint32_t ctx_epoch; /* changes when a context ends */
+    struct fast_ctx ctxs[FAST_HOOK_CTXS];
+    struct fast_gpu gpus[FAST_PAGE_GPUS];
+    struct fast_graph_cost graphs[FAST_HOOK_GRAPHS];
+
+    /* Memory. */
+    struct fast_table blocks;   /* device pointers, arrays -> bytes, gpu */
+    struct fast_table handles;  /* cuMemCreate: handle -> bytes, gpu, references */
+    struct fast_table mappings; /* cuMemMap: address -> handle, bytes */
+};
+
+/* What a thread knows by itself. */
+struct fast_thread {
+    struct fast_ctx *ctx; /* of the current context; NULL: ask */
+    uint32_t ctx_epoch;
+    uintptr_t stream_key; /* the stream that was used last */
+    struct fast_stream *stream;
+    struct {
+        struct fast_stream *stream;
+        CUstream handle;
+        bool per_thread;
+    } dirty[8]; /* streams with unmarked work of this thread */
+};
+
+extern struct fast_hook fast_hook;
+extern __thread struct fast_thread fast_thread __attribute__((tls_model("initial-exec")));
+
+/* ---- init.c ---- */
+
+/* True in a process of a replica. Reads the environment at the first call, which may come before
+ * the constructor: other libraries' constructors can run first. */
+bool fast_hook_enabled(void);
+fast_ns fast_hook_now(void); /* CLOCK_MONOTONIC */
+void fast_hook_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- resolve.c ---- */
+
+/* Never NULL: what the driver lacks is a function that says so. */
+fast_any_fn *fast_hook_resolve(enum fast_entry entry);
+/* Finds all real symbols; false while no driver is loaded, unless |load|. */
+bool fast_hook_resolve_all(bool load);
+/* The wrapper that a lookup of |name| gets instead of the driver's or NVML's function, or NULL. */
+void *fast_hook_wrapper(const char *name);
+/* The wrapper of a pointer that the driver returned for |base|, or the pointer itself. */
+void *fast_hook_substitute(const char *base, void *real);
+extern fast_any_fn *const fast_hook_wrappers[FAST_ENTRY_COUNT]; /* hook_stubs.c */
+
+static inline fast_any_fn *fast_hook_real(enum fast_entry entry)
+{
+    fast_any_fn *fn = atomic_load_explicit(&fast_hook.real[entry], memory_order_acquire);
+    return fn ? fn : fast_hook_resolve(entry);
+}
+
+#define FAST_REAL(symbol) ((fast_fn_##symbol *)fast_hook_real(FAST_ENTRY_##symbol))
+
+/* ---- dlsym.c ---- */
+
+/* The C library's own functions, past every wrapper. */
+void *fast_real_dlsym(void *handle, const char *name);
+void *fast_real_dlopen(const char *path, int flags);
+
+/* ---- link.c ---- */
+
+/* After a successful cuInit: connects once, waits for at most 2 s. */
+void fast_link_start(void);
+/* Asks for a token, or gives one back. False: the connection is broken. */
+bool fast_link_want(uint32_t gpu);
+bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun, bool want);
+/* Memory. |family| is enum fast_family. */
+bool fast_link_reserve(uint32_t gpu, uint64_t bytes, uint32_t family);
+void fast_link_release(uint32_t gpu, uint64_t bytes, uint32_t family);
+/* Hook thread: looks whether the node is still there, and after it went away tries to get a new
+ * session. Returns how long to wait until the next try. */
+bool fast_link_alive(struct fast_session *session);
+void fast_link_drop(struct fast_session *session);
+bool fast_link_connect(bool reconnect, fast_ns timeout);
+void fast_link_reset(void); /* in a forked child */
+
+/* ---- thread.c ---- */
+
+bool fast_hook_thread_start(void);
+void fast_hook_kick(void); /* wakes the hook thread if it sleeps */
+
+/* ---- nvml.c ---- */
+
+void *fast_nvml_wrapper(const char *name);
+
+#endif
