@@ -1,0 +1,317 @@
+/* Decides what a URL means, and who may ask. Functions, health and metrics are open; everything
+ * below /system needs the password when there is one. */
+
+#include "gateway/gateway.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define BODY_MAX (1 << 20)
+
+/* ---- answers ---- */
+
+int gw_status_of(int code)
+{
+    switch (code) {
+    case FAST_EINVAL:
+        return 400;
+    case FAST_ENOENT:
+        return 404;
+    case FAST_EEXIST:
+    case FAST_ENOROOM:
+    case FAST_EBUSY:
+        return 409;
+    case FAST_EPERM:
+        return 403;
+    case FAST_EPEER:
+        return 503;
+    case FAST_ENOSYS:
+        return 501;
+    default:
+        return 500;
+    }
+}
+
+void gw_reply_err(struct fast_http_req *req, const struct fast_err *err)
+{
+    fast_http_req_text_reply(req, gw_status_of(err->code), "%s", err->msg);
+}
+
+void gw_reply_json(struct fast_http_req *req, int status, json_t *json)
+{
+    fast_autofree char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(json);
+    if (text)
+        fast_http_req_reply(req, status, NULL, "application/json", text, strlen(text));
+    else
+        fast_http_req_text_reply(req, 500, "no memory for the answer");
+}
+
+/* ---- queries ---- */
+
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Decodes "a%20b+c"; false: malformed, too long, or with a NUL. */
+static bool decode(const char *p, size_t len, char *ret, size_t cap)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        int c = p[i] == '+' ? ' ' : (unsigned char)p[i];
+        if (p[i] == '%') {
+            if (len - i < 3)
+                return false;
+            int a = hex_value(p[i + 1]), b = hex_value(p[i + 2]);
+            if (a < 0 || b < 0)
+                return false;
+            c = a * 16 + b;
+            i += 2;
+        }
+        if (c == 0 || n + 1 >= cap)
+            return false;
+        ret[n++] = (char)c;
+    }
+    ret[n] = 0;
+    return true;
+}
+
+bool gw_query_get(const char *query, const char *name, char *ret, size_t cap)
+{
+    bool found = false;
+    size_t n = strlen(name);
+    while (*query) {
+        size_t len = strcspn(query, "&");
+        if (len >= n && !strncmp(query, name, n) && (len == n || query[n] == '=')) {
+            size_t from = len == n ? n : n + 1;
+            found = decode(query + from, len - from, ret, cap);
+        }
+        query += len + (query[len] == '&');
+    }
+    return found;
+}
+
+/* ---- who may ask ---- */
+
+static int base64_value(char c)
+{
+    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *at = c ? strchr(set, c) : NULL;
+    return at ? (int)(at - set) : -1;
+}
+
+static bool decode_base64(const char *p, size_t len, char *ret, size_t cap, size_t *ret_len)
+{
+    uint32_t bits = 0;
+    int have = 0;
+    size_t n = 0;
+    while (len && p[len - 1] == '=')
+        len--;
+    for (size_t i = 0; i < len; i++) {
+        int v = base64_value(p[i]);
+        if (v < 0)
+            return false;
+        bits = bits << 6 | (uint32_t)v;
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            if (n == cap)
+                return false;
+            ret[n++] = (char)(bits >> have & 0xff);
+        }
+    }
+    *ret_len = n;
+    return true;
+}
+
+/* Takes as long whether the first or the last byte is wrong. */
+static bool same_secret(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    unsigned diff = a_len != b_len;
+    for (size_t i = 0; i < a_len; i++)
+        diff |= (unsigned char)a[i] ^ (unsigned char)b[b_len ? i % b_len : 0];
+    return diff == 0;
+}
+
+static bool is_allowed(const struct gateway *gw, const struct fast_http_req *req)
+{
+    char plain[512];
+    size_t len = 0;
+    const char *text = fast_http_req_text(req);
+    if (!gw->conf->auth)
+        return true;
+    const struct fast_http_field *f =
+        fast_http_head_find(fast_http_req_head(req), text, "authorization");
+    if (!f || f->value_len < 6 || !fast_http_is(text + f->value, 6, "basic "))
+        return false;
+    if (!decode_base64(text + f->value + 6, f->value_len - 6, plain, sizeof(plain), &len))
+        return false;
+    const char *colon = memchr(plain, ':', len);
+    if (!colon)
+        return false;
+    size_t user = (size_t)(colon - plain);
+    bool a = same_secret(plain, user, gw->conf->user, strlen(gw->conf->user));
+    bool b = same_secret(colon + 1, len - user - 1, gw->conf->password, strlen(gw->conf->password));
+    return a && b;
+}
+
+/* ---- routes ---- */
+
+struct route {
+    const char *path; /* with a "/" at its end: a name follows */
+    const char *methods;
+    void (*fn)(const struct gw_request *rq);
+    void (*named)(const struct gw_request *rq, const char *name);
+};
+
+static void namespaces(const struct gw_request *rq)
+{
+    json_t *list = json_array();
+    json_array_append_new(list, json_string(GW_DEFAULT_NS));
+    for (const struct gw_function *fn = rq->gw->functions; fn; fn = fn->next) {
+        size_t i;
+        json_t *v;
+        bool known = fn->removed;
+        json_array_foreach(list, i, v)
+            known = known || !strcmp(json_string_value(v), fn->spec->ns);
+        if (!known)
+            json_array_append_new(list, json_string(fn->spec->ns));
+    }
+    gw_reply_json(rq->req, 200, list);
+}
+
+static const struct route routes[] = {
+    {"/system/functions", "GET POST PUT DELETE", gw_api_functions, NULL},
+    {"/system/function/", "GET", NULL, gw_api_function},
+    {"/system/scale-function/", "POST", NULL, gw_api_scale},
+    {"/system/secrets", "GET POST PUT DELETE", gw_api_secrets, NULL},
+    {"/system/namespaces", "GET", namespaces, NULL},
+    {"/system/info", "GET", gw_api_info, NULL},
+    {"/system/logs", "GET", gw_api_logs, NULL},
+    {"/system/gpus", "GET", gw_api_gpus, NULL},
+    {"/system/replicas", "GET", gw_api_replicas, NULL},
+    {"/system/policy", "GET PUT", gw_api_policy, NULL},
+};
+
+static const struct route *find_route(const char *path, const char **ret_name)
+{
+    for (size_t i = 0; i < FAST_COUNT_OF(routes); i++) {
+        size_t n = strlen(routes[i].path);
+        if (routes[i].named ? !strncmp(path, routes[i].path, n) && path[n] && !strchr(path + n, '/')
+                            : !strcmp(path, routes[i].path)) {
+            *ret_name = path + n;
+            return &routes[i];
+        }
+    }
+    return NULL;
+}
+
+static bool has_method(const char *methods, const char *method)
+{
+    size_t n = strlen(method);
+    for (const char *p = methods; (p = strstr(p, method)); p += n)
+        if ((p == methods || p[-1] == ' ') && (p[n] == ' ' || !p[n]))
+            return true;
+    return false;
+}
+
+/* Copies what the handlers work on, since a body may move the head. */
+static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len)
+{
+    struct gateway *gw = arg;
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *text = fast_http_req_text(req), *name = NULL;
+    fast_autofree char *target = strndup(text + h->target, h->target_len);
+    char method[33];
+    snprintf(method, sizeof(method), "%.*s", (int)h->method_len, text + h->method);
+    if (!target) {
+        fast_http_req_text_reply(req, 500, "no memory for a request");
+        return;
+    }
+    char *query = target + strcspn(target, "?");
+    if (*query)
+        *query++ = 0;
+    const struct route *r = find_route(target, &name);
+    struct gw_request rq = {gw, req, method, target, query, body, len};
+    if (r && r->fn)
+        r->fn(&rq);
+    else if (r)
+        r->named(&rq, name);
+}
+
+static void system_request(struct gateway *gw, struct fast_http_req *req, const char *path,
+                           size_t len)
+{
+    char text[512], method[33], fields[64];
+    const char *name;
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const struct route *r = NULL;
+    size_t path_len = 0;
+    while (path_len < len && path[path_len] != '?')
+        path_len++;
+    if (path_len < sizeof(text)) {
+        memcpy(text, path, path_len);
+        text[path_len] = 0;
+        r = find_route(text, &name);
+    }
+    snprintf(method, sizeof(method), "%.*s", (int)h->method_len,
+             fast_http_req_text(req) + h->method);
+    if (!is_allowed(gw, req)) {
+        static const char why[] = "invalid credentials\n";
+        fast_http_req_reply(req, 401, "WWW-Authenticate: Basic realm=\"Restricted\"\r\n",
+                            "text/plain; charset=utf-8", why, sizeof(why) - 1);
+    } else if (!r) {
+        fast_http_req_text_reply(req, 404, "404 page not found");
+    } else if (!has_method(r->methods, method)) {
+        snprintf(fields, sizeof(fields), "Allow: %s\r\n", r->methods);
+        fast_http_req_reply(req, 405, fields, NULL, "", 0);
+    } else {
+        fast_http_req_collect(req, BODY_MAX, on_body, gw);
+    }
+}
+
+static bool starts(const char *p, size_t len, const char *with)
+{
+    size_t n = strlen(with);
+    return len >= n && !memcmp(p, with, n);
+}
+
+static void root_page(struct gateway *gw, struct fast_http_req *req)
+{
+    char text[600];
+    int n = snprintf(text, sizeof(text),
+                     "fast-gateway %s on node %s%s\n\n"
+                     "/function/NAME        call a function\n"
+                     "/system/functions     deploy, list, change, remove\n"
+                     "/system/gpus          GPUs and who is on them\n"
+                     "/system/replicas      processes of functions\n"
+                     "/system/policy        how GPUs are shared\n",
+                     FAST_VERSION, gw->welcomed ? gw->node : "(not connected)",
+                     gw->simulated ? " (simulated GPUs)" : "");
+    fast_http_req_reply(req, 200, NULL, "text/plain; charset=utf-8", text, (size_t)n);
+}
+
+void gw_api_request(void *arg, struct fast_http_req *req)
+{
+    struct gateway *gw = arg;
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *path = fast_http_req_text(req) + h->target;
+    size_t len = h->target_len;
+    if (starts(path, len, "/function/"))
+        gw_invoke(gw, req, path + 10, len - 10);
+    else if (starts(path, len, "/system/"))
+        system_request(gw, req, path, len);
+    else if (fast_http_is_exact(path, len, "/healthz"))
+        fast_http_req_text_reply(req, 200, "OK");
+    else if (fast_http_is_exact(path, len, "/"))
+        root_page(gw, req);
+    else
+        fast_http_req_text_reply(req, 404, "404 page not found");
+}

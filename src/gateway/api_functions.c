@@ -1,0 +1,223 @@
+/* The calls of OpenFaaS about functions: deploy, list, change, remove, status, scale. */
+
+#include "gateway/gateway.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- reading ---- */
+
+static void time_text(int64_t wall_ns, char *ret, size_t cap)
+{
+    time_t t = (time_t)(wall_ns / FAST_S(1));
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    strftime(ret, cap, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+static bool is_empty(const json_t *v)
+{
+    return !v || json_is_null(v) || (json_is_object(v) && !json_object_size(v)) ||
+           (json_is_array(v) && !json_array_size(v)) ||
+           (json_is_string(v) && !*json_string_value(v));
+}
+
+/* What was deployed comes back byte by byte; what is empty is left out, since clients compare. */
+static json_t *status_json(const struct gateway *gw, const struct gw_function *fn)
+{
+    static const char *const echoed[] = {"image",   "envProcess", "envVars", "constraints",
+                                         "secrets", "annotations", "limits", "requests"};
+    const json_t *spec = fn->spec->json;
+    char created[32];
+    json_t *o = json_object();
+    json_object_set_new(o, "name", json_string(fn->spec->name));
+    json_object_set_new(o, "namespace", json_string(fn->spec->ns));
+    for (size_t i = 0; i < sizeof(echoed) / sizeof(echoed[0]); i++)
+        if (!is_empty(json_object_get(spec, echoed[i])))
+            json_object_set(o, echoed[i], json_object_get(spec, echoed[i]));
+    json_t *labels = json_is_object(json_object_get(spec, "labels"))
+                         ? json_copy(json_object_get(spec, "labels"))
+                         : json_object();
+    json_object_set_new(labels, "faas_function", json_string(fn->spec->name));
+    json_object_set_new(o, "labels", labels);
+    if (json_is_true(json_object_get(spec, "readOnlyRootFilesystem")))
+        json_object_set_new(o, "readOnlyRootFilesystem", json_true());
+    int ready = gw_function_ready(gw, fn);
+    uint64_t calls = fn->stats.requests;
+    if (calls)
+        json_object_set_new(o, "invocationCount", json_integer((json_int_t)calls));
+    if (fn->desired)
+        json_object_set_new(o, "replicas", json_integer(fn->desired));
+    if (ready)
+        json_object_set_new(o, "availableReplicas", json_integer(ready));
+    time_text(fn->created_ns, created, sizeof(created));
+    json_object_set_new(o, "createdAt", json_string(created));
+    return o;
+}
+
+/* Resident memory and CPU time are not sampled by this form of the node; what is known is the
+ * memory on the GPU. */
+static void add_usage(const struct gateway *gw, const struct gw_function *fn, json_t *o)
+{
+    uint64_t bytes = 0;
+    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
+        if (r->fn == fn && r->phase != GW_GONE)
+            bytes += r->node_stats.mem_bytes;
+    json_object_set_new(o, "usage", json_pack("{s:f, s:I}", "cpu", 0.0, "gpuMemoryBytes",
+                                              (json_int_t)bytes));
+}
+
+static void list(const struct gw_request *rq)
+{
+    char ns[GW_NAME_MAX] = "";
+    json_t *all = json_array();
+    gw_query_get(rq->query, "namespace", ns, sizeof(ns));
+    for (const struct gw_function *fn = rq->gw->functions; fn; fn = fn->next)
+        if (!fn->removed && (!*ns || !strcmp(fn->spec->ns, ns)))
+            json_array_append_new(all, status_json(rq->gw, fn));
+    gw_reply_json(rq->req, 200, all);
+}
+
+/* ---- finding what a request is about ---- */
+
+/* NAME or NAME.NS; the namespace of the body, then of the query, then of the name. */
+static struct gw_function *find_named(const struct gw_request *rq, const char *name,
+                                      const char *body_ns)
+{
+    char ns[GW_NAME_MAX] = "";
+    size_t len = strlen(name);
+    const char *dot = strrchr(name, '.');
+    if (dot) {
+        snprintf(ns, sizeof(ns), "%s", dot + 1);
+        len = (size_t)(dot - name);
+    } else if (body_ns && *body_ns) {
+        snprintf(ns, sizeof(ns), "%s", body_ns);
+    } else if (!gw_query_get(rq->query, "namespace", ns, sizeof(ns)) || !*ns) {
+        snprintf(ns, sizeof(ns), "%s", GW_DEFAULT_NS);
+    }
+    struct gw_function *fn = gw_function_find(rq->gw, name, len, ns, strlen(ns));
+    if (!fn)
+        fast_http_req_text_reply(rq->req, 404, "there is no function %.64s in namespace %s", name,
+                                 ns);
+    return fn;
+}
+
+static json_t *parse_body(const struct gw_request *rq)
+{
+    json_error_t je;
+    json_t *o = json_loadb(rq->body, rq->len, JSON_REJECT_DUPLICATES, &je);
+    if (json_is_object(o))
+        return o;
+    if (o)
+        fast_http_req_text_reply(rq->req, 400, "the body must be a JSON object");
+    else
+        fast_http_req_text_reply(rq->req, 400, "the body is not JSON: line %d column %d: %s",
+                                 je.line, je.column, je.text);
+    json_decref(o);
+    return NULL;
+}
+
+/* ---- changing ---- */
+
+static void deploy(const struct gw_request *rq, bool must_exist)
+{
+    char ns[GW_NAME_MAX] = "";
+    struct gw_spec *spec = NULL;
+    struct fast_err err;
+    gw_query_get(rq->query, "namespace", ns, sizeof(ns));
+    if (gw_spec_parse(rq->body, rq->len, ns, &rq->gw->conf->paths, &spec, &err)) {
+        gw_reply_err(rq->req, &err);
+        return;
+    }
+    if (must_exist && !gw_function_find(rq->gw, spec->name, strlen(spec->name), spec->ns,
+                                        strlen(spec->ns))) {
+        fast_http_req_text_reply(rq->req, 404, "there is no function %s in namespace %s",
+                                 spec->name, spec->ns);
+    } else if (!gw_link_synced(rq->gw->link)) {
+        fast_http_req_text_reply(rq->req, 503, "fast-node is not there: nothing can be deployed now");
+    } else if (gw_function_deploy(rq->gw, spec, &err)) {
+        gw_reply_err(rq->req, &err);
+    } else {
+        fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);
+        return; /* the function has the spec now */
+    }
+    gw_spec_free(spec);
+}
+
+static void delete_function(const struct gw_request *rq)
+{
+    struct fast_err err;
+    json_t *o = parse_body(rq);
+    if (!o)
+        return;
+    const char *name = json_string_value(json_object_get(o, "functionName"));
+    const char *ns = json_string_value(json_object_get(o, "namespace"));
+    if (!name || !*name) {
+        fast_http_req_text_reply(rq->req, 400, "functionName: a name is needed");
+        json_decref(o);
+        return;
+    }
+    struct gw_function *fn = find_named(rq, name, ns);
+    json_decref(o);
+    if (!fn)
+        return;
+    if (gw_function_remove(rq->gw, fn, &err))
+        gw_reply_err(rq->req, &err);
+    else
+        fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);
+}
+
+void gw_api_functions(const struct gw_request *rq)
+{
+    if (!strcmp(rq->method, "GET"))
+        list(rq);
+    else if (!strcmp(rq->method, "DELETE"))
+        delete_function(rq);
+    else
+        deploy(rq, !strcmp(rq->method, "PUT"));
+}
+
+void gw_api_function(const struct gw_request *rq, const char *name)
+{
+    char usage[8];
+    struct gw_function *fn = find_named(rq, name, NULL);
+    if (!fn)
+        return;
+    json_t *o = status_json(rq->gw, fn);
+    if (gw_query_get(rq->query, "usage", usage, sizeof(usage)) &&
+        (!strcmp(usage, "1") || !strcmp(usage, "true")))
+        add_usage(rq->gw, fn, o);
+    if (*fn->trouble)
+        json_object_set_new(o, "trouble", json_string(fn->trouble));
+    if (*fn->decided)
+        json_object_set_new(o, "lastScaling", json_string(fn->decided));
+    gw_reply_json(rq->req, 200, o);
+}
+
+void gw_api_scale(const struct gw_request *rq, const char *name)
+{
+    struct fast_err err;
+    json_t *o = parse_body(rq);
+    if (!o)
+        return;
+    json_t *n = json_object_get(o, "replicas");
+    json_int_t replicas = json_integer_value(n);
+    const char *ns = json_string_value(json_object_get(o, "namespace"));
+    if ((n && !json_is_integer(n)) || replicas < 0 || replicas > FAST_SCALE_REPLICAS_MAX) {
+        fast_http_req_text_reply(rq->req, 400, "replicas: this must be an integer from 0 to %d",
+                                 FAST_SCALE_REPLICAS_MAX);
+        json_decref(o);
+        return;
+    }
+    struct gw_function *fn = find_named(rq, name, ns);
+    json_decref(o);
+    if (!fn)
+        return;
+    if (!gw_link_synced(rq->gw->link))
+        fast_http_req_text_reply(rq->req, 503, "fast-node is not there: nothing can be scaled now");
+    else if (gw_function_scale(rq->gw, fn, (int)replicas, &err))
+        gw_reply_err(rq->req, &err);
+    else
+        fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);
+}

@@ -1,0 +1,276 @@
+/* The log lines of a function as NDJSON, read from the files that its replicas write. A line of such
+ * a file carries no time of its own: what was there before the request is told with the time of the
+ * file's last change, what comes later with the time it was seen. */
+
+#include "gateway/gateway.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/parse.h"
+
+#define FILES_MAX 64
+#define BLOCK 65536
+#define POLL FAST_MS(200)
+
+struct file {
+    char id[GW_ID_MAX];
+    char *path;
+    off_t at;
+    ino_t inode;
+    bool seen; /* what was there at the beginning has been told */
+};
+
+struct stream {
+    struct gateway *gw;
+    struct fast_http_req *req;
+    struct fast_timer *timer;
+    char name[GW_NAME_MAX], ns[GW_NAME_MAX], instance[GW_ID_MAX];
+    int64_t tail; /* lines, -1: all */
+    time_t since;
+    bool follow, full;
+    struct file files[FILES_MAX];
+    int nfiles;
+    char block[BLOCK];
+};
+
+static void free_stream(struct stream *s)
+{
+    for (int i = 0; i < s->nfiles; i++)
+        free(s->files[i].path);
+    fast_timer_free(s->timer);
+    free(s);
+}
+
+static void on_done(void *user, bool complete)
+{
+    (void)complete;
+    free_stream(user);
+}
+
+/* The offset where the last |lines| lines begin. */
+static off_t tail_offset(int fd, off_t size, int64_t lines)
+{
+    char buf[4096];
+    off_t end = size;
+    int64_t seen = 0;
+    if (lines < 0)
+        return 0;
+    if (lines == 0)
+        return size;
+    while (end > 0) {
+        size_t want = end < (off_t)sizeof(buf) ? (size_t)end : sizeof(buf);
+        ssize_t n = pread(fd, buf, want, end - (off_t)want);
+        if (n != (ssize_t)want)
+            return 0;
+        for (size_t i = want; i-- > 0;) {
+            off_t at = end - (off_t)want + (off_t)i;
+            if (buf[i] == '\n' && at != size - 1 && ++seen == lines)
+                return at + 1;
+        }
+        end -= (off_t)want;
+    }
+    return 0;
+}
+
+static void when_text(time_t sec, long ns, char ret[64])
+{
+    struct tm tm;
+    char text[32];
+    gmtime_r(&sec, &tm);
+    strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(ret, 64, "%s.%09ldZ", text, ns);
+}
+
+static void tell_line(struct stream *s, const struct file *f, const char *when, const char *p,
+                      size_t len)
+{
+    json_t *text = json_stringn(p, len);
+    if (!text) { /* not UTF-8: what cannot be told is replaced, the line stays one */
+        fast_autofree char *copy = strndup(p, len);
+        for (char *c = copy; c && *c; c++)
+            if ((unsigned char)*c >= 0x80)
+                *c = '?';
+        text = json_string(copy ? copy : "");
+    }
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", s->name, "namespace", s->ns,
+                          "instance", f->id, "timestamp", when, "text", text);
+    fast_autofree char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    if (!line)
+        return;
+    size_t n = strlen(line);
+    line[n++] = '\n'; /* in place of the NUL */
+    if (!fast_http_req_write(s->req, line, n))
+        s->full = true;
+}
+
+/* Tells the complete lines of one block; a longer line is told in pieces. */
+static size_t tell_block(struct stream *s, const struct file *f, const char *when, size_t len)
+{
+    size_t at = 0;
+    while (at < len) {
+        const char *nl = memchr(s->block + at, '\n', len - at);
+        if (!nl && !(at == 0 && len == sizeof(s->block)))
+            break;
+        size_t n = nl ? (size_t)(nl - (s->block + at)) : len;
+        tell_line(s, f, when, s->block + at, n);
+        at += n + (nl != NULL);
+    }
+    return at;
+}
+
+static void pump_file(struct stream *s, struct file *f)
+{
+    struct stat st;
+    char when[64];
+    int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st)) {
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    if (!f->inode && !f->seen)
+        f->at = st.st_mtime < s->since ? st.st_size : tail_offset(fd, st.st_size, s->tail);
+    else if (st.st_ino != f->inode || st.st_size < f->at)
+        f->at = 0; /* it was begun anew */
+    f->inode = st.st_ino;
+    if (f->seen) {
+        fast_ns wall = fast_clock_wall();
+        when_text((time_t)(wall / FAST_S(1)), (long)(wall % FAST_S(1)), when);
+    } else {
+        when_text(st.st_mtim.tv_sec, st.st_mtim.tv_nsec, when);
+    }
+    while (!s->full) {
+        ssize_t n = pread(fd, s->block, sizeof(s->block), f->at);
+        size_t told = n > 0 ? tell_block(s, f, when, (size_t)n) : 0;
+        f->at += (off_t)told;
+        if (!told) {
+            /* The last line without its end is told only when nobody waits for the rest of it. */
+            if (n > 0 && !s->follow)
+                tell_line(s, f, when, s->block, (size_t)n);
+            f->seen = true;
+            break;
+        }
+    }
+    close(fd);
+}
+
+static void add_files(struct stream *s, const struct gw_function *fn)
+{
+    for (struct gw_replica *r = s->gw->replicas; r && s->nfiles < FILES_MAX; r = r->next) {
+        bool known = r->fn != fn || !r->log_path || !*r->log_path ||
+                     (*s->instance && strcmp(s->instance, r->id));
+        for (int i = 0; i < s->nfiles && !known; i++)
+            known = !strcmp(s->files[i].id, r->id);
+        char *path = known ? NULL : strdup(r->log_path);
+        if (!path)
+            continue;
+        struct file *f = &s->files[s->nfiles++];
+        *f = (struct file){.path = path};
+        snprintf(f->id, sizeof(f->id), "%s", r->id);
+    }
+}
+
+static void pump(void *arg)
+{
+    struct stream *s = arg;
+    struct gateway *gw = s->gw;
+    struct gw_function *fn =
+        gw_function_find(gw, s->name, strlen(s->name), s->ns, strlen(s->ns));
+    if (fn)
+        add_files(s, fn);
+    for (int i = 0; i < s->nfiles && !s->full; i++)
+        pump_file(s, &s->files[i]);
+    if (!s->full && (!s->follow || !fn || gw->stopping)) {
+        fast_http_req_end(s->req);
+        return;
+    }
+    if (!s->full)
+        fast_timer_set(s->timer, fast_loop_now(gw->loop) + POLL);
+    fast_http_req_flush(s->req);
+}
+
+static void on_drain(void *user)
+{
+    struct stream *s = user;
+    s->full = false;
+    pump(s);
+}
+
+static bool parse_time(const char *text, time_t *ret)
+{
+    struct tm tm = {0};
+    int hours = 0, minutes = 0;
+    char sign = 0;
+    const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    if (!p)
+        return false;
+    if (*p == '.')
+        p += 1 + strspn(p + 1, "0123456789");
+    if (*p == 'Z' && !p[1]) {
+        *ret = timegm(&tm);
+        return true;
+    }
+    if (sscanf(p, "%c%2d:%2d", &sign, &hours, &minutes) != 3 || (sign != '+' && sign != '-') ||
+        strlen(p) != 6)
+        return false;
+    *ret = timegm(&tm) - (sign == '+' ? 1 : -1) * (hours * 3600 + minutes * 60);
+    return true;
+}
+
+static bool parse_query(const struct gw_request *rq, struct stream *s)
+{
+    char text[64];
+    bool ok = true;
+    s->tail = -1;
+    if (gw_query_get(rq->query, "tail", text, sizeof(text)))
+        ok = !fast_parse_int(text, "tail", -1, INT32_MAX, &s->tail, NULL);
+    if (ok && gw_query_get(rq->query, "since", text, sizeof(text)) && *text)
+        ok = parse_time(text, &s->since);
+    if (gw_query_get(rq->query, "follow", text, sizeof(text)))
+        s->follow = !strcmp(text, "true") || !strcmp(text, "1");
+    gw_query_get(rq->query, "instance", s->instance, sizeof(s->instance));
+    if (!gw_query_get(rq->query, "namespace", s->ns, sizeof(s->ns)) || !*s->ns)
+        snprintf(s->ns, sizeof(s->ns), "%s", GW_DEFAULT_NS);
+    return ok;
+}
+
+void gw_api_logs(const struct gw_request *rq)
+{
+    static const struct fast_http_req_ops ops = {.drain = on_drain, .done = on_done};
+    static const char fields[] = "Content-Type: application/x-ndjson\r\n";
+    struct stream *s = calloc(1, sizeof(*s));
+    if (!s) {
+        fast_http_req_text_reply(rq->req, 500, "no memory for logs");
+        return;
+    }
+    s->gw = rq->gw;
+    s->req = rq->req;
+    s->timer = fast_timer_new(rq->gw->loop, pump, s);
+    int status = 0;
+    if (!s->timer || !parse_query(rq, s))
+        status = 422;
+    else if (!gw_query_get(rq->query, "name", s->name, sizeof(s->name)) || !*s->name)
+        status = 400;
+    else if (!gw_function_find(rq->gw, s->name, strlen(s->name), s->ns, strlen(s->ns)))
+        status = 404;
+    if (status) {
+        fast_http_req_text_reply(rq->req, status, "%s",
+                                 status == 422   ? "could not parse the log request"
+                                 : status == 400 ? "name: the name of a function is needed"
+                                                 : "there is no such function");
+        free_stream(s);
+        return;
+    }
+    fast_http_req_accept(rq->req, &ops, s);
+    fast_http_req_start(rq->req, 200, fields, sizeof(fields) - 1, -1);
+    pump(s);
+}

@@ -1,0 +1,398 @@
+/* Decides what a deployed function is and how many replicas it shall have. Every change is checked
+ * against the GPUs and stored before it is promised; what runs follows in gw_function_reconcile. */
+
+#include "gateway/gateway.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+static unsigned hash_of(const char *name, size_t name_len, const char *ns, size_t ns_len)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < name_len; i++)
+        h = (h ^ (unsigned char)name[i]) * 16777619u;
+    for (size_t i = 0; i < ns_len; i++)
+        h = (h ^ (unsigned char)ns[i]) * 16777619u;
+    return h % GW_BUCKETS;
+}
+
+static bool same(const char *text, const char *p, size_t len)
+{
+    return strlen(text) == len && !memcmp(text, p, len);
+}
+
+struct gw_function *gw_function_find(struct gateway *gw, const char *name, size_t name_len,
+                                     const char *ns, size_t ns_len)
+{
+    struct gw_function *f = gw->hash[hash_of(name, name_len, ns, ns_len)];
+    while (f && !(same(f->spec->name, name, name_len) && same(f->spec->ns, ns, ns_len)))
+        f = f->hash_next;
+    return f;
+}
+
+static void unhash(struct gateway *gw, struct gw_function *fn)
+{
+    const struct gw_spec *s = fn->spec;
+    struct gw_function **at =
+        &gw->hash[hash_of(s->name, strlen(s->name), s->ns, strlen(s->ns))];
+    while (*at && *at != fn)
+        at = &(*at)->hash_next;
+    if (*at)
+        *at = fn->hash_next;
+}
+
+/* Appends, so that lists are in the order of deployment. */
+static struct gw_function *add_function(struct gateway *gw, struct gw_spec *spec)
+{
+    struct gw_function *fn = calloc(1, sizeof(*fn)), **at = &gw->functions;
+    if (!fn)
+        return NULL;
+    fn->spec = spec;
+    fn->generation = fn->next_number = 1;
+    fast_balance_init(&fn->balance);
+    gw_stats_init(&fn->stats, fast_loop_now(gw->loop));
+    unsigned h = hash_of(spec->name, strlen(spec->name), spec->ns, strlen(spec->ns));
+    fn->hash_next = gw->hash[h];
+    gw->hash[h] = fn;
+    while (*at) {
+        /* Numbers go on where a removed function of this name left off: its replicas may still be
+         * going. */
+        if (!strcmp((*at)->spec->name, spec->name) && !strcmp((*at)->spec->ns, spec->ns))
+            fn->next_number = (*at)->next_number;
+        at = &(*at)->next;
+    }
+    *at = fn;
+    return fn;
+}
+
+static void free_function(struct gateway *gw, struct gw_function *fn)
+{
+    struct gw_function **at = &gw->functions;
+    while (*at && *at != fn)
+        at = &(*at)->next;
+    if (*at)
+        *at = fn->next;
+    if (!fn->removed)
+        unhash(gw, fn);
+    fast_balance_fini(&fn->balance);
+    gw_spec_free(fn->spec);
+    free(fn);
+}
+
+void gw_function_release(struct gateway *gw, struct gw_function *fn)
+{
+    if (fn->removed && !fn->nreplicas && !fn->jobs)
+        free_function(gw, fn);
+}
+
+void gw_functions_free(struct gateway *gw)
+{
+    while (gw->functions)
+        free_function(gw, gw->functions);
+}
+
+int gw_function_save(struct gateway *gw, struct gw_function *fn, struct fast_err *err)
+{
+    fast_autofree char *json = json_dumps(fn->spec->json, JSON_COMPACT);
+    if (!json)
+        return fast_err_set(err, FAST_ENOMEM, "no memory to store a function");
+    struct gw_record rec = {.name = fn->spec->name,
+                            .ns = fn->spec->ns,
+                            .json = json,
+                            .json_len = strlen(json),
+                            .desired = fn->desired,
+                            .next_number = fn->next_number,
+                            .generation = fn->generation,
+                            .created_ns = fn->created_ns};
+    return gw_store_put(gw->store, &rec, err);
+}
+
+/* ---- whether it fits ---- */
+
+static int check_gpus(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err)
+{
+    uint64_t most = 0;
+    if (!spec->gpu)
+        return 0;
+    if (!gw->ngpus)
+        return fast_err_set(err, FAST_EINVAL, "this node has no GPU");
+    for (int i = 0; i < gw->ngpus; i++)
+        if (gw->gpus[i].row.mem_total > most)
+            most = gw->gpus[i].row.mem_total;
+    if (spec->slice.mem_bytes > most)
+        return fast_err_set(err, FAST_EINVAL,
+                            "fastgshare/gpu_mem: %llu bytes are more than any GPU here has (%llu)",
+                            (unsigned long long)spec->slice.mem_bytes, (unsigned long long)most);
+    return 0;
+}
+
+/* Whether |count| more replicas have a place now: places them all and takes them back. */
+static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
+                      struct fast_err *err)
+{
+    struct fast_want want;
+    struct fast_placed placed;
+    int n = 0, r = 0;
+    if (!spec->gpu)
+        return 0;
+    gw_replica_want(&spec->slice, &want);
+    while (!r && n < count) {
+        r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &want, &placed, err);
+        n += !r;
+    }
+    if (r && n)
+        fast_err_wrap(err, "%d of %d replicas fit", n, count);
+    for (int i = 0; i < n; i++)
+        fast_fleet_remove(gw->fleet, gw->next_key + (uint64_t)i, NULL);
+    return r;
+}
+
+static int live_count(const struct gateway *gw, const struct gw_function *fn)
+{
+    int n = 0;
+    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
+        n += r->fn == fn && gw_replica_is_live(r);
+    return n;
+}
+
+static int clamp(int v, int min, int max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
+/* ---- deploy, change, remove ---- */
+
+static int create(struct gateway *gw, struct gw_spec *spec, struct fast_err *err)
+{
+    int r = check_room(gw, spec, spec->min, err);
+    if (r)
+        return r;
+    struct gw_function *fn = add_function(gw, spec);
+    if (!fn)
+        return fast_err_set(err, FAST_ENOMEM, "no memory for a function");
+    fn->desired = spec->min;
+    fn->created_ns = fast_clock_wall();
+    r = gw_function_save(gw, fn, err);
+    if (r) {
+        unhash(gw, fn);
+        fn->removed = true;
+        fn->spec = NULL; /* still the caller's */
+        free_function(gw, fn);
+        return r;
+    }
+    fast_log(INFO, "function created", "name=%s.%s replicas=%d", spec->name, spec->ns, fn->desired);
+    gw_function_reconcile(gw, fn);
+    return 0;
+}
+
+/* Quotas and memory of running replicas, all or none. */
+static int resize_all(struct gateway *gw, struct gw_function *fn, const struct gw_spec *spec,
+                      struct fast_err *err)
+{
+    const struct fast_slice old = fn->spec->slice;
+    int r = 0;
+    if (!memcmp(&old, &spec->slice, sizeof(old)))
+        return 0;
+    for (struct gw_replica *p = gw->replicas; p && !r; p = p->next)
+        if (p->fn == fn && gw_replica_is_live(p))
+            r = gw_replica_resize(gw, p, &spec->slice, err);
+    for (struct gw_replica *p = gw->replicas; p && r; p = p->next)
+        if (p->fn == fn && gw_replica_is_live(p))
+            gw_replica_resize(gw, p, &old, NULL);
+    return r;
+}
+
+static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *spec,
+                  struct fast_err *err)
+{
+    bool restart = gw_spec_needs_restart(fn->spec, spec);
+    int desired = clamp(fn->desired, spec->min, spec->max_given || spec->max > fn->desired
+                                                    ? spec->max
+                                                    : fn->desired);
+    int more = desired - live_count(gw, fn);
+    struct gw_function old = *fn;
+    int r = restart ? 0 : resize_all(gw, fn, spec, err);
+    if (!r && !restart && more > 0)
+        r = check_room(gw, spec, more, err);
+    if (r)
+        return r;
+    fn->spec = spec;
+    fn->desired = desired;
+    fn->generation += restart;
+    r = gw_function_save(gw, fn, err);
+    if (r) {
+        fn->spec = old.spec;
+        fn->desired = old.desired;
+        fn->generation = old.generation;
+        return r;
+    }
+    gw_spec_free(old.spec);
+    fn->retry_at = fn->retry_after = 0;
+    fn->trouble[0] = 0;
+    fast_log(INFO, "function changed", "name=%s.%s replicas=%d restart=%d", spec->name, spec->ns,
+             desired, restart);
+    gw_function_reconcile(gw, fn);
+    return 0;
+}
+
+int gw_function_deploy(struct gateway *gw, struct gw_spec *spec, struct fast_err *err)
+{
+    int r = check_gpus(gw, spec, err);
+    if (!r)
+        r = gw_secret_check(gw, spec, err);
+    if (r)
+        return r;
+    struct gw_function *fn =
+        gw_function_find(gw, spec->name, strlen(spec->name), spec->ns, strlen(spec->ns));
+    return fn ? change(gw, fn, spec, err) : create(gw, spec, err);
+}
+
+int gw_function_remove(struct gateway *gw, struct gw_function *fn, struct fast_err *err)
+{
+    int r = gw_store_remove(gw->store, fn->spec->name, fn->spec->ns, err);
+    if (r)
+        return r;
+    fast_log(INFO, "function removed", "name=%s.%s", fn->spec->name, fn->spec->ns);
+    unhash(gw, fn);
+    fn->removed = true;
+    fn->desired = 0;
+    fn->jobs++; /* so that it outlives its last replica here */
+    gw_invoke_drop_queue(gw, fn);
+    gw_function_reconcile(gw, fn);
+    fn->jobs--;
+    gw_function_release(gw, fn);
+    return 0;
+}
+
+int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
+                      struct fast_err *err)
+{
+    int old = fn->desired;
+    if (fn->spec->max_given && replicas > fn->spec->max)
+        replicas = fn->spec->max;
+    int more = replicas - live_count(gw, fn);
+    int r = more > 0 ? check_room(gw, fn->spec, more, err) : 0;
+    if (r)
+        return r;
+    fn->desired = replicas;
+    r = gw_function_save(gw, fn, err);
+    if (r) {
+        fn->desired = old;
+        return r;
+    }
+    gw_function_reconcile(gw, fn);
+    return 0;
+}
+
+void gw_function_wake(struct gateway *gw, struct gw_function *fn)
+{
+    struct fast_err err;
+    if (fn->desired > 0)
+        return;
+    fn->desired = fn->spec->min > 1 ? fn->spec->min : 1;
+    if (gw_function_save(gw, fn, &err))
+        fast_log(WARN, "cannot store the wake", "name=%s why=\"%s\"", fn->spec->name, err.msg);
+    fn->last_up = fast_loop_now(gw->loop);
+    gw_function_reconcile(gw, fn);
+}
+
+/* ---- after a restart ---- */
+
+static void load_one(void *arg, const struct gw_record *rec)
+{
+    struct gateway *gw = arg;
+    struct gw_spec *spec = NULL;
+    struct fast_err err;
+    struct gw_function *fn = NULL;
+    if (!gw_spec_parse(rec->json, rec->json_len, rec->ns, &gw->conf->paths, &spec, &err))
+        fn = add_function(gw, spec);
+    else
+        fast_log(ERROR, "a stored function is not valid here any more", "name=%s.%s why=\"%s\"",
+                 rec->name, rec->ns, err.msg);
+    if (!fn) {
+        gw_spec_free(spec);
+        return;
+    }
+    fn->desired = rec->desired;
+    fn->next_number = rec->next_number;
+    fn->generation = rec->generation;
+    fn->created_ns = rec->created_ns;
+}
+
+int gw_functions_load(struct gateway *gw, struct fast_err *err)
+{
+    return gw_store_each(gw->store, load_one, gw, err);
+}
+
+/* ---- reconciling ---- */
+
+/* Which of the replicas goes when there are too many: one that is not ready, else the one with the
+ * fewest requests, else the youngest. */
+static struct gw_replica *pick_victim(struct gateway *gw, const struct gw_function *fn)
+{
+    struct gw_replica *v = NULL;
+    for (struct gw_replica *r = gw->replicas; r; r = r->next) {
+        if (r->fn != fn || !gw_replica_is_live(r))
+            continue;
+        bool a = gw_replica_is_ready(r), b = v && gw_replica_is_ready(v);
+        if (!v || a < b || (a == b && r->in_flight < v->in_flight) ||
+            (a == b && r->in_flight == v->in_flight && r->key > v->key))
+            v = r;
+    }
+    return v;
+}
+
+static int count_going(const struct gateway *gw, const struct gw_function *fn)
+{
+    int n = 0;
+    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
+        n += r->fn == fn && (r->phase == GW_DRAINING || r->phase == GW_STOPPING);
+    return n;
+}
+
+/* Outdated replicas go when the new ones can do the work, or one by one when the new ones have no
+ * room beside them. */
+static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_room)
+{
+    int ready = 0;
+    for (struct gw_replica *r = gw->replicas; r; r = r->next)
+        ready += r->fn == fn && gw_replica_is_live(r) && gw_replica_is_ready(r);
+    bool all = ready >= fn->desired;
+    bool one = no_room && !count_going(gw, fn);
+    for (struct gw_replica *r = gw->replicas, *next; r && (all || one); r = next) {
+        next = r->next;
+        if (r->fn != fn || r->phase > GW_TOLD || r->generation == fn->generation)
+            continue;
+        gw_replica_drain(gw, r);
+        one = false;
+    }
+}
+
+void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
+{
+    struct fast_err err;
+    bool no_room = false;
+    int live = live_count(gw, fn);
+    fast_ns now = fast_loop_now(gw->loop);
+    if (!gw->loaded)
+        return; /* what runs is not known yet */
+    while (live < fn->desired && now >= fn->retry_at) {
+        if (gw_replica_new(gw, fn, &fn->spec->slice, 0, &err)) {
+            no_room = true;
+            snprintf(fn->trouble, sizeof(fn->trouble), "%s", err.msg);
+            break;
+        }
+        live++;
+    }
+    for (; live > fn->desired; live--) {
+        struct gw_replica *v = pick_victim(gw, fn);
+        if (!v)
+            break;
+        gw_replica_drain(gw, v);
+    }
+    retire_outdated(gw, fn, no_room);
+}

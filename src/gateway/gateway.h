@@ -1,0 +1,224 @@
+#ifndef FAST_GATEWAY_GATEWAY_H
+#define FAST_GATEWAY_GATEWAY_H
+
+/* What the parts of fast-gateway know of each other: the whole program, its functions, and their
+ * replicas. Everything runs in the one thread of the loop. */
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/balance.h"
+#include "core/place.h"
+#include "gateway/link.h"
+#include "gateway/spec.h"
+#include "gateway/stats.h"
+#include "gateway/store.h"
+#include "io/http_client.h"
+#include "io/http_server.h"
+#include "io/loop.h"
+
+#define GW_ID_MAX 200 /* bytes of a replica id, with its NUL */
+#define GW_BUCKETS 1024
+
+/* Settings; nothing in here changes after the start. */
+struct gw_conf {
+    const char *listen, *metrics; /* addresses; metrics may be "" */
+    const char *state_dir;
+    struct gw_paths paths;
+    bool auth;
+    char *user, *password;     /* with |auth| */
+    fast_ns timeout;           /* of one request at a function */
+    fast_ns queue_timeout;     /* how long a request waits for a replica */
+    int queue_max;             /* requests that wait for one function */
+    size_t max_conns;
+};
+
+struct gw_function;
+struct gw_job;
+
+enum gw_phase {
+    GW_PLACED,   /* it has a place and a number, the node has not been told */
+    GW_TOLD,     /* the node was told to start it; |state| is what the node says */
+    GW_DRAINING, /* it gets no new requests; stopped when none is in flight */
+    GW_STOPPING, /* the node was told to stop it */
+    GW_GONE      /* it is not there any more; the last request in flight frees it */
+};
+
+struct gw_replica {
+    struct gw_replica *next; /* of the gateway */
+    struct gw_function *fn;
+    uint64_t key;
+    char id[GW_ID_MAX];
+    uint32_t generation;
+    enum gw_phase phase;
+    uint32_t state; /* enum fast_replica_state */
+    int gpu;        /* on the node; -1: none */
+    bool in_fleet;
+    struct fast_slice slice;
+    int64_t rps_milli; /* what the scaler expects of it; 0: as the profile says */
+    int port;
+    uint32_t pid, restarts, up_ms;
+    uint64_t started_ms;
+    char *log_path, *text;
+    uint64_t session; /* of the link, when it was last told of */
+    struct fast_balance_item item;
+    int in_flight;
+    fast_ns drain_until, suspect_until;
+    struct fast_http_pool *pool;
+    struct gw_stats stats;
+    struct fast_msg_replica_stats node_stats; /* |replica| is not valid */
+};
+
+struct gw_function {
+    struct gw_function *next, *hash_next;
+    struct gw_spec *spec;
+    bool removed; /* its last replicas are going */
+    int desired;
+    uint32_t next_number, generation;
+    int64_t created_ns;
+    int nreplicas; /* that are not gone */
+    struct fast_balance balance;
+    struct gw_job *queue_head, *queue_tail;
+    int queued, jobs;
+    struct gw_stats stats;
+    fast_ns last_up, last_down;
+    fast_ns retry_at, retry_after; /* starting failed: when again */
+    char trouble[256];             /* why there are fewer replicas than wanted; "" */
+    char decided[160];             /* what the scaler did last, and why */
+};
+
+struct gw_gpu {
+    int fleet; /* its number there */
+    char uuid[64], name[96];
+    struct fast_msg_gpu_row row; /* strings are not valid */
+};
+
+struct gateway {
+    const struct gw_conf *conf;
+    struct fast_loop *loop;
+    struct fast_http_server *server, *metrics;
+    struct gw_store *store;
+    struct gw_link *link;
+    uint64_t session; /* goes up when the node is lost */
+    bool welcomed, loaded, stopping;
+    char node[64], driver[64];
+    bool simulated;
+    uint32_t policy, charge;
+    int64_t window_ns;
+    struct fast_fleet *fleet;
+    struct gw_gpu gpus[FAST_NODE_GPUS_MAX];
+    int ngpus;
+    struct gw_function *functions;
+    struct gw_function *hash[GW_BUCKETS];
+    struct gw_replica *replicas;
+    uint64_t next_key;
+    struct gw_job *jobs;
+    struct fast_timer *tick, *job_timer, *stop_timer;
+    fast_ns started_ns; /* wall clock */
+};
+
+/* ---- functions.c ---- */
+
+/* NULL: there is none of that name. Lengths, since names come out of URLs. */
+struct gw_function *gw_function_find(struct gateway *gw, const char *name, size_t name_len,
+                                     const char *ns, size_t ns_len);
+/* Creates a function or changes the one that is there; takes |spec| over when it succeeds. On an
+ * error nothing has changed. FAST_EINVAL: it fits nowhere. FAST_ENOROOM: there is no room now. */
+int gw_function_deploy(struct gateway *gw, struct gw_spec *spec, struct fast_err *err);
+int gw_function_remove(struct gateway *gw, struct gw_function *fn, struct fast_err *err);
+/* Sets how many replicas there shall be. On an error nothing has changed. */
+int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
+                      struct fast_err *err);
+/* A request has come for a function that has no replica. */
+void gw_function_wake(struct gateway *gw, struct gw_function *fn);
+int gw_function_save(struct gateway *gw, struct gw_function *fn, struct fast_err *err);
+/* Reads what an earlier life has stored. */
+int gw_functions_load(struct gateway *gw, struct fast_err *err);
+/* Makes what runs equal to what is wanted, as far as that is possible now. */
+void gw_function_reconcile(struct gateway *gw, struct gw_function *fn);
+/* Frees a removed function that nothing holds any more. */
+void gw_function_release(struct gateway *gw, struct gw_function *fn);
+void gw_functions_free(struct gateway *gw);
+
+/* ---- replicas.c ---- */
+
+extern const struct gw_link_ops gw_replica_link_ops;
+
+/* Places a replica, numbers it, and tells the node. */
+int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
+                   int64_t rps_milli, struct fast_err *err);
+/* It gets no more requests and is stopped as soon as those in flight are done. */
+void gw_replica_drain(struct gateway *gw, struct gw_replica *r);
+/* Changes quota and memory in place. On an error nothing has changed. */
+int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
+                      struct fast_err *err);
+/* A request that was in flight on it is over. */
+void gw_replica_leave(struct gateway *gw, struct gw_replica *r);
+/* It does not accept connections: it gets no requests for a while, unless the node says otherwise. */
+void gw_replica_suspect(struct gateway *gw, struct gw_replica *r);
+void gw_replicas_free(struct gateway *gw);
+void gw_replicas_tick(struct gateway *gw);
+/* Counts for scaling: it runs, or is being started, and is not outdated. */
+bool gw_replica_is_live(const struct gw_replica *r);
+bool gw_replica_is_ready(const struct gw_replica *r);
+int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
+/* What the placement needs to know of a slice. */
+void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret);
+
+/* ---- scaler.c ---- */
+
+/* Every second: scale what is scaled, reconcile everything. */
+void gw_scaler_tick(struct gateway *gw);
+
+/* ---- invoke.c ---- */
+
+/* Answers a request to /function/...; |path| is its target behind "/function/". */
+void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len);
+/* A replica has become ready, or has room. */
+void gw_invoke_queue(struct gateway *gw, struct gw_function *fn);
+/* The function is being removed: those that wait are told so. */
+void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
+/* Ends what takes too long. */
+void gw_invoke_tick(struct gateway *gw);
+
+/* ---- api.c, api_*.c ---- */
+
+void gw_api_request(void *arg, struct fast_http_req *req);
+void gw_api_metrics(void *arg, struct fast_http_req *req);
+
+/* A system request, taken apart. Strings end with a NUL and belong to the call. */
+struct gw_request {
+    struct gateway *gw;
+    struct fast_http_req *req;
+    const char *method;
+    const char *path;  /* without the query */
+    const char *query; /* "" : none */
+    const char *body;
+    size_t len;
+};
+
+/* A query parameter, percent-decoded; false: it is not there. The last one wins. */
+bool gw_query_get(const char *query, const char *name, char *ret, size_t cap);
+void gw_reply_json(struct fast_http_req *req, int status, json_t *json); /* takes |json| over */
+void gw_reply_err(struct fast_http_req *req, const struct fast_err *err);
+/* The status that an error is told with. */
+int gw_status_of(int code);
+
+void gw_api_functions(const struct gw_request *rq);
+void gw_api_function(const struct gw_request *rq, const char *name);
+void gw_api_scale(const struct gw_request *rq, const char *name);
+void gw_api_secrets(const struct gw_request *rq);
+void gw_api_logs(const struct gw_request *rq);
+void gw_api_gpus(const struct gw_request *rq);
+void gw_api_replicas(const struct gw_request *rq);
+void gw_api_policy(const struct gw_request *rq);
+void gw_api_info(const struct gw_request *rq);
+
+/* ---- secrets.c ---- */
+
+int gw_secret_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err);
+/* The folder of a namespace's secrets. */
+int gw_secret_dir(const struct gateway *gw, const char *ns, char *ret, size_t cap);
+
+#endif
