@@ -29,11 +29,11 @@ const struct demo_fn demo_functions[DEMO_FUNCTIONS] = {
     {"digits", "digits", NULL, 1, 6, "0.2", "1.0", FAST_MIB(512), FAST_MS(50), DEMO_AZURE, 20000},
     {"resnet50", "replay", "resnet50", 3, 12, "0.4", "0.8", FAST_MIB(1600), FAST_MS(69), DEMO_RAMP,
      110000},
-    {"bert", "replay", "bert", 1, 50, "0.6", "1.0", FAST_MIB(2600), FAST_MS(130), DEMO_POISSON,
+    {"bert", "replay", "bert", 1, 50, "0.6", "1.0", FAST_MIB(2800), FAST_MS(130), DEMO_POISSON,
      12000},
-    {"rnnt", "replay", "rnnt", 1, 24, "0.4", "1.0", FAST_MIB(1600), FAST_MS(1000), DEMO_POISSON,
+    {"rnnt", "replay", "rnnt", 1, 24, "0.4", "1.0", FAST_MIB(2400), FAST_MS(1000), DEMO_POISSON,
      3000},
-    {"gnmt", "replay", "gnmt", 1, 24, "0.4", "1.0", FAST_MIB(1600), FAST_MS(250), DEMO_POISSON,
+    {"gnmt", "replay", "gnmt", 1, 24, "0.4", "1.0", FAST_MIB(2600), FAST_MS(250), DEMO_POISSON,
      4000},
 };
 
