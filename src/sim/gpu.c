@@ -9,7 +9,6 @@
 #include "sim/gpu_state.h"
 
 #define BLOCKS_MAX (1LL << 40)
-#define BLOCK_NS_MAX (1LL << 50)
 #define COPY_BYTES_MAX (1ULL << 50)
 
 size_t sim_gpu_size(void)
@@ -157,10 +156,10 @@ static struct sim_op tame(const struct sim_gpu *gpu, const struct sim_op *op)
         struct sim_kernel *k = &ret.kernel;
         k->blocks = clamp(k->blocks, 0, BLOCKS_MAX);
         k->threads_per_block = (int)clamp(k->threads_per_block, 1, gpu->conf.threads_per_sm);
-        k->block_ns = clamp(k->block_ns, 0, BLOCK_NS_MAX);
+        k->block_ns = clamp(k->block_ns, 0, SIM_OP_NS_MAX);
         k->occupancy_milli = (int)clamp(k->occupancy_milli, 0, 1000);
         k->dram_milli = (int)clamp(k->dram_milli, 0, 1000);
-        k->latency_ns = clamp(k->latency_ns, 0, BLOCK_NS_MAX);
+        k->latency_ns = clamp(k->latency_ns, 0, SIM_OP_NS_MAX);
     } else if (op->kind == SIM_OP_COPY && ret.copy.bytes > COPY_BYTES_MAX) {
         ret.copy.bytes = COPY_BYTES_MAX;
     }
@@ -306,8 +305,8 @@ static bool queue_valid(const struct sim_gpu *gpu, const struct sim_queue *q)
 bool sim_gpu_valid(const struct sim_gpu *gpu)
 {
     if (gpu->updating || gpu->turn < -1 || gpu->turn >= SIM_GROUPS || gpu->next < gpu->now ||
-        gpu->sm < 0 || gpu->sm > (int64_t)gpu->conf.sms * SIM_MICRO + SIM_QUEUES ||
-        gpu->warps > gpu->sm + SIM_QUEUES || gpu->dram < 0 || gpu->dram > SIM_MICRO + SIM_QUEUES)
+        gpu->sm < 0 || gpu->sm > (int64_t)gpu->conf.sms * SIM_MICRO || gpu->warps < 0 ||
+        gpu->warps > gpu->sm || gpu->dram < 0 || gpu->dram > SIM_MICRO)
         return false;
     for (int i = 0; i < SIM_QUEUES; i++)
         if (gpu->queues[i].used && (i >= gpu->queue_top || !queue_valid(gpu, &gpu->queues[i])))

@@ -19,13 +19,16 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return b <= 0 ? 0 : a / b + (a % b != 0);
 }
 
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Blocks of |k| that one SM holds at once. */
 static int64_t resident(const struct sim_gpu *gpu, const struct sim_kernel *k)
 {
     int threads = k->threads_per_block < 1 ? 1 : k->threads_per_block;
-    int64_t fit = gpu->conf.threads_per_sm / threads;
-    if (fit > gpu->conf.blocks_per_sm)
-        fit = gpu->conf.blocks_per_sm;
+    int64_t fit = least(gpu->conf.threads_per_sm / threads, gpu->conf.blocks_per_sm);
     return fit < 1 ? 1 : fit;
 }
 
@@ -36,16 +39,16 @@ static int64_t waves(const struct sim_gpu *gpu, const struct sim_kernel *k, int 
 
 fast_ns sim_gpu_op_ns(const struct sim_gpu *gpu, int client, const struct sim_op *op)
 {
+    fast_ns span = 0;
     if (op->kind == SIM_OP_KERNEL) {
         int sms = gpu->clients[client].sms;
-        return sim_mul_div(waves(gpu, &op->kernel, sms), op->kernel.block_ns, 1);
-    }
-    if (op->kind == SIM_OP_COPY) {
+        span = sim_mul_div(waves(gpu, &op->kernel, sms), op->kernel.block_ns, 1);
+    } else if (op->kind == SIM_OP_COPY) {
         int64_t speed = op->copy.dir == SIM_COPY_DTOD ? gpu->conf.dram_bytes_per_us
                                                       : gpu->conf.copy_bytes_per_us;
-        return sim_mul_div_near((int64_t)op->copy.bytes, 1000, speed);
+        span = sim_mul_div_near((int64_t)op->copy.bytes, 1000, speed);
     }
-    return 0;
+    return least(span, SIM_OP_NS_MAX);
 }
 
 void sim_gpu_measure(struct sim_gpu *gpu, struct sim_queue *q)
@@ -61,13 +64,12 @@ void sim_gpu_measure(struct sim_gpu *gpu, struct sim_queue *q)
     int sms = gpu->clients[client].sms;
     int64_t n = waves(gpu, k, sms);
     int64_t rest = k->blocks - (n - 1) * resident(gpu, k) * sms;
-    int64_t sm_waves = (n - 1) * sms + (rest < sms ? rest : sms);
+    int64_t sm_waves = (n - 1) * sms + least(rest, sms);
     int64_t warps_per_sm = gpu->conf.threads_per_sm / 32;
     q->sm = sim_mul_div(sm_waves, SIM_MICRO, n);
     q->warps = sim_mul_div(k->blocks * ceil_div(k->threads_per_block, 32),
                            (int64_t)k->occupancy_milli * (SIM_MICRO / 1000), n * warps_per_sm);
-    if (q->warps > q->sm)
-        q->warps = q->sm;
+    q->warps = least(q->warps, q->sm);
     /* The bytes are the same on fewer SMs, so the bandwidth is less by as much as it takes longer. */
     q->dram = sim_mul_div(waves(gpu, k, gpu->conf.sms), (int64_t)k->dram_milli * (SIM_MICRO / 1000),
                           n);
@@ -166,7 +168,7 @@ static void share_sms(struct sim_gpu *gpu, struct running *run, int n)
         demand[sim_queue_client(run[i].q)] += run[i].q->sm;
     for (int c = 0; c < SIM_CLIENTS; c++) {
         int64_t partition = (int64_t)gpu->clients[c].sms * SIM_MICRO;
-        wanted += demand[c] < partition ? demand[c] : partition;
+        wanted += least(demand[c], partition);
     }
     for (int i = 0; i < n; i++) {
         int c = sim_queue_client(run[i].q);
@@ -199,9 +201,13 @@ void sim_gpu_rate(struct sim_gpu *gpu)
             gpu->sm += sim_mul_div_near(q->sm, q->full, total);
             gpu->warps += sim_mul_div_near(q->warps, q->full, total);
         }
-        gpu->dram += run[i].dram < level ? run[i].dram : level;
+        gpu->dram += least(run[i].dram, level);
         if (total != FAST_NEVER && run[i].dram > level)
             total = sim_mul_div_near(total, run[i].dram, level);
         set_speed(gpu, q, total);
     }
+    /* Times are whole nanoseconds, so the shares may add up to a hair too much. */
+    gpu->sm = least(gpu->sm, (int64_t)gpu->conf.sms * SIM_MICRO);
+    gpu->warps = least(gpu->warps, gpu->sm);
+    gpu->dram = least(gpu->dram, SIM_MICRO);
 }

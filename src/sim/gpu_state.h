@@ -10,6 +10,7 @@
 #define SIM_MICRO 1000000         /* shares of an SM, and of the DRAM bandwidth, are millionths */
 #define SIM_WHOLE (1ULL << 40)    /* a kernel that has not begun has this much left */
 #define SIM_SPAN_MAX (1LL << 60)  /* the longest span; longer ones are cut to it */
+#define SIM_OP_NS_MAX (1LL << 50) /* the longest operation at full speed: 13 days */
 #define SIM_GROUPS (SIM_CLIENTS + 1)
 #define SIM_GROUP_MPS SIM_CLIENTS /* all MPS clients are one group for time slicing */
 
