@@ -200,7 +200,9 @@ static fast_ns next_change(const struct sim_gpu *gpu, bool others)
     fast_ns next = FAST_NEVER;
     for (int i = 0; i < sim_queue_count(gpu); i++) {
         const struct sim_queue *q = &gpu->queues[i];
-        if (q->used && sim_queue_pending(q) && q->phase != SIM_PHASE_ENGINE && q->at < next)
+        bool timed = q->phase == SIM_PHASE_LAUNCH || q->phase == SIM_PHASE_RUN ||
+                     q->phase == SIM_PHASE_COPY;
+        if (q->used && sim_queue_pending(q) && timed && q->at < next)
             next = q->at;
     }
     if (gpu->switch_end > gpu->now && gpu->switch_end < next)

@@ -383,7 +383,7 @@ static void torn_updates(void **state)
     (void)state;
     size_t size = sim_gpu_size();
     struct sim_gpu *old = malloc(size);
-    for (unsigned round = 1; round <= 10; round++) {
+    for (unsigned round = 1; round <= 40; round++) {
         struct world w;
         unsigned seed = round;
         fast_ns now = 0;
