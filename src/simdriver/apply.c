@@ -12,7 +12,6 @@
 static _Thread_local sigjmp_buf trap_jump;
 static _Thread_local volatile sig_atomic_t trap_armed;
 static struct sigaction before_segv, before_bus;
-static pthread_once_t trap_once = PTHREAD_ONCE_INIT;
 
 static void on_fault(int sig, siginfo_t *info, void *context)
 {
@@ -31,13 +30,18 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     }
 }
 
-static void trap_install(void)
+/* A program may have put its own handler in front since the last time; then ours goes in front again
+ * and passes on what is not for it. */
+static void trap_install(int sig, struct sigaction *before)
 {
     struct sigaction sa = {.sa_sigaction = on_fault,
                            .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    struct sigaction now;
+    if (sigaction(sig, NULL, &now) || now.sa_sigaction == on_fault)
+        return;
+    *before = now;
     sigemptyset(&sa.sa_mask);
-    sigaction(SIGSEGV, &sa, &before_segv);
-    sigaction(SIGBUS, &sa, &before_bus);
+    sigaction(sig, &sa, NULL);
 }
 
 static void run_kernel(const struct work_kernel *k)
@@ -83,7 +87,8 @@ static void run_write(const struct work_memop *m)
 
 CUresult work_apply(const struct work *work)
 {
-    pthread_once(&trap_once, trap_install);
+    trap_install(SIGSEGV, &before_segv);
+    trap_install(SIGBUS, &before_bus);
     if (sigsetjmp(trap_jump, 0))
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     trap_armed = 1;

@@ -141,6 +141,11 @@ static void ctx_free(struct ctx *ctx)
             break;
         }
     }
+    bool last = true;
+    for (const struct ctx *other = drv.contexts; other; other = other->next)
+        last = last && other->device != ctx->device;
+    if (last)
+        pool_drop_device(ctx->device);
     if (ctx_current() == ctx)
         ctx_set_current(NULL);
     handle_free(ctx);

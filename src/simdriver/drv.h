@@ -198,7 +198,10 @@ struct work {
         struct work_memop memop;
         struct work_host host;
         struct event *event;
-        uintptr_t ptr;
+        struct {
+            uintptr_t ptr;
+            uint64_t serial;
+        } free;
     };
 };
 
@@ -343,7 +346,10 @@ struct area {
     size_t offset;
     uint64_t key; /* of memory that processes share, in the shared state */
     int opened;   /* legacy IPC: how often */
-    bool freed;   /* AREA_POOL: waits for its stream */
+    /* AREA_POOL: freed by the program, freed in the stream of that number; |serial| counts what
+     * has happened to it, so that a free that was overtaken by a new allocation is void. */
+    bool pending, freed;
+    uint64_t stream_id, serial;
 };
 
 int area_init(void);
@@ -367,10 +373,11 @@ void memory_decommit(uintptr_t base, size_t space);
 void memory_drop_ctx(struct ctx *ctx);
 
 /* pool.c */
-void pool_return(uintptr_t ptr); /* a stream has reached its cuMemFreeAsync */
+void pool_return(uintptr_t ptr, uint64_t serial); /* a stream has reached its cuMemFreeAsync */
 CUresult pool_free_now(struct area *area);
 void pool_synced(int device);
 void pool_trim_all(int device);
+void pool_drop_device(int device);
 
 /* vmm.c, ipc.c */
 void vmm_unmap(struct area *area);

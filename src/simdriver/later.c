@@ -1,10 +1,4 @@
 #include "simdriver/drv.h"
-void pool_return(uintptr_t ptr){(void)ptr;}
-CUresult pool_free_now(struct area *a){(void)a;return CUDA_ERROR_NOT_SUPPORTED;}
-void pool_synced(int d){(void)d;}
-void pool_trim_all(int d){(void)d;}
-void vmm_unmap(struct area *a){(void)a;}
-void ipc_release(struct area *a){(void)a;}
 CUresult capture_add(struct stream *s, struct work *w){(void)s;work_free(w);return CUDA_ERROR_NOT_SUPPORTED;}
 CUresult capture_unsafe(struct ctx *c){(void)c;return 0;}
 CUresult capture_forbid(struct stream *s){(void)s;return 0;}

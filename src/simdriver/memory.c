@@ -171,7 +171,7 @@ CUAPI cuMemFree_v2(CUdeviceptr ptr)
     if ((rc = capture_unsafe(ctx)))
         return drv_leave(rc);
     struct area *a = area_at((uintptr_t)ptr);
-    if (!a || a->base != ptr || a->freed ||
+    if (!a || a->base != ptr || a->pending ||
         (a->kind != AREA_DEVICE && a->kind != AREA_MANAGED && a->kind != AREA_POOL))
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
     return drv_leave(memory_free(a));

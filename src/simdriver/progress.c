@@ -226,7 +226,7 @@ static void apply(struct op *op)
     if (op->work.kind == WORK_RECORD) {
         apply_record(op);
     } else if (op->work.kind == WORK_FREE) {
-        pool_return(op->work.ptr);
+        pool_return(op->work.free.ptr, op->work.free.serial);
     } else if (op->effect && !op->holding && !ctx->error) {
         if (addresses_valid(&op->work)) {
             pthread_mutex_unlock(&drv.lock);

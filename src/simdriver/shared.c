@@ -265,6 +265,26 @@ void shared_own(struct shared *sh, int dev, int client, bool mine)
     sh->head->device[dev].client_slot[client] = (int16_t)(mine ? sh->slot : -1);
 }
 
+void shared_phys_path(const struct shared *sh, uint64_t key, char *ret, size_t size)
+{
+    snprintf(ret, size, "%s/ipc-%016llx", sh->dir, (unsigned long long)key);
+}
+
+/* |slot| does not hold |p| any more; the last one frees it. */
+static void phys_leave(const struct shared *sh, struct shared_phys *p, int slot)
+{
+    char path[256];
+    uint64_t left = 0;
+    p->holders[slot / 64] &= ~(1ull << (slot % 64));
+    for (int k = 0; k < SHARED_SLOTS / 64; k++)
+        left |= p->holders[k];
+    if (left)
+        return;
+    shared_phys_path(sh, p->key, path, sizeof(path));
+    unlink(path);
+    p->key = 0;
+}
+
 /* Frees what |slot| holds on every device. Under the lock of the slots. */
 static void clear_slot(struct shared *sh, int slot)
 {
@@ -278,14 +298,9 @@ static void clear_slot(struct shared *sh, int slot)
             d->client_slot[c] = -1;
         }
         d->charged[slot] = 0;
-        for (int p = 0; p < SHARED_PHYS; p++) {
-            uint64_t *h = d->phys[p].holders, left = 0;
-            h[slot / 64] &= ~(1ull << (slot % 64));
-            for (int k = 0; k < SHARED_SLOTS / 64; k++)
-                left |= h[k];
-            if (!left)
-                d->phys[p].key = 0;
-        }
+        for (int p = 0; p < SHARED_PHYS; p++)
+            if (d->phys[p].key)
+                phys_leave(sh, &d->phys[p], slot);
         shared_unlock(sh, i);
     }
     sh->head->slot_pid[slot] = 0;
@@ -460,14 +475,8 @@ void shared_phys_drop(struct shared *sh, int dev, uint64_t key)
     struct shared_device *d = &sh->head->device[dev];
     shared_lock(sh, dev);
     struct shared_phys *p = phys_find(d, key);
-    if (p) {
-        uint64_t left = 0;
-        p->holders[sh->slot / 64] &= ~(1ull << (sh->slot % 64));
-        for (int k = 0; k < SHARED_SLOTS / 64; k++)
-            left |= p->holders[k];
-        if (!left)
-            p->key = 0;
-    }
+    if (p)
+        phys_leave(sh, p, sh->slot);
     shared_unlock(sh, dev);
 }
 

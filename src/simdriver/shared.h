@@ -55,10 +55,12 @@ uint64_t shared_used(struct shared *sh, int dev);
 const struct sim_gpu_conf *shared_conf(const struct shared *sh, int dev);
 uint64_t shared_total(const struct shared *sh, int dev);
 
-/* Memory that may be held by several processes: charged while anybody holds it. |key| names it
- * (an inode number). Returns -FAST_ENOMEM or -FAST_ENOROOM. */
+/* Memory that may be held by several processes: charged while anybody holds it. |key| names it, and
+ * is not 0. Returns -FAST_ENOMEM or -FAST_ENOROOM. */
 int shared_phys_hold(struct shared *sh, int dev, uint64_t key, uint64_t bytes);
 void shared_phys_drop(struct shared *sh, int dev, uint64_t key);
+/* The file of it, if it is in one; removed when nobody holds it any more. */
+void shared_phys_path(const struct shared *sh, uint64_t key, char *ret, size_t size);
 /* Turns |bytes| that this process was charged for into memory that may be shared. */
 int shared_phys_convert(struct shared *sh, int dev, uint64_t key, uint64_t bytes);
 
