@@ -146,8 +146,9 @@ static void ctx_free(struct ctx *ctx)
         last = last && other->device != ctx->device;
     if (last)
         pool_drop_device(ctx->device);
+    /* As if by cuCtxPopCurrent: the one below becomes current. */
     if (ctx_current() == ctx)
-        ctx_set_current(NULL);
+        current.depth--;
     handle_free(ctx);
 }
 
