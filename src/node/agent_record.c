@@ -87,13 +87,13 @@ static int decode(struct node_agent *agent, const char *name, const char *data, 
                   struct record *ret_rec, struct agent_replica **ret, struct fast_err *err)
 {
     struct fast_msg msg;
-    if (len < sizeof(*ret_rec) || memcmp(data, RECORD_MAGIC, 8))
+    if (len < sizeof(*ret_rec) || memcmp(data, RECORD_MAGIC, 8) != 0)
         return fast_err_set(err, FAST_EINVAL, "it is not a record of this version");
     memcpy(ret_rec, data, sizeof(*ret_rec));
     int rc = fast_msg_decode(data + sizeof(*ret_rec), len - sizeof(*ret_rec), &msg, err);
     if (rc)
         return rc;
-    if (msg.type != FAST_MSG_T_replica_start || strcmp(msg.replica_start.replica.p, name))
+    if (msg.type != FAST_MSG_T_replica_start || strcmp(msg.replica_start.replica.p, name) != 0)
         return fast_err_set(err, FAST_EINVAL, "it is of another replica");
     if (ret_rec->port > UINT16_MAX || ret_rec->sm_running > FAST_SM_PCT_MAX)
         return fast_err_set(err, FAST_EINVAL, "port or SM partition is out of range");

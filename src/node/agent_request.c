@@ -148,14 +148,11 @@ int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
                            struct agent_replica **ret, struct fast_err *err)
 {
     const struct fast_msg_replica_start *s = &msg->replica_start;
-    struct fast_slice slice;
+    struct fast_slice slice = {0}; /* of a plain process */
     uint64_t ticket[2];
     int rc = check_start(s, err);
-    if (s->gpu == FAST_GPU_NONE)
-        slice = (struct fast_slice){0};
-    else
-        rc = rc ? rc
-                : to_slice(s->sm_pct, s->request_milli, s->limit_milli, s->mem_bytes, &slice, err);
+    if (!rc && s->gpu != FAST_GPU_NONE)
+        rc = to_slice(s->sm_pct, s->request_milli, s->limit_milli, s->mem_bytes, &slice, err);
     if (rc)
         return rc;
     if (getrandom(ticket, sizeof(ticket), 0) != sizeof(ticket))
@@ -196,7 +193,7 @@ static int find_same(const struct agent_replica *old, const struct agent_replica
 {
     if (old->life.state == FAST_REPLICA_STOPPING)
         return fast_err_set(err, FAST_EBUSY, "replica %s is being stopped", old->shared.id);
-    if (old->packet_len != r->packet_len || memcmp(old->packet, r->packet, r->packet_len))
+    if (old->packet_len != r->packet_len || memcmp(old->packet, r->packet, r->packet_len) != 0)
         return fast_err_set(err, FAST_EEXIST, "replica %s is there already and is another one",
                             old->shared.id);
     return 0;

@@ -86,7 +86,7 @@ static void env_set_node(void *arg, const char *name, const char *value)
     size_t n = strlen(name);
     bool is_list = !strcmp(name, "LD_PRELOAD") || !strcmp(name, "LD_LIBRARY_PATH");
     for (size_t i = 0; is_list && i < e->len; i++) {
-        if (strncmp(e->v[i], name, n) || e->v[i][n] != '=' || !e->v[i][n + 1])
+        if (strncmp(e->v[i], name, n) != 0 || e->v[i][n] != '=' || !e->v[i][n + 1])
             continue;
         char *joined = NULL;
         if (asprintf(&joined, "%s:%s", value, e->v[i] + n + 1) < 0) {
