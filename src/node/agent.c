@@ -62,8 +62,8 @@ void node_agent_forget(struct agent_replica *r)
     while (agent->replicas[i] != r)
         i++;
     agent->count--;
-    memmove(&agent->replicas[i], &agent->replicas[i + 1],
-            (size_t)(agent->count - i) * sizeof(agent->replicas[0]));
+    for (; i < agent->count; i++)
+        agent->replicas[i] = agent->replicas[i + 1];
     if (r->shared.gpu != FAST_GPU_NONE)
         node_share_remove(agent->node->manager, &r->shared);
     node_agent_unsave(r);
