@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int fast_err_set(struct fast_err *err, int code, const char *fmt, ...)
+int(fast_err_set)(struct fast_err *err, int code, const char *fmt, ...)
 {
     if (err) {
         va_list ap;
