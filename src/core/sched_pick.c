@@ -249,9 +249,9 @@ static void choose(struct fast_sched *s, struct client *c, int *vfree, int *asid
         set_aside(s, c, aside); /* its SMs are spoken for and still drain */
 }
 
-/* The first in the order does not fit. Makes room for it, or sets it aside with or without a claim
- * on the SMs that come free; false: the next ones may have what is there. */
-static bool help_head(struct fast_sched *s, struct client *head, int *vfree, int *aside)
+/* The first in the order does not fit. Makes room for it, or sets it aside; false: the next ones may
+ * have what is there. |patient|: nobody has a claim on SMs yet because he waited for long. */
+static bool help_head(struct fast_sched *s, struct client *head, int *vfree, int *aside, bool *patient)
 {
     int width = head->ready.width;
     int64_t class = head->ready.key[0];
@@ -261,8 +261,9 @@ static bool help_head(struct fast_sched *s, struct client *head, int *vfree, int
         set_aside(s, head, aside); /* only a stuck token can be in an owner's way */
         return true;
     }
-    if (s->sm_stuck == 0 && !head->expired &&
+    if (*patient && s->sm_stuck == 0 && !head->expired &&
         s->now - head->ready_at >= PATIENCE * s->conf.token_ns) {
+        *patient = false;
         *vfree -= width;
         set_aside(s, head, aside);
         return true;
@@ -274,13 +275,14 @@ void sched_dispatch(struct fast_sched *s)
 {
     int aside = 0;
     bool heads = !s->conf.greedy; /* the first in the order is still to be helped */
+    bool patient = true;
     sched_plan_fresh(s);
     expire(s);
     int vfree = FAST_SM_PCT_MAX - s->sm_active - s->sm_stuck;
     for (;;) {
         struct fast_tree_node *next = fast_tree_first(&s->ready);
         if (next && next->width > vfree) {
-            if (heads && help_head(s, CLIENT_OF_READY(next), &vfree, &aside))
+            if (heads && help_head(s, CLIENT_OF_READY(next), &vfree, &aside, &patient))
                 continue;
             heads = false;
             next = fast_tree_first_fit(&s->ready, vfree);
