@@ -55,7 +55,7 @@ static void targets(const struct icpp23 *data, const char *model, struct point *
         int n = 0;
         for (int r = 0; r < data->rows; r++) {
             const struct icpp23_row *row = &data->row[r];
-            if (strcmp(row->model, model) || strcmp(row->mode, "profile") ||
+            if (strcmp(row->model, model) != 0 || strcmp(row->mode, "profile") != 0 ||
                 row->sm_pct != sm_pcts[i])
                 continue;
             sum.request_ms += part_of_run(row->quota) * 1000 / row->rps;
@@ -210,7 +210,7 @@ static int fit(const struct icpp23 *data, const struct known *k, int starts)
     struct sim_model m = {.threads_per_block = 256,
                           .small.kernels = k->kernels / 2,
                           .large.kernels = k->kernels - k->kernels / 2};
-    double best = INFINITY, keep[NUMBERS];
+    double best = INFINITY, keep[NUMBERS] = {0};
     unsigned seed = 1;
     for (int s = 0; s < starts; s++) {
         double v[NUMBERS];

@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/mem.h"
-
 #define USERS_MAX 1000
 
 enum state {
@@ -326,30 +324,43 @@ static int check(const struct sim_exp_conf *conf, struct fast_err *err)
     return 0;
 }
 
-int sim_exp_run(const struct sim_exp_conf *conf, struct sim_exp_result *ret, struct fast_err *err)
+/* Fills the GPU with the replicas and runs. */
+static int set_up_and_run(struct exp *x, struct fast_err *err)
 {
-    int rc = check(conf, err);
-    if (rc)
-        return rc;
-    fast_autofree struct sim_gpu *gpu = malloc(sim_gpu_size());
-    fast_autofree struct exp *x = calloc(1, sizeof(*x));
-    if (!gpu || !x)
-        return fast_err_set(err, FAST_ENOMEM, "no memory for an experiment");
-    memset(ret, 0, sizeof(*ret));
-    for (int f = 0; f < conf->functions; f++)
-        fast_hist_init(&ret->function[f].latency);
-    *x = (struct exp){.conf = conf, .gpu = gpu, .ret = ret, .random = conf->seed * 2 + 1};
-    sim_gpu_init(gpu, &conf->gpu, 0);
+    const struct sim_exp_conf *conf = x->conf;
+    int rc = 0;
+    sim_gpu_init(x->gpu, &conf->gpu, 0);
     if (conf->tokens)
         rc = fast_sched_new(&conf->sched, 0, &x->sched, err);
     for (int f = 0; !rc && f < conf->functions; f++)
         for (int i = 0; !rc && i < conf->function[f].replicas; i++)
             rc = add_replica(x, f, err);
-    if (!rc) {
-        run(x);
-        ret->span_ns = x->now;
-        ret->gpu = sim_gpu_counters(gpu);
+    if (rc)
+        return rc;
+    run(x);
+    x->ret->span_ns = x->now;
+    x->ret->gpu = sim_gpu_counters(x->gpu);
+    return 0;
+}
+
+int sim_exp_run(const struct sim_exp_conf *conf, struct sim_exp_result *ret, struct fast_err *err)
+{
+    int rc = check(conf, err);
+    if (rc)
+        return rc;
+    memset(ret, 0, sizeof(*ret));
+    for (int f = 0; f < conf->functions; f++)
+        fast_hist_init(&ret->function[f].latency);
+    struct sim_gpu *gpu = malloc(sim_gpu_size());
+    struct exp *x = calloc(1, sizeof(*x));
+    if (gpu && x) {
+        *x = (struct exp){.conf = conf, .gpu = gpu, .ret = ret, .random = conf->seed * 2 + 1};
+        rc = set_up_and_run(x, err);
+        fast_sched_free(x->sched);
+    } else {
+        rc = fast_err_set(err, FAST_ENOMEM, "no memory for an experiment");
     }
-    fast_sched_free(x->sched);
+    free(x);
+    free(gpu);
     return rc;
 }

@@ -17,28 +17,28 @@ enum key_type { KEY_NAME, KEY_INT, KEY_MILLI, KEY_DURATION, KEY_BYTES };
 /* |max| of a fraction is in thousandths, of a duration in nanoseconds. */
 static const struct key {
     const char *name;
-    enum key_type type;
     size_t offset, size;
     int64_t min, max;
+    enum key_type type;
     bool optional; /* 0 when absent */
 } keys[] = {
 #define FIELD(f) offsetof(struct sim_model, f), sizeof(((struct sim_model *)0)->f)
-    {"name", KEY_NAME, FIELD(name), 0, 0, false},
-    {"memory", KEY_BYTES, FIELD(mem_bytes), 0, 1LL << 42, false},
-    {"shared_memory", KEY_BYTES, FIELD(shared_bytes), 0, 1LL << 42, true},
-    {"input", KEY_BYTES, FIELD(input_bytes), 0, 1LL << 32, true},
-    {"output", KEY_BYTES, FIELD(output_bytes), 0, 1LL << 32, true},
-    {"host", KEY_DURATION, FIELD(host_ns), 0, FAST_S(60), false},
-    {"launch", KEY_DURATION, FIELD(launch_ns), 0, FAST_S(1), false},
-    {"threads_per_block", KEY_INT, FIELD(threads_per_block), 1, 1024, false},
-    {"occupancy", KEY_MILLI, FIELD(occupancy_milli), 0, 1000, false},
-    {"dram", KEY_MILLI, FIELD(dram_milli), 0, 1000, false},
-    {"small_kernels", KEY_INT, FIELD(small.kernels), 0, SIM_MODEL_KERNELS_MAX, false},
-    {"small_blocks", KEY_INT, FIELD(small.blocks), 1, 1LL << 31, false},
-    {"small_block", KEY_DURATION, FIELD(small.block_ns), 1, FAST_S(60), false},
-    {"large_kernels", KEY_INT, FIELD(large.kernels), 0, SIM_MODEL_KERNELS_MAX, false},
-    {"large_blocks", KEY_INT, FIELD(large.blocks), 1, 1LL << 31, false},
-    {"large_block", KEY_DURATION, FIELD(large.block_ns), 1, FAST_S(60), false},
+    {"name", FIELD(name), 0, 0, KEY_NAME, false},
+    {"memory", FIELD(mem_bytes), 0, 1LL << 42, KEY_BYTES, false},
+    {"shared_memory", FIELD(shared_bytes), 0, 1LL << 42, KEY_BYTES, true},
+    {"input", FIELD(input_bytes), 0, 1LL << 32, KEY_BYTES, true},
+    {"output", FIELD(output_bytes), 0, 1LL << 32, KEY_BYTES, true},
+    {"host", FIELD(host_ns), 0, FAST_S(60), KEY_DURATION, false},
+    {"launch", FIELD(launch_ns), 0, FAST_S(1), KEY_DURATION, false},
+    {"threads_per_block", FIELD(threads_per_block), 1, 1024, KEY_INT, false},
+    {"occupancy", FIELD(occupancy_milli), 0, 1000, KEY_MILLI, false},
+    {"dram", FIELD(dram_milli), 0, 1000, KEY_MILLI, false},
+    {"small_kernels", FIELD(small.kernels), 0, SIM_MODEL_KERNELS_MAX, KEY_INT, false},
+    {"small_blocks", FIELD(small.blocks), 1, 1LL << 31, KEY_INT, false},
+    {"small_block", FIELD(small.block_ns), 1, FAST_S(60), KEY_DURATION, false},
+    {"large_kernels", FIELD(large.kernels), 0, SIM_MODEL_KERNELS_MAX, KEY_INT, false},
+    {"large_blocks", FIELD(large.blocks), 1, 1LL << 31, KEY_INT, false},
+    {"large_block", FIELD(large.block_ns), 1, FAST_S(60), KEY_DURATION, false},
 #undef FIELD
 };
 
