@@ -60,10 +60,17 @@ void *fast_real_dlopen(const char *path, int flags)
     return find_dlopen()(path, flags);
 }
 
+/* Nearly all lookups are not for CUDA. They must also not run any other code of the hook: sanitizers
+ * look their own functions up here before they can run instrumented code. */
+static bool may_be_cuda(const char *name)
+{
+    return name && ((name[0] == 'c' && name[1] == 'u') || (name[0] == 'n' && name[1] == 'v'));
+}
+
 FAST_EXPORT void *dlsym(void *handle, const char *name)
 {
     dlsym_fn *real = find_dlsym();
-    void *wrapper = fast_hook_wrapper(name);
+    void *wrapper = may_be_cuda(name) ? fast_hook_wrapper(name) : NULL;
     if (wrapper)
         return wrapper;
     return real(handle, name);
@@ -73,7 +80,7 @@ FAST_EXPORT void *dlsym(void *handle, const char *name)
 FAST_EXPORT void *dlopen(const char *path, int flags)
 {
     dlopen_fn *real = find_dlopen();
-    if (fast_hook_enabled())
+    if ((flags & RTLD_DEEPBIND) && fast_hook_enabled())
         flags &= ~RTLD_DEEPBIND;
     return real(path, flags);
 }

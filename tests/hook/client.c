@@ -164,7 +164,7 @@ static CUresult vmm(size_t bytes)
                0), "cuMemAddressReserve");
     need(CALL(cuMemMap, va, bytes, 0, handle, 0), "cuMemMap");
     need(CALL(cuMemRelease, handle), "cuMemRelease");
-    size_t free_bytes, total;
+    size_t free_bytes = 0, total = 0;
     need(CALL(cuMemGetInfo_v2, &free_bytes, &total), "cuMemGetInfo");
     printf("vmm_free_mib=%zu\n", free_bytes >> 20);
     need(CALL(cuMemUnmap, va, bytes), "cuMemUnmap");
@@ -316,6 +316,14 @@ static int do_flood(int argc, char **argv)
     return 0;
 }
 
+/* Works, does nothing for a while, and works again. */
+static int do_pause(int argc, char **argv)
+{
+    do_launch(argc, argv);
+    usleep(50000);
+    return do_launch(argc, argv);
+}
+
 /* A child that is forked before the driver is used is a client of its own. */
 static int do_fork(int argc, char **argv)
 {
@@ -381,6 +389,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_run(argc, argv);
     if (!strcmp(what, "flood"))
         return do_flood(argc, argv);
+    if (!strcmp(what, "pause"))
+        return do_pause(argc, argv);
     if (!strcmp(what, "fork_late"))
         return do_fork_late(argc, argv);
     fprintf(stderr, "unknown: %s\n", what);
