@@ -3,6 +3,9 @@
 /* Wrappers of what changes or ends contexts and streams, of captures, and of calls that wait for the
  * device. None of them is ever delayed; they only keep the accounting true. */
 
+/* The macros of this file take whole parameter and argument lists. */
+/* NOLINTBEGIN(bugprone-macro-parentheses) */
+
 /* ---- contexts ---- */
 
 /* The thread is about to work in another context, where its markers cannot be enqueued. */
@@ -239,3 +242,5 @@ FAST_EXPORT CUresult cuCtxSynchronize_v2(CUcontext ctx)
         return wait_context(call_sync_v2, ctx);
     return call_sync_v2(ctx);
 }
+
+/* NOLINTEND(bugprone-macro-parentheses) */

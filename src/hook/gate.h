@@ -56,16 +56,19 @@ struct fast_ctx *fast_ctx_current(void);
 /* The context |ctx| is about to end, or its work is about to be thrown away. */
 void fast_ctx_forget(CUcontext ctx);
 void fast_ctx_forget_gpu(int gpu);
-struct fast_stream *fast_stream_find(struct fast_ctx *ctx, CUstream handle, bool per_thread);
+struct fast_stream *fast_stream_find(struct fast_ctx *ctx, CUstream handle, bool per_thread)
+    __attribute__((nonnull(1)));
 /* The stream is about to be destroyed. */
 void fast_stream_end(struct fast_ctx *ctx, CUstream handle);
 /* Enqueues a marker behind everything that was submitted to the stream. */
 void fast_stream_mark(struct fast_ctx *ctx, struct fast_stream *stream, CUstream handle,
                       bool per_thread);
 /* How much of |left| is known to be complete. */
-uint32_t fast_stream_done(struct fast_ctx *ctx, struct fast_stream *stream);
+uint32_t fast_stream_done(struct fast_ctx *ctx, struct fast_stream *stream)
+    __attribute__((nonnull));
 /* Units of the stream that are not known to be complete, admitted work included. */
-uint32_t fast_stream_pending(struct fast_ctx *ctx, struct fast_stream *stream);
+uint32_t fast_stream_pending(struct fast_ctx *ctx, struct fast_stream *stream)
+    __attribute__((nonnull));
 void fast_stream_synced(struct fast_stream *stream, uint32_t left);
 
 /* ---- account.c ---- */

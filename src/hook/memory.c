@@ -70,6 +70,9 @@ static CUresult give_back(CUresult r, bool known, const struct fast_table_row *r
     return r;
 }
 
+/* The macros of this file take whole parameter and argument lists. */
+/* NOLINTBEGIN(bugprone-macro-parentheses) */
+
 /* ---- plain, managed and stream-ordered ---- */
 
 #define ALLOC(symbol, decl, call, size, family)                                                    \
@@ -176,6 +179,8 @@ ALLOC(cuMipmappedArrayCreate,
 
 FREE_ARRAY(cuArrayDestroy, CUarray)
 FREE_ARRAY(cuMipmappedArrayDestroy, CUmipmappedArray)
+
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* ---- virtual memory management: a handle and its mappings share the memory ---- */
 

@@ -184,7 +184,7 @@ bool fast_hook_thread_start(void)
     if (fast_hook.kick_fd < 0 || pthread_attr_init(&attr))
         return false;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, 256 * 1024);
+    pthread_attr_setstacksize(&attr, FAST_KIB(256));
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int r = pthread_create(&thread, &attr, run, NULL);

@@ -95,12 +95,10 @@ static int do_launch(int argc, char **argv)
         launched += try_ == CUDA_SUCCESS;                                                          \
     } while (0)
 
-/* Every entry point that launches kernels or graphs, once. */
+/* Every entry point that launches kernels, once. */
 static int do_entries(void)
 {
     unsigned launched = 0;
-    CUgraph graph = NULL;
-    CUgraphExec exec = NULL;
     CUstream s = self.stream;
     CUfunction f = self.fn;
     CUlaunchConfig config = {.gridDimX = 8, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 64,
@@ -118,6 +116,18 @@ static int do_entries(void)
     TRY(cuLaunchCooperativeKernel, f, 8, 1, 1, 64, 1, 1, 0, s, NULL);
     TRY(cuLaunchCooperativeKernel_ptsz, f, 8, 1, 1, 64, 1, 1, 0, NULL, NULL);
     TRY(cuLaunchCooperativeKernelMultiDevice, &multi, 1, 0);
+    need(CALL(cuCtxSynchronize), "cuCtxSynchronize");
+    printf("launched=%u\n", launched);
+    return 0;
+}
+
+/* Every entry point that launches graphs, once. */
+static int do_graphs(void)
+{
+    unsigned launched = 0;
+    CUgraph graph = NULL;
+    CUgraphExec exec = NULL;
+    CUstream s = self.stream;
     need(CALL(cuStreamBeginCapture_v2, s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "begin capture");
     need(launch(s, 8), "captured launch");
     need(CALL(cuStreamEndCapture, s, &graph), "end capture");
@@ -177,7 +187,6 @@ static int do_families(int argc, char **argv)
 {
     size_t bytes = (size_t)number(argc, argv, 2, 64) << 20, pitch;
     CUdeviceptr p = 0;
-    CUarray array = NULL;
     CUresult r = CALL(cuMemAlloc_v2, &p, bytes);
     printf("device=%d\n", r);
     if (!r)
@@ -199,9 +208,16 @@ static int do_families(int argc, char **argv)
     if (!r)
         need(CALL(cuMemFreeAsync_ptsz, p, NULL), "free");
     printf("vmm=%d\n", vmm(bytes));
+    return 0;
+}
+
+static int do_arrays(int argc, char **argv)
+{
+    size_t bytes = (size_t)number(argc, argv, 2, 64) << 20;
+    CUarray array = NULL;
     CUDA_ARRAY_DESCRIPTOR desc = {.Width = 1 << 18, .Height = bytes >> 20,
                                   .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
-    r = CALL(cuArrayCreate_v2, &array, &desc);
+    CUresult r = CALL(cuArrayCreate_v2, &array, &desc);
     printf("array=%d\n", r);
     if (!r)
         need(CALL(cuArrayDestroy, array), "free");
@@ -375,6 +391,10 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_launch(argc, argv);
     if (!strcmp(what, "entries"))
         return do_entries();
+    if (!strcmp(what, "graphs"))
+        return do_graphs();
+    if (!strcmp(what, "arrays"))
+        return do_arrays(argc, argv);
     if (!strcmp(what, "alloc"))
         return do_alloc(argc, argv);
     if (!strcmp(what, "families"))

@@ -32,7 +32,7 @@ static const struct {
     const char *name;
     void *address;
 } symbols[] = {
-#define X(symbol) {#symbol, (void *)&symbol},
+#define X(symbol) {#symbol, (void *)&(symbol)},
     HOOKED(X) UNHOOKED(X)
 #undef X
 };
