@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 /* Contexts, their streams, and how the end of work in a stream is seen.
  *
@@ -38,13 +39,25 @@ static void set_up_marks(struct fast_ctx *c)
     c->mark = write ? FAST_MARK_WRITE : event ? FAST_MARK_EVENT : FAST_MARK_NONE;
 }
 
+/* Another thread sets the context up, in the driver. Passing on now would leave work ungated. */
+static struct fast_ctx *wait_ready(struct fast_ctx *c, CUcontext ctx)
+{
+    const struct timespec pause = {.tv_nsec = 20000};
+    for (int i = 0; !atomic_load(&c->ready) && atomic_load(&c->ctx) == ctx && i < 50000; i++)
+        nanosleep(&pause, NULL);
+    return atomic_load(&c->ready) && atomic_load(&c->ctx) == ctx ? c : NULL;
+}
+
 static struct fast_ctx *claim(CUcontext ctx, int gpu)
 {
     for (int i = 0; i < FAST_HOOK_CTXS; i++) {
         struct fast_ctx *c = &fast_hook.ctxs[i];
         CUcontext none = NULL;
-        if (!atomic_compare_exchange_strong(&c->ctx, &none, ctx))
+        if (!atomic_compare_exchange_strong(&c->ctx, &none, ctx)) {
+            if (none == ctx)
+                return wait_ready(c, ctx); /* another thread was faster */
             continue;
+        }
         c->gpu = gpu;
         set_up_marks(c);
         atomic_store(&c->ready, 1);
@@ -58,7 +71,7 @@ static struct fast_ctx *find_or_claim(CUcontext ctx)
 {
     for (int i = 0; i < FAST_HOOK_CTXS; i++)
         if (atomic_load(&fast_hook.ctxs[i].ctx) == ctx)
-            return atomic_load(&fast_hook.ctxs[i].ready) ? &fast_hook.ctxs[i] : NULL;
+            return wait_ready(&fast_hook.ctxs[i], ctx);
     /* Registering memory is not allowed while another thread captures. */
     CUdevice device = -1;
     if (atomic_load(&fast_hook.captures) || !fast_hook.driver.ctx_get_device ||
