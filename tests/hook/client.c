@@ -1,5 +1,6 @@
 #include "client.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -332,6 +333,26 @@ static int do_flood(int argc, char **argv)
     return 0;
 }
 
+/* What NVML says of the first GPU of the machine, after half a GiB was taken. */
+static int do_nvml(void)
+{
+    void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW), *device = NULL;
+    unsigned long long memory[3] = {0};
+    CUdeviceptr p;
+    if (!lib)
+        return 3;
+    int (*init)(void) = (int (*)(void))dlsym(lib, "nvmlInit_v2");
+    int (*get)(unsigned, void **) =
+        (int (*)(unsigned, void **))dlsym(lib, "nvmlDeviceGetHandleByIndex_v2");
+    int (*info)(void *, void *) = (int (*)(void *, void *))dlsym(lib, "nvmlDeviceGetMemoryInfo");
+    need(CALL(cuMemAlloc_v2, &p, (size_t)512 << 20), "cuMemAlloc");
+    if (!init || !get || !info || init() || get(0, &device) || info(device, memory))
+        return 3;
+    printf("total_mib=%llu free_mib=%llu used_mib=%llu\n", memory[0] >> 20, memory[1] >> 20,
+           memory[2] >> 20);
+    return 0;
+}
+
 /* Works, does nothing for a while, and works again. */
 static int do_pause(int argc, char **argv)
 {
@@ -409,6 +430,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_run(argc, argv);
     if (!strcmp(what, "flood"))
         return do_flood(argc, argv);
+    if (!strcmp(what, "nvml"))
+        return do_nvml();
     if (!strcmp(what, "pause"))
         return do_pause(argc, argv);
     if (!strcmp(what, "fork_late"))

@@ -375,6 +375,22 @@ static void lookups(void **state)
     assert_true(value(&hooked, "drivers_own") > 250 && value(&hooked, "drivers_own") < 400);
 }
 
+/* NVML tells the same story as the driver, of the replica's own GPU. */
+static void nvml(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    run_program(&c, &(struct run){.hooked = true, .args = {"nvml"}}, "prog_dlsym");
+    assert_true(value(&c, "total_mib") > 15000);
+    begin(&conf);
+    run_program(&c, RUN("nvml"), "prog_dlsym");
+    end();
+    assert_int_equal(value(&c, "total_mib"), 1024);
+    assert_int_equal(value(&c, "free_mib"), 512);
+    assert_int_equal(value(&c, "used_mib"), 512);
+}
+
 /* A token that ends while kernels are queued is given back when all of them are complete. */
 static void revoked(void **state)
 {
@@ -600,6 +616,7 @@ int main(int argc, char **argv)
         T(families),
         T(arrays),
         T(lookups),
+        T(nvml),
         T(revoked),
         T(bounded),
         T(idle_gives_back),
