@@ -48,7 +48,7 @@ SWITCH(cuCtxSetCurrent, (CUcontext ctx), (ctx))
         CUresult r = FAST_REAL(symbol)(ctx);                                                       \
         if (r == CUDA_SUCCESS)                                                                     \
             fast_ctx_forget(ctx);                                                                  \
-        fast_gate_look();                                                                          \
+        fast_gate_look(false);                                                                     \
         return r;                                                                                  \
     }
 
@@ -56,15 +56,23 @@ END_CONTEXT(cuCtxDestroy)
 END_CONTEXT(cuCtxDestroy_v2)
 END_CONTEXT(cuCtxDetach)
 
-/* A release may or may not be the last one; a context that lives on is set up again at its next
- * use, and what was in flight in it is no longer watched. */
+/* A release may or may not be the last one. */
+static void end_primary(CUresult r, CUdevice device)
+{
+    unsigned flags = 0;
+    int active = 0;
+    if (r == CUDA_SUCCESS && fast_hook.driver.primary_state)
+        fast_hook.driver.primary_state(device, &flags, &active);
+    if (r == CUDA_SUCCESS && !active)
+        fast_ctx_forget_gpu(device);
+}
+
 #define END_PRIMARY(symbol)                                                                        \
     FAST_EXPORT CUresult symbol(CUdevice device)                                                   \
     {                                                                                              \
         leave_context();                                                                           \
         CUresult r = FAST_REAL(symbol)(device);                                                    \
-        if (r == CUDA_SUCCESS)                                                                     \
-            fast_ctx_forget_gpu(device);                                                           \
+        end_primary(r, device);                                                                    \
         return r;                                                                                  \
     }
 
@@ -150,6 +158,14 @@ END_CAPTURE(cuStreamEndCapture_ptsz)
 
 /* ---- waiting for the device ---- */
 
+/* A wait of less than this found the work complete: it ended at some earlier time. */
+#define WAITED_NS FAST_US(10)
+
+static bool waited_since(fast_ns start)
+{
+    return fast_hook_now() - start > WAITED_NS;
+}
+
 /* What is in the stream when the host begins to wait for it is complete afterwards. */
 static struct fast_stream *watched(CUstream stream, bool per_thread, uint32_t *ret_left)
 {
@@ -162,11 +178,15 @@ static struct fast_stream *watched(CUstream stream, bool per_thread, uint32_t *r
     return s;
 }
 
-static CUresult waited(CUresult r, struct fast_stream *s, uint32_t left)
+static CUresult wait_stream(CUresult (*call)(CUstream), CUstream stream, bool per_thread)
 {
+    uint32_t left = 0;
+    struct fast_stream *s = watched(stream, per_thread, &left);
+    fast_ns start = s ? fast_hook_now() : 0;
+    CUresult r = call(stream);
     if (s && r == CUDA_SUCCESS) {
         fast_stream_synced(s, left);
-        fast_gate_look();
+        fast_gate_look(waited_since(start));
     }
     return r;
 }
@@ -174,9 +194,7 @@ static CUresult waited(CUresult r, struct fast_stream *s, uint32_t left)
 #define WAIT_STREAM(symbol, per_thread)                                                            \
     FAST_EXPORT CUresult symbol(CUstream stream)                                                   \
     {                                                                                              \
-        uint32_t left = 0;                                                                         \
-        struct fast_stream *s = watched(stream, per_thread, &left);                                \
-        return waited(FAST_REAL(symbol)(stream), s, left);                                         \
+        return wait_stream(FAST_REAL(symbol), stream, per_thread);                                 \
     }
 
 WAIT_STREAM(cuStreamSynchronize, false)
@@ -189,9 +207,10 @@ WAIT_STREAM(cuStreamQuery_ptsz, true)
     {                                                                                              \
         if (atomic_load(&fast_hook.session) && !atomic_load(&fast_hook.captures))                  \
             fast_gate_flush();                                                                     \
+        fast_ns start = fast_thread.ctx ? fast_hook_now() : 0;                                     \
         CUresult r = FAST_REAL(symbol)(event);                                                     \
-        if (r == CUDA_SUCCESS)                                                                     \
-            fast_gate_look();                                                                      \
+        if (r == CUDA_SUCCESS && start)                                                            \
+            fast_gate_look(waited_since(start));                                                   \
         return r;                                                                                  \
     }
 
@@ -209,11 +228,12 @@ static CUresult wait_context(CUresult (*call)(void *), void *arg)
         for (uint32_t i = 0; i < high; i++)
             left[i] = atomic_load(&ctx->streams[i].left);
     }
+    fast_ns start = high ? fast_hook_now() : 0;
     CUresult r = call(arg);
     if (r == CUDA_SUCCESS && high) {
         for (uint32_t i = 0; i < high; i++)
             fast_stream_synced(&ctx->streams[i], left[i]);
-        fast_gate_look();
+        fast_gate_look(waited_since(start));
     }
     return r;
 }

@@ -255,11 +255,11 @@ void fast_gate_flush(void)
     }
 }
 
-void fast_gate_look(void)
+void fast_gate_look(bool waited)
 {
     struct fast_thread *t = &fast_thread;
     if (t->ctx && atomic_load(&fast_hook.session))
-        fast_gpu_settle((uint32_t)t->ctx->gpu, true, false);
+        fast_gpu_settle((uint32_t)t->ctx->gpu, waited, false);
 }
 
 static void count(const struct fast_gate_op *op)
@@ -315,6 +315,6 @@ void fast_gate_leave(struct fast_gate_op *op, CUresult result)
     if (op->kind == FAST_GATE_COPY_DONE && result == CUDA_SUCCESS) {
         /* What other threads have submitted meanwhile may still run. */
         fast_stream_synced(s, left == op->left + op->cost ? left : op->left);
-        fast_gate_look();
+        fast_gate_look(true);
     }
 }

@@ -46,8 +46,9 @@ uint64_t fast_gate_sum(const size_t *sizes, size_t count);
 /* Before a call that waits for the device, or asks: what this thread has submitted gets its
  * marker, so that its end is seen while the thread waits. */
 void fast_gate_flush(void);
-/* After it: looks what is complete. */
-void fast_gate_look(void);
+/* After it: looks what is complete. |waited|: the device was seen to finish just now; a call that
+ * came back at once says nothing of when that was. */
+void fast_gate_look(bool waited);
 
 /* ---- stream.c ---- */
 

@@ -124,6 +124,7 @@ struct fast_driver {
     CUresult (*event_create)(CUevent *, unsigned);
     CUresult (*event_record[2])(CUevent, CUstream);
     CUresult (*event_query)(CUevent);
+    CUresult (*primary_state)(CUdevice, unsigned *, int *);
     CUresult (*device_count)(int *);
     CUresult (*device_attribute)(int *, int, CUdevice);
     CUresult (*device_uuid)(CUuuid *, CUdevice);
@@ -149,6 +150,7 @@ struct fast_hook {
     } map[FAST_HOOK_MAP];
     struct fast_driver driver;
     _Atomic uint64_t unhooked[8]; /* bits of fast_entry_bases that leaked */
+    _Atomic uint32_t unhooked_new; /* the node has not been told of some of them */
 
     /* The node. */
     _Atomic(struct fast_session *) session;
@@ -237,6 +239,7 @@ bool fast_link_reserve(uint32_t gpu, uint64_t bytes, uint32_t family);
 void fast_link_release(uint32_t gpu, uint64_t bytes, uint32_t family);
 /* Hook thread: looks whether the node is still there, and after it went away tries to get a new
  * session. Returns how long to wait until the next try. */
+void fast_link_report(const struct fast_session *session);
 bool fast_link_alive(struct fast_session *session);
 void fast_link_drop(struct fast_session *session);
 bool fast_link_connect(bool reconnect, fast_ns timeout);

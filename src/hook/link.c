@@ -178,11 +178,12 @@ static size_t list_unhooked(char *buf, size_t cap)
 }
 
 /* What the driver says of itself, to be checked against what the node set up. */
-static void report_driver(const struct fast_session *s)
+void fast_link_report(const struct fast_session *s)
 {
     const struct fast_driver *d = &fast_hook.driver;
     char names[2048];
     int version = 0, count = 0;
+    atomic_store(&fast_hook.unhooked_new, 0);
     size_t len = list_unhooked(names, sizeof(names));
     if (d->driver_version)
         d->driver_version(&version);
@@ -252,7 +253,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
     }
     unlock_link();
     if (s)
-        report_driver(s);
+        fast_link_report(s);
     fast_hook_log("connect ok=%d", s != NULL);
     return s != NULL;
 }

@@ -63,6 +63,7 @@ static void find_own(void *lib, struct fast_driver *d)
     TAKE(event_record[0], "cuEventRecord");
     TAKE(event_record[1], "cuEventRecord_ptsz");
     TAKE(event_query, "cuEventQuery");
+    TAKE(primary_state, "cuDevicePrimaryCtxGetState");
     TAKE(device_count, "cuDeviceGetCount");
     TAKE(device_attribute, "cuDeviceGetAttribute");
     TAKE(device_uuid, "cuDeviceGetUuid_v2");
@@ -122,8 +123,11 @@ static void note_unhooked(const char *base)
     if (i < 0 || i >= 512)
         return;
     uint64_t bit = 1ULL << (i % 64);
-    if (!(atomic_fetch_or(&fast_hook.unhooked[i / 64], bit) & bit))
-        fast_hook_log("unhooked symbol=%s", base);
+    if (atomic_fetch_or(&fast_hook.unhooked[i / 64], bit) & bit)
+        return;
+    fast_hook_log("unhooked symbol=%s", base);
+    atomic_store(&fast_hook.unhooked_new, 1);
+    fast_hook_kick();
 }
 
 void *fast_hook_substitute(const char *base, void *real)

@@ -170,6 +170,8 @@ static void *run(void *arg)
                 continue;
             }
         }
+        if (atomic_load(&fast_hook.unhooked_new))
+            fast_link_report(session);
         turn(session);
     }
     return NULL;

@@ -353,6 +353,16 @@ static int do_nvml(void)
     return 0;
 }
 
+/* Looks up a version of a copy that the hook has no wrapper for: the one of CUDA 2.0. */
+static int do_unhooked(int argc, char **argv)
+{
+    void *p = NULL;
+    need(CALL(cuGetProcAddress_v2, "cuMemcpyHtoD", &p, 2000, 0, NULL), "lookup");
+    int r = do_launch(argc, argv);
+    usleep(20000);
+    return p ? r : 3;
+}
+
 /* Works, does nothing for a while, and works again. */
 static int do_pause(int argc, char **argv)
 {
@@ -430,6 +440,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_run(argc, argv);
     if (!strcmp(what, "flood"))
         return do_flood(argc, argv);
+    if (!strcmp(what, "unhooked"))
+        return do_unhooked(argc, argv);
     if (!strcmp(what, "nvml"))
         return do_nvml();
     if (!strcmp(what, "pause"))

@@ -375,6 +375,20 @@ static void lookups(void **state)
     assert_true(value(&hooked, "drivers_own") > 250 && value(&hooked, "drivers_own") < 400);
 }
 
+/* What cannot be hooked is told, also when it is found out after cuInit. */
+static void unhooked(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("unhooked", "5"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.reports, 2);
+    assert_string_equal(s.unhooked, "cuMemcpyHtoD");
+}
+
 /* NVML tells the same story as the driver, of the replica's own GPU. */
 static void nvml(void **state)
 {
@@ -617,6 +631,7 @@ int main(int argc, char **argv)
         T(arrays),
         T(lookups),
         T(nvml),
+        T(unhooked),
         T(revoked),
         T(bounded),
         T(idle_gives_back),
