@@ -363,6 +363,17 @@ static int do_unhooked(int argc, char **argv)
     return p ? r : 3;
 }
 
+/* Some milliseconds of work, and the program looks for it only a tenth of a second later. */
+static int do_late_sync(void)
+{
+    for (int i = 0; i < 10; i++)
+        need(launch(self.stream, 80 * 8 * 100), "cuLaunchKernel");
+    usleep(100000);
+    need(CALL(cuStreamSynchronize, self.stream), "cuStreamSynchronize");
+    printf("launched=10\n");
+    return 0;
+}
+
 /* Works, does nothing for a while, and works again. */
 static int do_pause(int argc, char **argv)
 {
@@ -442,6 +453,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_flood(argc, argv);
     if (!strcmp(what, "unhooked"))
         return do_unhooked(argc, argv);
+    if (!strcmp(what, "late_sync"))
+        return do_late_sync();
     if (!strcmp(what, "nvml"))
         return do_nvml();
     if (!strcmp(what, "pause"))

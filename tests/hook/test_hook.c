@@ -438,6 +438,53 @@ static void bounded(void **state)
     assert_true(value(&c, "submit_ms") * 2 > value(&c, "all_ms"));
 }
 
+/* Work is over when the GPU is done, not when the program asks. */
+static void busy_is_gpu_time(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_S(100);
+    for (int gated_too = 0; gated_too < 2; gated_too++) {
+        conf.gated = gated_too != 0;
+        struct fake_node *n = begin(&conf);
+        run_program(&c, RUN("late_sync"), "prog_dlsym");
+        struct fake_stats s = stats_after(n);
+        end();
+        assert_int_equal(s.launches, 10);
+        assert_true(s.page_busy_ns > FAST_MS(3));
+        assert_true(s.page_busy_ns < FAST_MS(60));
+        assert_int_equal(s.strange, 0);
+    }
+}
+
+/* The node goes away and comes back again and again while threads launch. */
+static void node_flaps(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_MS(2);
+    conf.grace_ns = FAST_MS(20);
+    begin(&conf);
+    start(&c, RUN("threads", "40000"), "prog_dlsym");
+    int again = 0;
+    for (int i = 0; i < 8; i++) {
+        usleep(60000);
+        end();
+        usleep(30000);
+        struct fake_node *n = begin(&conf);
+        struct fake_stats s;
+        usleep(60000);
+        fake_node_stats(n, &s);
+        assert_int_equal(s.strange, 0);
+        again += s.reconnects;
+    }
+    assert_int_equal(finish(&c), 0);
+    assert_int_equal(value(&c, "launched"), 4 * 40000);
+    assert_true(again >= 2);
+}
+
 static void idle_gives_back(void **state)
 {
     (void)state;
@@ -634,6 +681,8 @@ int main(int argc, char **argv)
         T(unhooked),
         T(revoked),
         T(bounded),
+        T(busy_is_gpu_time),
+        T(node_flaps),
         T(idle_gives_back),
         T(captures),
         T(threads),
