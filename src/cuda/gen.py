@@ -16,7 +16,7 @@ CLASSES = {
     "sync": "the host waits for the device, or asks whether it is done",
     "capture": "begins or ends a stream capture",
     "stream": "ends a stream",
-    "context": "changes the current context of the thread or ends one",
+    "context": "makes a context, changes the current one of the thread, or ends one",
     "lookup": "cuInit and cuGetProcAddress",
     "pass": "no wrapper: the driver's own function",
 }

@@ -1,4 +1,5 @@
 #include "hook/gate.h"
+#include "hook/memory.h"
 
 /* Wrappers of what changes or ends contexts and streams, of captures, and of calls that wait for the
  * device. None of them is ever delayed; they only keep the accounting true. */
@@ -39,6 +40,12 @@ SWITCH(cuCtxPopCurrent, (CUcontext * ret), (ret))
 SWITCH(cuCtxPopCurrent_v2, (CUcontext * ret), (ret))
 SWITCH(cuCtxSetCurrent, (CUcontext ctx), (ctx))
 
+static void end_context(CUcontext ctx)
+{
+    fast_ctx_forget(ctx);
+    fast_memory_forget(ctx);
+}
+
 /* Markers that are still to come would be written after the driver has let go of the page's
  * registration, so what they stand for counts as complete from here on. */
 #define END_CONTEXT(symbol)                                                                        \
@@ -47,8 +54,7 @@ SWITCH(cuCtxSetCurrent, (CUcontext ctx), (ctx))
         leave_context();                                                                           \
         CUresult r = FAST_REAL(symbol)(ctx);                                                       \
         if (r == CUDA_SUCCESS)                                                                     \
-            fast_ctx_forget(ctx);                                                                  \
-        fast_gate_look(false);                                                                     \
+            end_context(ctx);                                                                      \
         return r;                                                                                  \
     }
 
@@ -63,8 +69,16 @@ static void end_primary(CUresult r, CUdevice device)
     int active = 0;
     if (r == CUDA_SUCCESS && fast_hook.driver.primary_state)
         fast_hook.driver.primary_state(device, &flags, &active);
-    if (r == CUDA_SUCCESS && !active)
-        fast_ctx_forget_gpu(device);
+    if (r == CUDA_SUCCESS && !active && device >= 0 && device < FAST_PAGE_GPUS)
+        end_context(atomic_load(&fast_hook.primary[device]));
+}
+
+FAST_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *ret, CUdevice device)
+{
+    CUresult r = FAST_REAL(cuDevicePrimaryCtxRetain)(ret, device);
+    if (r == CUDA_SUCCESS && device >= 0 && device < FAST_PAGE_GPUS)
+        atomic_store(&fast_hook.primary[device], *ret);
+    return r;
 }
 
 #define END_PRIMARY(symbol)                                                                        \

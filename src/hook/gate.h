@@ -56,7 +56,6 @@ void fast_gate_look(bool waited);
 struct fast_ctx *fast_ctx_current(void);
 /* The context |ctx| is about to end, or its work is about to be thrown away. */
 void fast_ctx_forget(CUcontext ctx);
-void fast_ctx_forget_gpu(int gpu);
 struct fast_stream *fast_stream_find(struct fast_ctx *ctx, CUstream handle, bool per_thread)
     __attribute__((nonnull(1)));
 /* The stream is about to be destroyed. */

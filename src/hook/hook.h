@@ -168,6 +168,7 @@ struct fast_hook {
     _Atomic uint32_t captures;
     _Atomic uint32_t ctx_epoch; /* changes when a context ends */
     struct fast_ctx ctxs[FAST_HOOK_CTXS];
+    _Atomic(CUcontext) primary[FAST_PAGE_GPUS]; /* of each device, once it was retained */
     struct fast_gpu gpus[FAST_PAGE_GPUS];
     struct fast_graph_cost graphs[FAST_HOOK_GRAPHS];
 

@@ -47,8 +47,11 @@ static void release(int gpu, uint64_t bytes, uint32_t family)
 static void settle(CUresult r, int gpu, uint64_t key, uint64_t bytes, uint32_t family)
 {
     struct fast_table_row row = {.key = key, .bytes = bytes, .other = family, .gpu = (uint32_t)gpu};
+    CUcontext owner = NULL;
     if (gpu < 0 || bytes == 0)
         return;
+    if (fast_hook.driver.ctx_get_current && fast_hook.driver.ctx_get_current(&owner) == CUDA_SUCCESS)
+        row.owner = (uint64_t)(uintptr_t)owner;
     if (r != CUDA_SUCCESS || !key || !fast_table_put(&fast_hook.blocks, &row))
         release(gpu, bytes, family);
 }
@@ -68,6 +71,16 @@ static CUresult give_back(CUresult r, bool known, const struct fast_table_row *r
     else
         fast_table_put(&fast_hook.blocks, row);
     return r;
+}
+
+void fast_memory_forget(CUcontext ctx)
+{
+    uint32_t gpu = 0;
+    uint64_t bytes = ctx && fast_hook.enabled
+                         ? fast_table_take_owned(&fast_hook.blocks, (uint64_t)(uintptr_t)ctx, &gpu)
+                         : 0;
+    if (bytes)
+        fast_link_release(gpu, bytes, FAST_FAMILY_DEVICE);
 }
 
 /* The macros of this file take whole parameter and argument lists. */

@@ -128,15 +128,6 @@ void fast_ctx_forget(CUcontext ctx)
             forget(&fast_hook.ctxs[i]);
 }
 
-/* A primary context ends, and its handle is not known: all contexts of the GPU are set up again at
- * their next use. */
-void fast_ctx_forget_gpu(int gpu)
-{
-    for (int i = 0; i < FAST_HOOK_CTXS; i++)
-        if (atomic_load(&fast_hook.ctxs[i].ctx) && fast_hook.ctxs[i].gpu == gpu)
-            forget(&fast_hook.ctxs[i]);
-}
-
 /* ---- streams ---- */
 
 /* The default streams have small numbers; the per-thread one is another stream in each thread. */

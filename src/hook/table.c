@@ -113,6 +113,32 @@ bool fast_table_take(struct fast_table *table, uint64_t key, struct fast_table_r
     return found;
 }
 
+static uint64_t take_owned(struct fast_table_shard *s, uint64_t owner, uint32_t *ret_gpu)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < s->cap;) {
+        if (!s->rows[i].key || s->rows[i].owner != owner) {
+            i++;
+            continue;
+        }
+        sum += s->rows[i].bytes;
+        *ret_gpu = s->rows[i].gpu;
+        remove_at(s, i); /* another row may have moved here: look again */
+    }
+    return sum;
+}
+
+uint64_t fast_table_take_owned(struct fast_table *table, uint64_t owner, uint32_t *ret_gpu)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < FAST_TABLE_SHARDS; i++) {
+        pthread_mutex_lock(&table->shards[i].lock);
+        sum += take_owned(&table->shards[i], owner, ret_gpu);
+        pthread_mutex_unlock(&table->shards[i].lock);
+    }
+    return sum;
+}
+
 bool fast_table_ref(struct fast_table *table, uint64_t key, int by, struct fast_table_row *ret)
 {
     struct fast_table_shard *s = shard_of(table, key);

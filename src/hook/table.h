@@ -13,7 +13,8 @@
 struct fast_table_row {
     uint64_t key; /* 0: free */
     uint64_t bytes;
-    uint64_t other; /* an owner's handle */
+    uint64_t other; /* what the caller wants to remember */
+    uint64_t owner; /* the context that it goes away with */
     uint32_t gpu;
     int32_t refs;
 };
@@ -38,6 +39,9 @@ bool fast_table_get(struct fast_table *table, uint64_t key, struct fast_table_ro
 
 /* Takes the row out. */
 bool fast_table_take(struct fast_table *table, uint64_t key, struct fast_table_row *ret);
+
+/* Takes out all rows of |owner|. Returns the sum of their bytes; |ret_gpu| is where they are. */
+uint64_t fast_table_take_owned(struct fast_table *table, uint64_t owner, uint32_t *ret_gpu);
 
 /* Adds |by| to the references of |key|; at 0 the row is taken out. False: there is no such row. */
 bool fast_table_ref(struct fast_table *table, uint64_t key, int by, struct fast_table_row *ret);

@@ -374,6 +374,27 @@ static int do_late_sync(void)
     return 0;
 }
 
+/* Memory that goes away with its context, in both ways in which a context can end. */
+static int do_contexts(void)
+{
+    size_t bytes = (size_t)700 << 20;
+    CUdeviceptr p;
+    CUcontext ctx;
+    need(CALL(cuCtxCreate_v2, &ctx, 0, 0), "cuCtxCreate");
+    need(CALL(cuMemAlloc_v2, &p, bytes), "cuMemAlloc");
+    need(CALL(cuCtxDestroy_v2, ctx), "cuCtxDestroy");
+    need(CALL(cuCtxSetCurrent, self.ctx), "cuCtxSetCurrent");
+    need(launch(self.stream, 80), "cuLaunchKernel");
+    need(CALL(cuMemAlloc_v2, &p, bytes), "cuMemAlloc after cuCtxDestroy");
+    need(CALL(cuDevicePrimaryCtxReset_v2, 0), "cuDevicePrimaryCtxReset");
+    set_up();
+    need(launch(self.stream, 80), "cuLaunchKernel");
+    need(CALL(cuMemAlloc_v2, &p, bytes), "cuMemAlloc after reset");
+    need(CALL(cuMemFree_v2, p), "cuMemFree");
+    printf("launched=2\n");
+    return 0;
+}
+
 /* Works, does nothing for a while, and works again. */
 static int do_pause(int argc, char **argv)
 {
@@ -455,6 +476,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_unhooked(argc, argv);
     if (!strcmp(what, "late_sync"))
         return do_late_sync();
+    if (!strcmp(what, "contexts"))
+        return do_contexts();
     if (!strcmp(what, "nvml"))
         return do_nvml();
     if (!strcmp(what, "pause"))

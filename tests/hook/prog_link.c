@@ -7,7 +7,7 @@
 
 /* What has a wrapper in the hook has a prototype already. */
 #define HOOKED(X)                                                                                  \
-    X(cuInit) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuStreamSynchronize) X(cuStreamDestroy_v2)  \
+    X(cuInit) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuStreamSynchronize) X(cuStreamDestroy_v2)  \
     X(cuLaunch) X(cuLaunchGrid) X(cuLaunchGridAsync) X(cuLaunchKernel) X(cuLaunchKernel_ptsz)      \
     X(cuLaunchKernelEx) X(cuLaunchKernelEx_ptsz) X(cuLaunchCooperativeKernel)                      \
     X(cuLaunchCooperativeKernel_ptsz) X(cuLaunchCooperativeKernelMultiDevice)                      \
@@ -20,7 +20,7 @@
     X(cuMemsetD8Async)
 
 #define UNHOOKED(X)                                                                                \
-    X(cuDevicePrimaryCtxRetain) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuStreamCreate)       \
+    X(cuModuleLoadData) X(cuModuleGetFunction) X(cuStreamCreate)       \
     X(cuFuncSetBlockShape) X(cuGraphInstantiateWithFlags) X(cuMemAddressReserve)                   \
     X(cuMemAddressFree)
 

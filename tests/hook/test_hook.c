@@ -146,6 +146,21 @@ static void families(void **state)
         }
 }
 
+static void contexts_end(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("contexts"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.launches, 2);
+    assert_int_equal(s.mem_refused, 0);
+    assert_true(s.mem_peak == FAST_MIB(700));
+    assert_true(s.mem_used == 0);
+}
+
 static void arrays(void **state)
 {
     (void)state;
@@ -471,6 +486,7 @@ int main(int argc, char **argv)
         T(capped),
         T(families),
         T(arrays),
+        T(contexts_end),
         T(lookups),
         T(nvml),
         T(unhooked),

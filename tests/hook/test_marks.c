@@ -341,6 +341,28 @@ static void tables(void **state)
     assert_false(fast_table_get(&table, 0, &row));
 }
 
+/* Rows of one owner go, all others stay, whatever places they have moved to. */
+static void owned_rows(void **state)
+{
+    (void)state;
+    struct fast_table table;
+    struct fast_table_row row;
+    uint32_t gpu = 9;
+    fast_table_init(&table);
+    for (uint64_t k = 1; k <= 10000; k++) {
+        row = (struct fast_table_row){.key = k << 9, .bytes = k, .owner = k % 3, .gpu = 1};
+        assert_true(fast_table_put(&table, &row));
+    }
+    uint64_t sum = fast_table_take_owned(&table, 2, &gpu), expect = 0;
+    for (uint64_t k = 1; k <= 10000; k++) {
+        expect += k % 3 == 2 ? k : 0;
+        assert_int_equal(fast_table_get(&table, k << 9, &row), k % 3 != 2);
+    }
+    assert_true(sum == expect);
+    assert_int_equal(gpu, 1);
+    assert_true(fast_table_take_owned(&table, 2, &gpu) == 0);
+}
+
 static void entry_table(void **state)
 {
     (void)state;
@@ -360,7 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(markers), T(inside_a_call), T(sums_wrap_around), T(events_instead), T(unmarked_tail),
         T(overlapping_launches), T(broken_context), T(contexts_end), T(many_streams),
-        T(small_copies_pass), T(graphs_are_learned), T(tables), T(entry_table),
+        T(small_copies_pass), T(graphs_are_learned), T(tables), T(owned_rows), T(entry_table),
     };
     return cmocka_run_group_tests_name("marks", tests, NULL, NULL);
 }
