@@ -52,7 +52,7 @@ static struct sum add_up(uint32_t gpu, bool tails, fast_ns now)
             if (pending && tails)
                 judge_tail(c, s, pending, now);
             sum.pending += pending;
-            sum.done += atomic_load(&s->left) - pending;
+            sum.done += fast_stream_done(c, s);
             sum.streams += pending != 0;
         }
     }
@@ -90,7 +90,7 @@ void fast_gpu_begin(uint32_t gpu)
     fast_ns now = fast_hook_now();
     atomic_store(&g->busy_since, now);
     atomic_store(&g->seen_ns, now);
-    sample_start(gpu, now, 0);
+    sample_start(gpu, now, add_up(gpu, false, now).done);
     fast_hook_kick();
 }
 
@@ -150,15 +150,19 @@ static void learn_interval(uint32_t gpu, fast_ns len)
         atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), rest / kernels, FAST_S(4)));
 }
 
-/* A part of a long interval: only the progress is known, in units. */
-static void learn_progress(uint32_t gpu, fast_ns len, uint32_t done)
+/* A part of a long interval: only the progress is known, in units. False: there was none yet, so
+ * that the sample must go on; else only the lucky samples would count. */
+static bool learn_progress(uint32_t gpu, fast_ns len, uint32_t done)
 {
     struct fast_gpu *g = &fast_hook.gpus[gpu];
     uint32_t units = done - atomic_load(&g->sample_done);
-    if (units == 0 || units > 100000000 || atomic_load(&g->graphs) || atomic_load(&g->copies_us))
-        return;
+    if (units == 0)
+        return false;
+    if (units > 100000000 || atomic_load(&g->graphs) || atomic_load(&g->copies_us))
+        return true;
     int64_t sample = len * fast_kernel_cost(gpu) / units;
     atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), sample, FAST_S(4)));
+    return true;
 }
 
 /* ---- intervals ---- */
@@ -200,12 +204,9 @@ static bool settle(uint32_t gpu, bool at_sync, bool tails)
     if (sum.pending) {
         atomic_store(&g->seen_ns, now);
         fast_ns start = atomic_load(&g->sample_ns);
-        if (start == since && atomic_load(&g->sample_done) == 0)
-            atomic_store(&g->sample_done, sum.done); /* the first look */
-        if (now - start > (atomic_load(&g->unit_ns) ? SAMPLE_NS : FIRST_SAMPLE_NS)) {
-            learn_progress(gpu, now - start, sum.done);
+        if (now - start > (atomic_load(&g->unit_ns) ? SAMPLE_NS : FIRST_SAMPLE_NS) &&
+            learn_progress(gpu, now - start, sum.done))
             sample_start(gpu, now, sum.done);
-        }
         return false;
     }
     atomic_store(&g->active, 0);

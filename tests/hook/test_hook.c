@@ -258,6 +258,25 @@ static void bounded(void **state)
     assert_true(value(&c, "submit_ms") * 2 > value(&c, "all_ms"));
 }
 
+/* After a revocation only what was in flight runs on: 2 ms of work, and not the 50 ms of the queue. */
+static void overrun_is_bounded(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_MS(5);
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("flood", "100"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    print_message("overrun at most %lld us over %d tokens\n", (long long)s.overrun_max_ns / 1000,
+                  s.tokens);
+    assert_int_equal(s.launches, 100);
+    assert_true(s.tokens >= 4);
+    assert_true(s.overrun_max_ns < FAST_MS(25)); /* with room for a busy machine */
+    assert_int_equal(s.strange, 0);
+}
+
 /* Work is over when the GPU is done, not when the program asks. */
 static void busy_is_gpu_time(void **state)
 {
@@ -492,6 +511,7 @@ int main(int argc, char **argv)
         T(unhooked),
         T(revoked),
         T(bounded),
+        T(overrun_is_bounded),
         T(busy_is_gpu_time),
         T(node_flaps),
         T(idle_gives_back),
