@@ -1,0 +1,87 @@
+/* A CUDA program that always has work: it launches kernels of a set length one after the other, and
+ * keeps a few in flight. It knows nothing of this project; its port answers so that it counts as
+ * alive.
+ *
+ * Usage: spin MICROSECONDS [BLOCKS] */
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/cuda_min.h"
+
+#define IN_FLIGHT 4
+
+static void *answer(void *arg)
+{
+    static const char ok[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    int fd = *(int *)arg;
+    for (;;) {
+        char request[4096];
+        int c = accept(fd, NULL, NULL);
+        if (c < 0)
+            continue;
+        if (read(c, request, sizeof(request)) > 0 && write(c, ok, sizeof(ok) - 1) < 0)
+            perror("write");
+        close(c);
+    }
+    return NULL;
+}
+
+static int listen_on(const char *port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((in_port_t)atoi(port)),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 16) ? -1 : fd;
+}
+
+static int spin(const struct cuda *cuda, CUfunction f, CUdeviceptr count, unsigned blocks,
+                unsigned long long block_ns, char *msg, size_t msg_size)
+{
+    int occupancy = 500, dram = 0;
+    void *params[] = {&block_ns, &occupancy, &dram, &count};
+    CUstream stream;
+    int r = cuda_check(cuda, cuda->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate",
+                       msg, msg_size);
+    while (!r) {
+        for (int i = 0; i < IN_FLIGHT && !r; i++)
+            r = cuda_check(cuda, cuda->cuLaunchKernel(f, blocks, 1, 1, 256, 1, 1, 0, stream, params, NULL),
+                           "cuLaunchKernel", msg, msg_size);
+        if (!r)
+            r = cuda_check(cuda, cuda->cuStreamSynchronize(stream), "cuStreamSynchronize", msg, msg_size);
+    }
+    return r;
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const images[] = {"spin.sim.so", "spin.fatbin", NULL};
+    char name[128], msg[512], path[512];
+    const char *port = getenv("PORT"), *image = getenv("SPIN_IMAGE");
+    struct cuda cuda;
+    CUmodule module;
+    CUfunction f;
+    CUdeviceptr count;
+    pthread_t thread;
+    int fd = port ? listen_on(port) : -1;
+    unsigned long long ns = argc > 1 ? strtoull(argv[1], NULL, 10) * 1000 : 1000000;
+    unsigned blocks = argc > 2 ? (unsigned)atoi(argv[2]) : 8;
+    if (cuda_open(&cuda, CUDA_BY_DLSYM, name, sizeof(name), msg, sizeof(msg)) ||
+        cuda_load_module(&cuda, image, images, "replay_spin", &module, path, sizeof(path), msg,
+                         sizeof(msg)) ||
+        cuda_check(&cuda, cuda.cuModuleGetFunction(&f, module, "replay_spin"), "replay_spin", msg,
+                   sizeof(msg)) ||
+        cuda_check(&cuda, cuda.cuMemAlloc(&count, 4), "cuMemAlloc", msg, sizeof(msg))) {
+        fprintf(stderr, "spin: %s\n", msg);
+        return 1;
+    }
+    if (fd >= 0 && pthread_create(&thread, NULL, answer, &fd))
+        return 1;
+    spin(&cuda, f, count, blocks, ns, msg, sizeof(msg));
+    fprintf(stderr, "spin: %s\n", msg);
+    return 1;
+}
