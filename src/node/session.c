@@ -251,19 +251,19 @@ static void session_new(struct node_manager *m, int fd)
 static void on_connection(void *arg, int events)
 {
     struct node_manager *m = arg;
+    bool out_of_files = false;
     (void)events;
-    for (int i = 0; i < BATCH; i++) {
+    for (int i = 0; i < BATCH && !out_of_files; i++) {
         if (m->strangers >= STRANGERS_MAX || m->session_count >= SESSIONS_MAX)
             break;
         int fd = accept4(m->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
             return;
-        if (fd < 0)
-            break;
-        session_new(m, fd);
+        out_of_files = fd < 0;
+        if (fd >= 0)
+            session_new(m, fd);
     }
-    if (m->strangers < STRANGERS_MAX && m->session_count < SESSIONS_MAX && errno != EMFILE &&
-        errno != ENFILE)
+    if (m->strangers < STRANGERS_MAX && m->session_count < SESSIONS_MAX && !out_of_files)
         return;
     fast_watch_set(m->listen_watch, 0);
     tick_soon(m);
