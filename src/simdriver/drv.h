@@ -105,8 +105,8 @@ struct event {
     uint64_t record;        /* which record is the last one */
     struct stream *stream;  /* of the last record, while not done */
     uint64_t index;         /* its operation there */
-    struct capture *capture; /* recorded in a capture */
-    struct front nodes;
+    uint64_t capture_id; /* recorded last in that capture; 0: in none */
+    struct front front;
 };
 
 struct function {
@@ -402,6 +402,7 @@ size_t launch_param_offset(const struct function *f, int index);
 
 /* capture.c */
 CUresult capture_add(struct stream *s, struct work *work); /* |s| is capturing */
+CUresult capture_add_child(struct stream *s, struct graph *child); /* takes it over */
 CUresult capture_record(struct stream *s, struct event *e, unsigned flags);
 CUresult capture_wait(struct stream *s, struct event *e, unsigned flags);
 CUresult capture_unsafe(struct ctx *ctx);    /* a call that is not allowed while capturing */

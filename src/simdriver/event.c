@@ -36,7 +36,7 @@ CUAPI cuEventDestroy_v2(CUevent handle)
     struct event *e = event_get(handle);
     if (!e)
         return drv_leave(CUDA_ERROR_INVALID_HANDLE);
-    free(e->nodes.nodes);
+    free(e->front.nodes);
     handle_free(e);
     return drv_leave(CUDA_SUCCESS);
 }
@@ -60,7 +60,7 @@ CUresult event_record(struct event *e, struct stream *s)
     e->done = false;
     e->stream = s;
     e->index = s->submitted;
-    e->capture = NULL;
+    e->capture_id = 0;
     return CUDA_SUCCESS;
 }
 
@@ -106,7 +106,7 @@ static CUresult enter_event(CUevent handle, struct event **ret)
     struct event *e = event_get(handle);
     if (!e)
         return drv_leave(CUDA_ERROR_INVALID_HANDLE);
-    if (e->capture)
+    if (e->capture_id)
         return drv_leave(CUDA_ERROR_CAPTURED_EVENT);
     if (e->ctx->error)
         return drv_leave(e->ctx->error);

@@ -194,9 +194,9 @@ CUAPI cuStreamQuery(CUstream handle)
     CUresult rc = drv_enter_stream(handle, &s);
     if (rc)
         return rc;
-    if ((rc = capture_forbid(s)))
-        return drv_leave(rc);
     struct ctx *ctx = s->ctx;
+    if ((rc = capture_forbid(s)) || (rc = capture_unsafe(ctx)))
+        return drv_leave(rc);
     work_poll();
     bool done = work_done(s, s->submitted);
     for (struct stream *t = s->legacy ? ctx->streams : NULL; t; t = t->next)
@@ -283,7 +283,7 @@ CUAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags)
         return drv_leave(CUDA_ERROR_INVALID_HANDLE);
     if (flags & ~1u)
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
-    if (e->capture || s->capture)
+    if (e->capture_id || s->capture)
         return drv_leave(capture_wait(s, e, flags));
     if (e->recorded && !e->done)
         rc = work_wait_event(s, e);

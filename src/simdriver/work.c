@@ -253,7 +253,13 @@ CUresult work_submit_now(struct stream *s, struct work *work)
 
 CUresult work_submit(struct stream *s, struct work *work)
 {
-    return s->capture ? capture_add(s, work) : work_submit_now(s, work);
+    if (s->capture)
+        return capture_add(s, work);
+    CUresult rc = capture_legacy(s);
+    if (!rc)
+        return work_submit_now(s, work);
+    work_free(work);
+    return rc;
 }
 
 static bool with_host(const struct stream *s)
