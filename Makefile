@@ -43,7 +43,7 @@ lint: deps
 asan: deps
 	@[ -f build-asan/build.ninja ] || meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
 	@ninja -C build-asan
-	@tools/run-tests.py build-asan
+	@tools/run-tests.py build-asan $(ASAN_TESTS)
 
 tsan: deps
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false > /dev/null
