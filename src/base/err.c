@@ -16,7 +16,7 @@ int(fast_err_set)(struct fast_err *err, int code, const char *fmt, ...)
     return -code;
 }
 
-int fast_err_wrap(struct fast_err *err, const char *fmt, ...)
+int(fast_err_wrap)(struct fast_err *err, const char *fmt, ...)
 {
     if (!err)
         return -FAST_EBUG;

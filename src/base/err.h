@@ -41,6 +41,10 @@ int fast_err_set(struct fast_err *err, int code, const char *fmt, ...)
 int fast_err_wrap(struct fast_err *err, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__
+#define fast_err_wrap(err, ...) (fast_err_wrap(err, __VA_ARGS__), -(int)FAST_EBUG)
+#endif
+
 /* A short name such as "not found"; never NULL. */
 const char *fast_err_name(int code);
 

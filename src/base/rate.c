@@ -60,5 +60,5 @@ int64_t fast_rate_milli_over(struct fast_rate *rate, fast_ns span, fast_ns now)
         fast_ns inside = start >= from ? rate->slot_ns : start + rate->slot_ns - from;
         weighted += (__int128)rate->counts[s % RING] * inside;
     }
-    return (int64_t)(weighted * FAST_S(1) * 1000 / rate->slot_ns / span);
+    return (int64_t)(weighted * ((__int128)FAST_S(1) * 1000) / rate->slot_ns / span);
 }

@@ -18,7 +18,6 @@
 #include "io/http_stream.h"
 #include "io/loop.h"
 
-#define BODY_WINDOW 65536
 #define BODY_CHECK_MAX (1u << 20) /* of a body, what check() gets to see */
 #define PROGRESS_EVERY FAST_MS(100)
 #define HEAD_MAX 2048
@@ -255,7 +254,7 @@ static void on_conn(void *arg, int events)
     if (events & FAST_LOOP_OUT)
         fast_http_stream_flush(&c->s);
     if (events & (FAST_LOOP_IN | FAST_LOOP_HUP)) {
-        fast_http_stream_fill(&c->s, c->got_head ? BODY_WINDOW : FAST_HTTP_HEAD_MAX);
+        fast_http_stream_fill(&c->s, FAST_HTTP_HEAD_MAX);
         step(c);
     }
     if (c->s.fd >= 0 && !fast_http_stream_arm(&c->s))

@@ -45,7 +45,7 @@ static bool add(struct text *t, const char *p, size_t n)
 {
     if (t->len + n + 1 > t->cap) {
         size_t cap = 2 * (t->len + n + 1);
-        char *more = cap <= 4 * STACK_MAX ? realloc(t->p, cap) : NULL;
+        char *more = cap <= (size_t)4 * STACK_MAX ? realloc(t->p, cap) : NULL;
         if (!more)
             return false;
         t->p = more;

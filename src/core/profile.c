@@ -299,13 +299,13 @@ struct fast_profile_point fast_profile_look(const struct fast_profile *profile, 
 
 int64_t fast_profile_rpr_milli(const struct fast_profile_point *point)
 {
-    return point->rps_milli * FAST_MILLI * FAST_SM_PCT_MAX / (point->sm_pct * point->quota_milli);
+    return point->rps_milli * FAST_MILLI * FAST_SM_PCT_MAX / ((int64_t)point->sm_pct * point->quota_milli);
 }
 
 int fast_profile_rpr_cmp(const struct fast_profile_point *a, const struct fast_profile_point *b)
 {
-    int64_t x = a->rps_milli * (b->sm_pct * b->quota_milli);
-    int64_t y = b->rps_milli * (a->sm_pct * a->quota_milli);
+    int64_t x = a->rps_milli * b->sm_pct * b->quota_milli;
+    int64_t y = b->rps_milli * a->sm_pct * a->quota_milli;
     return (x > y) - (x < y);
 }
 

@@ -214,6 +214,8 @@ static int by_rpr(const void *a, const void *b)
 static int scale_down_paper(struct plan *plan, int floor, struct fast_err *err)
 {
     int n = plan->in->nreplicas;
+    if (n < 1)
+        return 0;
     struct ranked *ranked = malloc(sizeof(*ranked) * (size_t)n);
     if (!ranked)
         return fast_err_set(err, FAST_ENOMEM, "no memory to order %d replicas", n);

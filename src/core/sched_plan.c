@@ -112,7 +112,7 @@ void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns
                     struct fast_plan *ret)
 {
     struct lp lp = {0};
-    int item[FAST_PLAN_CLIENTS];
+    int item[FAST_PLAN_CLIENTS] = {0};
     memset(ret, 0, sizeof(*ret));
     for (int i = 0; i < n && i < FAST_PLAN_CLIENTS; i++) {
         if (items[i].request_ns <= 0)

@@ -16,8 +16,8 @@ static const char *const statements[STATEMENTS] = {
             " desired=excluded.desired, next_number=excluded.next_number,"
             " generation=excluded.generation, created_ns=excluded.created_ns",
     [REMOVE] = "DELETE FROM function WHERE name=? AND ns=?",
-    [EACH] = "SELECT name, ns, json, desired, next_number, generation, created_ns FROM function"
-             " ORDER BY ns, name",
+    [EACH] = ("SELECT name, ns, json, desired, next_number, generation, created_ns FROM function"
+              " ORDER BY ns, name"),
     [REPLICA_PUT] = "INSERT OR REPLACE INTO replica(id, generation) VALUES(?,?)",
     [REPLICA_REMOVE] = "DELETE FROM replica WHERE id=?",
     [REPLICA_GET] = "SELECT generation FROM replica WHERE id=?",

@@ -356,7 +356,7 @@ static void on_listen(void *arg, int events)
             fast_watch_set(sv->watch, 0);
             return;
         }
-        struct sockaddr_storage a;
+        struct sockaddr_storage a = {0};
         socklen_t len = sizeof(a);
         int fd = accept4(sv->fd, (struct sockaddr *)&a, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))

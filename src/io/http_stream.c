@@ -173,7 +173,7 @@ void fast_http_stream_flush(struct fast_http_stream *s)
 {
     send_now(s, NULL, 0);
     /* A buffer that a burst made large is not kept. */
-    if (!s->out_len && s->out_cap > 2 * FAST_HTTP_HIGH_WATER) {
+    if (!s->out_len && s->out_cap > (size_t)2 * FAST_HTTP_HIGH_WATER) {
         free(s->out);
         s->out = NULL;
         s->out_cap = 0;
@@ -225,7 +225,7 @@ static int split_address(const char *address, char *host, size_t cap, const char
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage a;
+    struct sockaddr_storage a = {0};
     socklen_t len = sizeof(a);
     if (getsockname(fd, (struct sockaddr *)&a, &len))
         return 0;

@@ -68,6 +68,7 @@ int node_pages_new(struct node_pages *ret, int ret_fds[2], struct fast_err *err)
     }
     struct fast_limits_page *l = limits;
     struct fast_counters_page *c = counters;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): page_new() has set both. */
     l->magic = c->magic = FAST_PAGE_MAGIC;
     l->version = c->version = FAST_PAGE_VERSION;
     mprotect(counters, FAST_PAGE_BYTES, PROT_READ);
