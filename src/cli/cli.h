@@ -23,7 +23,7 @@ struct cli {
     bool json;           /* print JSON instead of text */
     bool color;          /* stdout is a terminal and NO_COLOR is not set */
     bool tty;            /* stdout is a terminal */
-    char self_dir[4096]; /* folder of this executable */
+    char self_dir[2048]; /* folder of this executable */
 };
 
 enum cli_opt_type {
