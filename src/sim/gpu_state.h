@@ -108,7 +108,9 @@ static inline struct sim_slot *sim_slot(struct sim_queue *q, uint64_t seq)
 
 static inline bool sim_queue_pending(const struct sim_queue *q)
 {
-    return q->done < q->submitted;
+    /* More than the ring holds is a state gone bad: the queue is stuck until it is removed, and
+     * nobody walks through a distance of 2^64. */
+    return q->done < q->submitted && q->submitted - q->done <= SIM_RING;
 }
 
 static inline struct sim_slot *sim_queue_head(struct sim_queue *q)
