@@ -4,6 +4,7 @@
 /* For tests of the simulated driver: its functions that the hook does not wrap (the others are in
  * the generated cuda/hook_proto.h), and a process with one simulated GPU of its own. */
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
