@@ -19,6 +19,7 @@
 CUresult cuDeviceGet(CUdevice *, int);
 CUresult cuDeviceGetCount(int *);
 CUresult cuDeviceGetAttribute(int *, int, CUdevice);
+CUresult cuDeviceGetUuid(CUuuid *, CUdevice);
 CUresult cuDeviceGetName(char *, int, CUdevice);
 CUresult cuDevicePrimaryCtxRetain(CUcontext *, CUdevice);
 CUresult cuCtxGetCurrent(CUcontext *);
