@@ -9,12 +9,6 @@
 
 struct drv drv = {.lock = PTHREAD_MUTEX_INITIALIZER, .mps_fd = -1, .sleep_until = FAST_NEVER};
 
-CUresult drv_leave(CUresult rc)
-{
-    pthread_mutex_unlock(&drv.lock);
-    return rc;
-}
-
 CUresult drv_enter(void)
 {
     if (__atomic_load_n(&drv.exiting, __ATOMIC_RELAXED))

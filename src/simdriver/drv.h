@@ -259,12 +259,20 @@ extern struct drv drv;
 CUresult drv_enter(void);                 /* the driver is initialised */
 CUresult drv_enter_ctx(struct ctx **ret); /* and a context is current and has no sticky error */
 CUresult drv_enter_stream(CUstream handle, struct stream **ret); /* and |handle| is a stream */
-CUresult drv_leave(CUresult rc);          /* unlocks and returns |rc| */
+/* Unlocks and returns |rc|. */
+static inline CUresult drv_leave(CUresult rc)
+{
+    pthread_mutex_unlock(&drv.lock);
+    return rc;
+}
 
 /* ctx.c */
 struct ctx *ctx_current(void); /* of this thread; NULL if none */
 void ctx_set_current(struct ctx *ctx);
 struct ctx *ctx_get(CUcontext handle);              /* NULL: not a context */
+/* |sm_pct|: the partition, under MPS. */
+CUresult ctx_new(CUdevice dev, unsigned flags, unsigned version, int sm_pct, struct ctx **ret);
+void ctx_free(struct ctx *ctx); /* waits for its work first */
 CUresult ctx_fail(struct ctx *ctx, CUresult error); /* makes it sticky */
 CUresult ctx_sync(struct ctx *ctx);
 

@@ -38,30 +38,30 @@ static CUresult fill(CUdeviceptr dst, size_t pitch, unsigned value, unsigned siz
 #define FILL(bits, type)                                                                           \
     CUAPI cuMemsetD##bits##_v2(CUdeviceptr dst, type value, size_t n)                              \
     {                                                                                              \
-        return fill(dst, 0, value, bits / 8, n, 1, CU_STREAM_LEGACY, true);                        \
+        return fill(dst, 0, value, (bits) / 8, n, 1, CU_STREAM_LEGACY, true);                        \
     }                                                                                              \
     CUAPI cuMemsetD##bits##_v2_ptds(CUdeviceptr dst, type value, size_t n)                         \
     {                                                                                              \
-        return fill(dst, 0, value, bits / 8, n, 1, CU_STREAM_PER_THREAD, true);                    \
+        return fill(dst, 0, value, (bits) / 8, n, 1, CU_STREAM_PER_THREAD, true);                    \
     }                                                                                              \
     CUAPI cuMemsetD##bits##Async(CUdeviceptr dst, type value, size_t n, CUstream s)                \
     {                                                                                              \
-        return fill(dst, 0, value, bits / 8, n, 1, s, false);                                      \
+        return fill(dst, 0, value, (bits) / 8, n, 1, s, false);                                      \
     }                                                                                              \
     CUAPI cuMemsetD2D##bits##_v2(CUdeviceptr dst, size_t pitch, type value, size_t width,          \
                                  size_t height)                                                    \
     {                                                                                              \
-        return fill(dst, pitch, value, bits / 8, width, height, CU_STREAM_LEGACY, true);           \
+        return fill(dst, pitch, value, (bits) / 8, width, height, CU_STREAM_LEGACY, true);           \
     }                                                                                              \
     CUAPI cuMemsetD2D##bits##_v2_ptds(CUdeviceptr dst, size_t pitch, type value, size_t width,     \
                                       size_t height)                                               \
     {                                                                                              \
-        return fill(dst, pitch, value, bits / 8, width, height, CU_STREAM_PER_THREAD, true);       \
+        return fill(dst, pitch, value, (bits) / 8, width, height, CU_STREAM_PER_THREAD, true);       \
     }                                                                                              \
     CUAPI cuMemsetD2D##bits##Async(CUdeviceptr dst, size_t pitch, type value, size_t width,        \
                                    size_t height, CUstream s)                                      \
     {                                                                                              \
-        return fill(dst, pitch, value, bits / 8, width, height, s, false);                         \
+        return fill(dst, pitch, value, (bits) / 8, width, height, s, false);                         \
     }
 
 FILL(8, unsigned char)

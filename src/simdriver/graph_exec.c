@@ -443,7 +443,7 @@ CUAPI cuGraphExecUpdate_v2(CUgraphExec handle, CUgraph graph, struct update_info
 
 CUAPI cuGraphExecUpdate(CUgraphExec handle, CUgraph graph, CUgraphNode *ret_node, int *ret_result)
 {
-    struct update_info info;
+    struct update_info info = {0};
     CUresult rc = cuGraphExecUpdate_v2(handle, graph, &info);
     if (rc && rc != CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE)
         return rc;

@@ -28,8 +28,9 @@ int memory_commit(uintptr_t base, size_t space, bool nofork)
 
 void memory_decommit(uintptr_t base, size_t space)
 {
-    mmap((void *)base, space, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-         0);
+    void *p = mmap((void *)base, space, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    (void)p; /* if it fails the bytes stay, which harms nobody */
 }
 
 CUresult memory_alloc(struct ctx *ctx, enum area_kind kind, size_t bytes, CUdeviceptr *ret)
@@ -68,7 +69,6 @@ static void area_release(struct area *area)
         munmap((void *)area->base, area->space);
         break;
     case AREA_REGISTERED:
-        break;
     case AREA_RESERVED:
         break;
     case AREA_MAPPED:

@@ -223,6 +223,9 @@ static int run_daemon(bool foreground)
     mps_log(&d, "Exit");
     mps_stop_server(&d);
     close_files(&d);
+    /* In this order: whoever sees its connection end can start another daemon. */
+    close(d.listen);
+    close(d.lock);
     return 0;
 }
 
@@ -248,11 +251,18 @@ static int run_ui(void)
             continue;
         if (dprintf(fd, "%s\n", line) < 0)
             return 1;
-        while (recv(fd, &c, 1, 0) == 1 && c)
+        bool silent = true;
+        while (recv(fd, &c, 1, 0) == 1 && c) {
             putchar(c);
+            silent = false;
+        }
         fflush(stdout);
-        if (!strncmp(line, "quit", 4))
-            break;
+        if (strncmp(line, "quit", 4))
+            continue;
+        /* An accepted quit is done when the daemon is gone. */
+        while (silent && recv(fd, &c, 1, 0) == 1)
+            ;
+        break;
     }
     return 0;
 }

@@ -523,7 +523,7 @@ void shared_uuid(const struct shared *sh, int dev, unsigned char ret[16])
                 h = (h ^ (unsigned char)*p) * 1099511628211ull;
         h = (h ^ (unsigned)(dev + 1)) * 1099511628211ull;
         h = (h ^ (h >> 29)) * 1099511628211ull;
-        memcpy(ret + half * 8, &h, 8);
+        memcpy(ret + (size_t)half * 8, &h, 8);
     }
 }
 

@@ -357,12 +357,49 @@ static void time_slicing_and_mps(void **state)
     assert_int_equal(mps("echo ps | '%s/nvidia-cuda-mps-control' > /dev/null"), 1);
 }
 
+/* The answers that the real daemon was seen to give, which ignores what it cannot use. */
+static void control_answers(void **state)
+{
+    (void)state;
+    static const char commands[] =
+        "get_default_active_thread_percentage\\nset_default_active_thread_percentage 33.3\\n"
+        "set_default_active_thread_percentage 0\\nset_default_active_thread_percentage 150\\n"
+        "set_default_active_thread_percentage abc\\nps\\nget_server_list\\nget_client_list 1\\n"
+        "no_such_thing 1\\nset_default_device_pinned_mem_limit 0 1.5G\\n"
+        "get_default_device_pinned_mem_limit 0\\nget_default_device_pinned_mem_limit 1\\n"
+        "set_default_client_priority 5\\nterminate_client 1 2\\n";
+    static const char answers[] =
+        "100.0\n33.3\n33.3\n33.3\n33.3\nServer not found\nServer 1 not found\n"
+        "Unknown command \"no_such_thing\"\n1M\nInvalid priority value - must be 0 or 1!\n"
+        "Server 1 not found\nClient 2 not found\n1\n";
+    char line[1024], out[1024] = "", path[128];
+    setenv("CUDA_MPS_LOG_DIRECTORY", sim_dir, 1);
+    assert_int_equal(mps("'%s/nvidia-cuda-mps-control' -d"), 0);
+    snprintf(path, sizeof(path), "%s/nvidia-cuda-mps-control.pid", sim_dir);
+    assert_int_equal(access(path, R_OK), 0);
+    snprintf(line, sizeof(line), "printf '%s' | '%s/nvidia-cuda-mps-control'", commands, driver_dir);
+    FILE *f = popen(line, "r");
+    assert_non_null(f);
+    size_t n = fread(out, 1, sizeof(out) - 1, f);
+    out[n] = '\0';
+    assert_int_equal(pclose(f), 0);
+    assert_string_equal(out, answers);
+    /* A new client gets what the daemon gives, and cannot have more. */
+    struct load l[2];
+    two_loads("90", l);
+    assert_in_range(l[0].sms, 24, 27);
+    assert_int_equal(mps("echo quit | '%s/nvidia-cuda-mps-control'"), 0);
+    for (int i = 0; i < 1000 && !access(path, F_OK); i++)
+        usleep(1000);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(share_by_descriptor), cmocka_unit_test(share_by_ipc),
         cmocka_unit_test(death_frees), cmocka_unit_test(fork_has_no_context),
-        cmocka_unit_test(time_slicing_and_mps),
+        cmocka_unit_test(time_slicing_and_mps), cmocka_unit_test(control_answers),
     };
     if (argc < 3)
         return 2;
