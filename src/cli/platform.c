@@ -142,7 +142,8 @@ static void last_line(const char *path, char *buf, size_t cap)
     snprintf(buf, cap, "%s", nl ? nl + 1 : text);
 }
 
-static bool answers(struct platform *p, int which)
+/* The gateway is there when it answers |path|: /healthz, or what needs the node behind it. */
+static bool answers(struct platform *p, int which, const char *path_asked)
 {
     if (which == PLATFORM_NODE) {
         char path[4200];
@@ -156,7 +157,7 @@ static bool answers(struct platform *p, int which)
     struct cli cli = *p->cli;
     cli.gateway = p->url;
     api_autoreply r = {0};
-    return !api_call(&cli, "GET", "/healthz", NULL, 0, NULL, &r) && r.status == 200;
+    return !api_call(&cli, "GET", path_asked, NULL, 0, NULL, &r) && r.status == 200;
 }
 
 static int wait_for(struct platform *p, int which, struct fast_err *err)
@@ -171,7 +172,7 @@ static int wait_for(struct platform *p, int which, struct fast_err *err)
             return fast_err_set(err, FAST_EPEER, "%s did not start: %s", names[which],
                                 *line ? line : "it ended without a word");
         }
-        if (answers(p, which))
+        if (answers(p, which, "/system/policy"))
             return 0;
         usleep(POLL_STEP_US);
     }
@@ -207,7 +208,7 @@ int platform_start(struct platform *p, struct cli *cli, const struct platform_co
     int r = fast_dir_make(p->state_dir, 0755, err);
     for (int i = 0; !r && i < PLATFORM_COUNT; i++) {
         snprintf(p->log[i], sizeof(p->log[i]), "%s/%s.log", p->state_dir, names[i]);
-        if (answers(p, i))
+        if (answers(p, i, "/healthz"))
             r = fast_err_set(err, FAST_EBUSY, i == PLATFORM_NODE
                              ? "a fast-node runs in %s already; stop it, or use another --state-dir"
                              : "something answers at %s already; use another --listen",

@@ -354,8 +354,8 @@ static int count_going(const struct gateway *gw, const struct gw_function *fn)
     return n;
 }
 
-/* Outdated replicas go when the new ones can do the work, or one by one when the new ones have no
- * room beside them. */
+/* Outdated replicas, and all of a removed function, go when the new ones can do the work, or one by
+ * one when the new ones have no room beside them. */
 static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_room)
 {
     int ready = 0;
@@ -365,7 +365,7 @@ static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_
     bool one = no_room && !count_going(gw, fn);
     for (struct gw_replica *r = gw->replicas, *next; r && (all || one); r = next) {
         next = r->next;
-        if (r->fn != fn || r->phase > GW_TOLD || r->generation == fn->generation)
+        if (r->fn != fn || r->phase > GW_TOLD || gw_replica_is_live(r))
             continue;
         gw_replica_drain(gw, r);
         one = false;
