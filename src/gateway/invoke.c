@@ -33,7 +33,7 @@ struct gw_job {
     fast_ns began, deadline;
     int64_t wall;
     char call_id[80];
-    char *replay; /* the body so far, while it may be needed again */
+    char *replay; /* the body so far, while it may be needed again: until the answer begins */
     size_t replay_len, replay_cap;
     bool replay_lost; /* it has grown too large to be kept */
 };
@@ -199,7 +199,7 @@ static void on_req_done(void *user, bool complete)
 
 static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 {
-    if (!j->idempotent || j->replay_lost)
+    if (j->answered || j->replay_lost)
         return;
     if (j->replay_len + len > REPLAY_MAX) {
         free(j->replay);
@@ -350,6 +350,9 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
     char own[256];
     j->answered = true;
     j->status = h->status;
+    free(j->replay);
+    j->replay = NULL;
+    j->replay_len = j->replay_cap = 0;
     w.p = malloc(w.cap);
     if (!w.p) {
         j->answered = false;
@@ -412,27 +415,35 @@ static void on_call_end(void *user)
     fast_http_req_end(j->req);
 }
 
-/* Whether the same request may be sent to another replica. */
-static bool may_repeat(const struct gw_job *j)
+/* Whether the same request may be sent again; |reached|: a replica may have begun with it. */
+static bool may_repeat(const struct gw_job *j, bool reached)
 {
-    return !j->answered && j->idempotent && !j->replay_lost && j->attempts < ATTEMPTS_MAX &&
-           !j->fn->removed;
+    if (j->answered || j->replay_lost || j->fn->removed)
+        return false;
+    return reached ? j->idempotent && j->attempts < ATTEMPTS_MAX : j->connects < CONNECTS_MAX;
 }
 
-static void on_call_fail(void *user, const char *why)
+static void on_call_fail(void *user, bool connected, const char *why)
 {
     struct gw_job *j = user;
+    struct gw_replica *r = j->replica;
     fast_log(INFO, "request failed", "function=%s replica=%s answered=%d why=\"%s\"",
-             j->fn->spec->name, j->replica ? j->replica->id : "-", j->answered, why);
+             j->fn->spec->name, r ? r->id : "-", j->answered, why);
     j->call = NULL;
-    if (j->replica)
-        j->replica->stats.failures++;
+    if (!connected) {
+        j->attempts--;
+        j->connects++;
+        if (r)
+            gw_replica_suspect(j->gw, r);
+    } else if (r) {
+        r->stats.failures++;
+    }
     leave(j);
     if (j->answered) {
         j->status = 502;
         count(j, NULL, 502);
         fast_http_req_abort(j->req);
-    } else if (may_repeat(j)) {
+    } else if (may_repeat(j, connected)) {
         dispatch(j);
     } else {
         char text[256];
@@ -510,7 +521,7 @@ static void dispatch(struct gw_job *j)
         gw_replica_suspect(j->gw, r);
     }
     if (j->connects >= CONNECTS_MAX)
-        reply_error(j, 502, err.msg);
+        reply_error(j, 502, *err.msg ? err.msg : "the function accepts no connections");
     else /* also when the only replicas do not accept connections: they are being restarted */
         wait_for_replica(j);
 }

@@ -104,9 +104,10 @@ static void fail_call(struct fast_http_call *c, const char *why)
 {
     const struct fast_http_call_ops *ops = c->ops;
     void *user = c->user;
+    bool connected = !c->connecting;
     conn_close(c); /* never frees here: a call fails inside step() only */
     if (ops)
-        ops->fail(user, why);
+        ops->fail(user, connected, why);
 }
 
 static void end_call(struct fast_http_call *c)
@@ -252,7 +253,6 @@ static bool still_connecting(struct fast_http_call *c, int events)
         return false;
     if (!(events & (FAST_LOOP_OUT | FAST_LOOP_HUP)))
         return true;
-    c->connecting = false;
     if (getsockopt(c->s.fd, SOL_SOCKET, SO_ERROR, &e, &len) || e) {
         c->stepping = true;
         fail_call(c, "cannot connect to the function");
@@ -260,6 +260,7 @@ static bool still_connecting(struct fast_http_call *c, int events)
         conn_free(c);
         return true;
     }
+    c->connecting = false;
     return false;
 }
 

@@ -23,9 +23,10 @@ struct fast_http_call_ops {
     void (*body)(void *user, const char *data, size_t len);
     void (*flush)(void *user); /* no more of the body is here now */
     void (*drain)(void *user); /* the request, which was full, has room again */
-    /* The last call, one of the two: the response is complete, or it will never be. */
+    /* The last call, one of the two: the response is complete, or it will never be. |connected|:
+     * something of the request may have arrived. */
     void (*end)(void *user);
-    void (*fail)(void *user, const char *why);
+    void (*fail)(void *user, bool connected, const char *why);
 };
 
 int fast_http_pool_new(struct fast_loop *loop, int port, struct fast_http_pool **ret,

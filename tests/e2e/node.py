@@ -12,7 +12,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.abspath(os.environ.get("FAST_BUILD", os.path.join(HERE, "..", "..", "build")))
 PROGRAM = os.path.join(BUILD, "src", "node", "fast-node")
 FUNCTION = os.path.join(HERE, "function.py")
-WAIT_S = 30  # for what should take milliseconds: the machine may be busy
+# For what should take milliseconds: the machine may be busy.
+WAIT_S = int(os.environ.get("FAST_WAIT_S", "30"))
 
 
 def wait_until(what, message="it did not happen"):

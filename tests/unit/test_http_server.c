@@ -21,7 +21,7 @@
 struct world {
     struct fast_loop *loop;
     struct fast_http_server *server;
-    struct fast_http_pool *pool;
+    struct fast_http_pool *pool, *closed; /* to this server, and to a port where nobody listens */
 };
 
 /* One request that is answered by its own body, by many bytes, or through the pool. */
@@ -131,20 +131,20 @@ static void call_end(void *user)
     fast_http_req_end(j->req);
 }
 
-static void call_fail(void *user, const char *why)
+static void call_fail(void *user, bool connected, const char *why)
 {
     struct job *j = user;
     j->call = NULL;
     if (j->answered)
         fast_http_req_abort(j->req);
     else
-        fast_http_req_text_reply(j->req, 502, "%s", why);
+        fast_http_req_text_reply(j->req, 502, "%s: %s", connected ? "sent" : "unsent", why);
 }
 
 static const struct fast_http_call_ops call_ops = {call_head,  call_body, call_flush,
                                                    call_drain, call_end,  call_fail};
 
-static void start_call(struct job *j, const char *path)
+static void start_call(struct job *j, struct fast_http_pool *pool, const char *path)
 {
     const struct fast_http_head *h = fast_http_req_head(j->req);
     char head[256], length[64] = "";
@@ -154,9 +154,8 @@ static void start_call(struct job *j, const char *path)
         snprintf(length, sizeof(length), "Content-Length: %lld\r\n", (long long)h->length);
     int n = snprintf(head, sizeof(head), "POST %s HTTP/1.1\r\nHost: x\r\n%s\r\n", path, length);
     struct fast_err err;
-    if (fast_http_call_new(j->w->pool, &call_ops, j, head, (size_t)n, false, h->chunked, &j->call,
-                           &err))
-        fast_http_req_text_reply(j->req, 502, "%s", err.msg);
+    if (fast_http_call_new(pool, &call_ops, j, head, (size_t)n, false, h->chunked, &j->call, &err))
+        fast_http_req_text_reply(j->req, 502, "unsent: %s", err.msg);
     else
         fast_http_req_read(j->req, true);
 }
@@ -202,11 +201,17 @@ static void on_request(void *arg, struct fast_http_req *req)
         fast_http_req_start(req, 200, "", 0, (int64_t)j->left);
         send_many(j);
     } else if (target_is(req, "/proxy/echo")) {
-        start_call(j, "/echo");
+        start_call(j, w->pool, "/echo");
     } else if (target_is(req, "/proxy/many")) {
-        start_call(j, "/many");
+        start_call(j, w->pool, "/many");
     } else if (target_is(req, "/proxy/cut")) {
-        start_call(j, "/cut");
+        start_call(j, w->pool, "/cut");
+    } else if (target_is(req, "/proxy/hangup")) {
+        start_call(j, w->pool, "/hangup");
+    } else if (target_is(req, "/proxy/closed")) {
+        start_call(j, w->closed, "/echo");
+    } else if (target_is(req, "/hangup")) {
+        fast_http_req_abort(req);
     } else if (target_is(req, "/memory")) {
         struct rusage ru;
         char text[32];
@@ -229,6 +234,7 @@ static void serve(int ready)
         exit(2);
     int port = fast_http_server_port(w.server);
     if (fast_http_pool_new(w.loop, port, &w.pool, &err) ||
+        fast_http_pool_new(w.loop, 1, &w.closed, &err) ||
         write(ready, &port, sizeof(port)) != sizeof(port))
         exit(2);
     fast_loop_run(w.loop, &err);
@@ -384,6 +390,21 @@ static void proxied(void **state)
     close(fd);
 }
 
+/* Who calls is told whether something of the request may have arrived. */
+static void unanswered(void **state)
+{
+    (void)state;
+    char buf[4096];
+    int fd = dial();
+    for (int i = 0; i < 3; i++) {
+        say(fd, "POST /proxy/closed HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+        hear(fd, buf, sizeof(buf), "unsent: cannot connect");
+        say(fd, "POST /proxy/hangup HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+        assert_null(strstr(hear(fd, buf, sizeof(buf), "sent: the function closed"), "unsent"));
+    }
+    close(fd);
+}
+
 static long memory(void)
 {
     char buf[4096];
@@ -466,7 +487,7 @@ int main(void)
         cmocka_unit_test(body_too_large),            cmocka_unit_test(expectation),
         cmocka_unit_test(late_heads_time_out),       cmocka_unit_test(idle_ones_make_room),
         cmocka_unit_test(proxied),                   cmocka_unit_test(memory_stays_constant),
-        cmocka_unit_test(large_request),
+        cmocka_unit_test(large_request),             cmocka_unit_test(unanswered),
     };
     return cmocka_run_group_tests_name("http_server", tests, start, stop);
 }
