@@ -139,7 +139,8 @@ static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
     int n = 0, r = 0;
     if (!spec->gpu)
         return 0;
-    gw_replica_want(&spec->slice, &want);
+    const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);
+    gw_replica_want(&slice, &want);
     while (!r && n < count) {
         r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &want, &placed, err);
         n += !r;

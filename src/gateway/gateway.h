@@ -163,7 +163,10 @@ void gw_replicas_tick(struct gateway *gw);
 bool gw_replica_is_live(const struct gw_replica *r);
 bool gw_replica_is_ready(const struct gw_replica *r);
 int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
-/* What the placement needs to know of a slice. */
+/* The slice as placement and node get it: one without a memory cap has the default for the smallest
+ * GPU, so that it fits on any of them. */
+struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice);
+/* What the placement needs to know of such a slice. */
 void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret);
 
 /* ---- scaler.c ---- */

@@ -34,6 +34,18 @@ int gw_function_ready(const struct gateway *gw, const struct gw_function *fn)
     return n;
 }
 
+struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice)
+{
+    struct fast_slice s = *slice;
+    uint64_t least = gw->ngpus ? gw->gpus[0].row.mem_total : 0;
+    for (int i = 1; i < gw->ngpus; i++)
+        if (gw->gpus[i].row.mem_total < least)
+            least = gw->gpus[i].row.mem_total;
+    if (!s.mem_bytes)
+        s.mem_bytes = gw_spec_default_mem(s.sm_pct, least);
+    return s;
+}
+
 void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret)
 {
     *ret = (struct fast_want){.slice = *slice, .node = FAST_ANY, .gpu = FAST_ANY};
@@ -265,7 +277,8 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     r->rps_milli = rps_milli;
     int rc = 0;
     if (fn->spec->gpu) {
-        gw_replica_want(slice, &want);
+        r->slice = gw_replica_slice(gw, slice);
+        gw_replica_want(&r->slice, &want);
         rc = fast_fleet_place(gw->fleet, r->key, &want, &placed, err);
         r->in_fleet = !rc;
         for (int i = 0; i < gw->ngpus && !rc; i++)
@@ -318,16 +331,17 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
                       struct fast_err *err)
 {
     struct fast_placed placed;
-    int rc = r->in_fleet ? fast_fleet_resize(gw->fleet, r->key, slice, &placed, err) : 0;
+    struct fast_slice s = r->fn->spec->gpu ? gw_replica_slice(gw, slice) : *slice;
+    int rc = r->in_fleet ? fast_fleet_resize(gw->fleet, r->key, &s, &placed, err) : 0;
     if (rc)
         return rc;
-    r->slice = *slice;
+    r->slice = s;
     struct fast_msg m = {.type = FAST_MSG_T_replica_resize,
                          .replica_resize = {.replica = fast_str(r->id),
-                                            .sm_pct = (uint32_t)slice->sm_pct,
-                                            .request_milli = (uint32_t)slice->request_milli,
-                                            .limit_milli = (uint32_t)slice->limit_milli,
-                                            .mem_bytes = slice->mem_bytes}};
+                                            .sm_pct = (uint32_t)s.sm_pct,
+                                            .request_milli = (uint32_t)s.request_milli,
+                                            .limit_milli = (uint32_t)s.limit_milli,
+                                            .mem_bytes = s.mem_bytes}};
     if (r->phase == GW_TOLD)
         rc = gw_link_request(gw->link, &m, NULL, NULL, 0, err);
     return rc;
@@ -398,6 +412,7 @@ static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replic
         struct fast_placed placed;
         if ((int)gw->gpus[i].row.gpu != r->gpu)
             continue;
+        r->slice = gw_replica_slice(gw, &r->slice);
         gw_replica_want(&r->slice, &want);
         want.gpu = gw->gpus[i].fleet;
         r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);

@@ -12,6 +12,8 @@
 
 #define NOTE "fastgshare/"
 #define REPLICAS_MAX 1000
+#define MEM_DEFAULT_MIN (UINT64_C(512) << 20)
+#define MEM_GRAIN (UINT64_C(2) << 20)
 #define PROFILE_FILE_MAX (1 << 20)
 
 /* ---- shape of the JSON ---- */
@@ -345,6 +347,14 @@ bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b)
            memcmp(a->argv, b->argv, a->argv_len) || strcmp(a->health_path, b->health_path) ||
            !same_value(a, b, "envVars") || !same_value(a, b, "secrets") ||
            !same_value(a, b, "envProcess");
+}
+
+uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes)
+{
+    uint64_t mem = gpu_bytes / MEM_GRAIN * (uint64_t)sm_pct / 100 * MEM_GRAIN;
+    if (mem < MEM_DEFAULT_MIN)
+        mem = MEM_DEFAULT_MIN < gpu_bytes ? MEM_DEFAULT_MIN : gpu_bytes;
+    return mem - mem % MEM_GRAIN;
 }
 
 void gw_spec_scale(const struct gw_spec *s, struct fast_scale_conf *ret)

@@ -49,6 +49,10 @@ void gw_spec_free(struct gw_spec *spec); /* NULL is fine */
  * place (quota, memory cap, labels) does not count. */
 bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b);
 
+/* The memory cap of a slice that names none: its SM share of |gpu_bytes|, but at least 512 MiB or
+ * all there is; a multiple of 2 MiB, as the driver allots memory. */
+uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes);
+
 /* How the function is scaled. */
 void gw_spec_scale(const struct gw_spec *spec, struct fast_scale_conf *ret);
 /* Whether there is anything to scale. */

@@ -130,6 +130,26 @@ class Api(GatewayTest):
         wait_until(lambda: not gw.replicas("big"))
         gw.up("more", annotations=notes(sm_partition="60", quota_request="1", mem="1Gi"))
 
+    def test_memory_cap_by_default(self):
+        gw = self.gw
+        total = gw.get("/system/gpus").json()[0]["memory_total_bytes"]
+        share = notes(sm_partition="24", quota_request="0.3")
+        names = ("a", "b", "c", "d")
+        for name in names:  # together they have all of the memory that their SMs have
+            gw.up(name, annotations=share)
+        cap = gw.replicas("a")[0]["memory_cap_bytes"]
+        self.assertEqual(cap, total // (2 << 20) * 24 // 100 * (2 << 20))
+        gw.up("small", annotations=notes(sm_partition="1", quota_request="0.1"))
+        self.assertEqual(gw.replicas("small")[0]["memory_cap_bytes"], 512 << 20)
+        self.assert_answer(gw.deploy("a", "PUT", annotations=dict(share, **notes(mem="1Gi"))), 202)
+        self.assertEqual(gw.replicas("a")[0]["memory_cap_bytes"], 1 << 30)
+        self.assert_answer(gw.deploy("a", "PUT", annotations=share), 202)
+        self.assertEqual(gw.replicas("a")[0]["memory_cap_bytes"], cap)
+        gw.kill()
+        gw.start()
+        self.assertEqual([gw.wait_ready(name=n)[0]["memory_cap_bytes"] for n in names], [cap] * 4)
+        self.assertLess(gw.get("/system/gpus").json()[0]["free_area"], 0.8)
+
     def test_quota_changes_in_place(self):
         gw = self.gw
         before = gw.up(annotations=notes(sm_partition="24", quota_request="0.2", mem="1Gi"))[0]

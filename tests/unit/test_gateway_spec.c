@@ -203,12 +203,24 @@ static void restarts(void **state)
     }
 }
 
+static void default_memory(void **state)
+{
+    (void)state;
+    const uint64_t mib = 1 << 20;
+    assert_int_equal(gw_spec_default_mem(100, 16160 * mib), 16160 * mib);
+    assert_int_equal(gw_spec_default_mem(50, 16160 * mib), 8080 * mib);
+    assert_int_equal(gw_spec_default_mem(24, 16160 * mib), 3878 * mib); /* of 3878.4 */
+    assert_int_equal(gw_spec_default_mem(1, 16160 * mib), 512 * mib);
+    assert_int_equal(gw_spec_default_mem(1, 301 * mib), 300 * mib);
+    assert_int_equal(gw_spec_default_mem(50, 0), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain),    cmocka_unit_test(slices),
         cmocka_unit_test(refused),  cmocka_unit_test(profiles_and_scaling),
-        cmocka_unit_test(restarts),
+        cmocka_unit_test(restarts), cmocka_unit_test(default_memory),
     };
     return cmocka_run_group_tests_name("gateway_spec", tests, make, clean);
 }
