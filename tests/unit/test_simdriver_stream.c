@@ -176,12 +176,12 @@ static void host_functions(void **state)
 static void written_values(void **state)
 {
     (void)state;
-    volatile unsigned *flag;
+    unsigned *flag;
     CUdeviceptr d;
     CUstream s;
     CU(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
     CU(cuMemHostAlloc((void **)&flag, 4096, 0));
-    CU(cuMemHostGetDevicePointer_v2(&d, (void *)(uintptr_t)flag, 0));
+    CU(cuMemHostGetDevicePointer_v2(&d, flag, 0));
     CU(cuMemsetD32_v2(cell, 0, 1));
     CU(cuCtxSynchronize());
     int seen = 0;
@@ -189,12 +189,12 @@ static void written_values(void **state)
     sim_add(add, cell, 5, 1, s);
     CU(cuMemcpyDtoHAsync_v2(&seen, cell, 4, s));
     CU(cuStreamWriteValue32_v2(s, d, 7, 0));
-    for (int i = 0; i < 5000 && *flag != 7; i++)
+    for (int i = 0; i < 5000 && __atomic_load_n(flag, __ATOMIC_ACQUIRE) != 7; i++)
         sleep_ms(1);
     assert_int_equal(*flag, 7);
     assert_int_equal(seen, 5);
     CU(cuMemHostUnregister(&seen));
-    CU(cuMemFreeHost((void *)(uintptr_t)flag));
+    CU(cuMemFreeHost(flag));
     CU(cuStreamDestroy_v2(s));
 }
 
