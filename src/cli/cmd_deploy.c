@@ -30,7 +30,7 @@ static const struct cli_opt opts[] = {
      "share of GPU time that is guaranteed"},
     {"limit", 0, CLI_STR, offsetof(struct deploy, limit), "FRACTION",
      "share of GPU time that is never exceeded"},
-    {"mem", 0, CLI_STR, offsetof(struct deploy, mem), "SIZE", 
+    {"mem", 0, CLI_STR, offsetof(struct deploy, mem), "SIZE",
      "cap of device memory, such as 2Gi; default: the --sm percentage of the smallest GPU's memory, "
      "at least 512Mi"},
     {"slo", 0, CLI_STR, offsetof(struct deploy, slo), "TIME",

@@ -533,15 +533,6 @@ class Life(GatewayTest):
         for bad in ({"replicas": -1}, {"replicas": "x"}, {"replicas": 100000}, []):
             self.assertEqual(gw.post("/system/scale-function/f", bad).status, 400)
 
-    def test_scaled_by_load(self):
-        gw = self.gw
-        gw.up(labels={"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "2",
-                      "com.openfaas.scale.target": "5"})
-        load = Load(gw, "/function/f/sleep/0.02", threads=1)
-        gw.wait_ready(2)
-        load.stop()
-        wait_until(lambda: gw.status()["replicas"] == 1, "it is not scaled down")
-
     def test_terminated(self):
         gw = self.gw
         pid = gw.up()[0]["pid"]
