@@ -7,7 +7,8 @@
 
 /* What has a wrapper in the hook has a prototype already. */
 #define HOOKED(X)                                                                                  \
-    X(cuInit) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuStreamSynchronize) X(cuStreamDestroy_v2)  \
+    X(cuInit) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) \
+    X(cuCtxSynchronize) X(cuStreamSynchronize) X(cuStreamDestroy_v2) \
     X(cuLaunch) X(cuLaunchGrid) X(cuLaunchGridAsync) X(cuLaunchKernel) X(cuLaunchKernel_ptsz)      \
     X(cuLaunchKernelEx) X(cuLaunchKernelEx_ptsz) X(cuLaunchCooperativeKernel)                      \
     X(cuLaunchCooperativeKernel_ptsz) X(cuLaunchCooperativeKernelMultiDevice)                      \
