@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 # Memory, strings, formatting into memory, sorting, arithmetic; what the compiler itself adds.
 tr ' ' '\n' >"$work/allowed" <<'LIST'
 malloc calloc realloc free
-memcpy memmove memset memcmp memchr memrchr memmem
+memcpy memmove memset memcmp bcmp memchr memrchr memmem
 strlen strnlen strcmp strncmp strcasecmp strncasecmp strchr strrchr strstr strspn strcspn strcpy strncpy strdup strndup
 snprintf vsnprintf
 qsort bsearch

@@ -51,6 +51,8 @@ cpp_check() {
     cppcheck --quiet -j2 --enable=warning,performance,portability --inline-suppr \
         --suppressions-list=tools/cppcheck.supp --error-exitcode=1 --cppcheck-build-dir=$build/cppcheck \
         --std=c11 --platform=unix64 -D__STDC__ -D__x86_64__ -D_GNU_SOURCE -Isrc -I$build/src \
+        -D'json_object_foreach(o,k,v)=for (k = next_key(o); (v = next_value(o));)' \
+        -D'json_array_foreach(a,i,v)=for (i = 0; (v = json_array_get(a, i)); i++)' \
         --template='{file}:{line}: {message} [{id}]' src functions
 }
 

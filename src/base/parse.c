@@ -188,7 +188,7 @@ int fast_parse_duration(const char *text, const char *what, fast_ns min, fast_ns
 int fast_parse_name(const char *text, const char *what, struct fast_err *err)
 {
     size_t n = 0;
-    for (; text[n] && n <= NAME_MAX_LEN; n++) {
+    for (; n <= NAME_MAX_LEN && text[n]; n++) {
         char c = text[n];
         bool alnum = (c >= 'a' && c <= 'z') || is_digit(c);
         if (!alnum && !(c == '-' && n > 0 && text[n + 1]))

@@ -80,8 +80,8 @@ static void prune(struct list *list, int first)
             if (k == i || (k >= kept && k < i))
                 continue; /* itself, or a place whose entry was dropped or moved down */
             /* Of two equal ones the first stays. */
-            drop = contains(&list->at[k], &list->at[i]) &&
-                   (k < i || !same(&list->at[k], &list->at[i]));
+            drop = (k < i || !same(&list->at[k], &list->at[i])) &&
+                   contains(&list->at[k], &list->at[i]);
         }
         if (!drop)
             list->at[kept++] = list->at[i];

@@ -222,7 +222,7 @@ static bool parse_time(const char *text, time_t *ret)
     if (sscanf(p, "%c%2d:%2d", &sign, &hours, &minutes) != 3 || (sign != '+' && sign != '-') ||
         strlen(p) != 6)
         return false;
-    *ret = timegm(&tm) - (sign == '+' ? 1 : -1) * (hours * 3600 + minutes * 60);
+    *ret = timegm(&tm) - (sign == '+' ? 1 : -1) * ((time_t)hours * 3600 + (time_t)minutes * 60);
     return true;
 }
 

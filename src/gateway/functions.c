@@ -190,13 +190,19 @@ static int create(struct gateway *gw, struct gw_spec *spec, struct fast_err *err
     return 0;
 }
 
+static bool same_slice(const struct fast_slice *a, const struct fast_slice *b)
+{
+    return a->sm_pct == b->sm_pct && a->request_milli == b->request_milli &&
+           a->limit_milli == b->limit_milli && a->mem_bytes == b->mem_bytes;
+}
+
 /* Quotas and memory of running replicas, all or none. */
 static int resize_all(struct gateway *gw, struct gw_function *fn, const struct gw_spec *spec,
                       struct fast_err *err)
 {
     const struct fast_slice old = fn->spec->slice;
     int r = 0;
-    if (!memcmp(&old, &spec->slice, sizeof(old)))
+    if (same_slice(&old, &spec->slice))
         return 0;
     for (struct gw_replica *p = gw->replicas; p && !r; p = p->next)
         if (p->fn == fn && gw_replica_is_live(p))

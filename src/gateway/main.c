@@ -180,7 +180,7 @@ static int find_state_dir(struct settings *s, struct fast_err *err)
     fast_autofree char *real = realpath(full, NULL);
     if (!real || strlen(real) >= sizeof(s->state_dir))
         return fast_err_set(err, FAST_EIO, "%s: %s", full, strerror(errno));
-    strcpy(full, real);
+    memcpy(full, real, strlen(real) + 1);
     s->conf.state_dir = full;
     return 0;
 }

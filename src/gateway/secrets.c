@@ -42,10 +42,10 @@ static int path_of(const struct gateway *gw, const char *ns, const char *name, c
     int r = check_name(name, err);
     if (r)
         return r;
-    if (gw_secret_dir(gw, ns, ret, cap) || strlen(ret) + strlen(name) + 2 > cap)
+    r = gw_secret_dir(gw, ns, ret, cap);
+    size_t len = r ? 0 : strlen(ret);
+    if (r || snprintf(ret + len, cap - len, "/%s", name) >= (int)(cap - len))
         return fast_err_set(err, FAST_EINVAL, "the path of secret %.80s is too long", name);
-    strcat(ret, "/");
-    strcat(ret, name);
     return 0;
 }
 

@@ -11,10 +11,10 @@
 enum { PUT, REMOVE, EACH, REPLICA_PUT, REPLICA_REMOVE, REPLICA_GET, STATEMENTS };
 
 static const char *const statements[STATEMENTS] = {
-    [PUT] = "INSERT INTO function(name, ns, json, desired, next_number, generation, created_ns)"
-            " VALUES(?,?,?,?,?,?,?) ON CONFLICT(name, ns) DO UPDATE SET json=excluded.json,"
-            " desired=excluded.desired, next_number=excluded.next_number,"
-            " generation=excluded.generation, created_ns=excluded.created_ns",
+    [PUT] = ("INSERT INTO function(name, ns, json, desired, next_number, generation, created_ns)"
+             " VALUES(?,?,?,?,?,?,?) ON CONFLICT(name, ns) DO UPDATE SET json=excluded.json,"
+             " desired=excluded.desired, next_number=excluded.next_number,"
+             " generation=excluded.generation, created_ns=excluded.created_ns"),
     [REMOVE] = "DELETE FROM function WHERE name=? AND ns=?",
     [EACH] = ("SELECT name, ns, json, desired, next_number, generation, created_ns FROM function"
               " ORDER BY ns, name"),

@@ -304,13 +304,15 @@ static void name_peer(const struct sockaddr_storage *a, char *buf, size_t cap)
 {
     char ip[INET6_ADDRSTRLEN] = "?";
     if (a->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *v6 = (const void *)a;
-        inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof(ip));
-        snprintf(buf, cap, "[%s]:%d", ip, ntohs(v6->sin6_port));
+        struct sockaddr_in6 v6;
+        memcpy(&v6, a, sizeof(v6));
+        inet_ntop(AF_INET6, &v6.sin6_addr, ip, sizeof(ip));
+        snprintf(buf, cap, "[%s]:%d", ip, ntohs(v6.sin6_port));
     } else {
-        const struct sockaddr_in *v4 = (const void *)a;
-        inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof(ip));
-        snprintf(buf, cap, "%s:%d", ip, ntohs(v4->sin_port));
+        struct sockaddr_in v4;
+        memcpy(&v4, a, sizeof(v4));
+        inet_ntop(AF_INET, &v4.sin_addr, ip, sizeof(ip));
+        snprintf(buf, cap, "%s:%d", ip, ntohs(v4.sin_port));
     }
 }
 

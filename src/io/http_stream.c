@@ -225,12 +225,15 @@ static int split_address(const char *address, char *host, size_t cap, const char
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage a = {0};
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } a = {0};
     socklen_t len = sizeof(a);
-    if (getsockname(fd, (struct sockaddr *)&a, &len))
+    if (getsockname(fd, &a.any, &len))
         return 0;
-    return a.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&a)->sin6_port)
-                                   : ntohs(((struct sockaddr_in *)&a)->sin_port);
+    return a.any.sa_family == AF_INET6 ? ntohs(a.v6.sin6_port) : ntohs(a.v4.sin_port);
 }
 
 int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err)
