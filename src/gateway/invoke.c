@@ -30,6 +30,7 @@ struct gw_job {
     uint32_t rest, rest_len; /* path and query for the function, within the head */
     bool queued, idempotent, answered, body_ended, counted;
     int attempts, connects, status;
+    uint64_t avoid; /* key of the replica that failed it; 0: none */
     fast_ns began, deadline;
     int64_t wall;
     char call_id[80];
@@ -197,20 +198,26 @@ static void on_req_done(void *user, bool complete)
 
 /* ---- the request goes to a replica ---- */
 
+static void drop_replay(struct gw_job *j, bool lost)
+{
+    free(j->replay);
+    j->replay = NULL;
+    j->replay_len = j->replay_cap = 0;
+    j->replay_lost = lost;
+}
+
 static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 {
     if (j->answered || j->replay_lost)
         return;
     if (j->replay_len + len > REPLAY_MAX) {
-        free(j->replay);
-        j->replay = NULL;
-        j->replay_lost = true;
+        drop_replay(j, true);
         return;
     }
     if (j->replay_len + len > j->replay_cap) {
         char *p = realloc(j->replay, 2 * (j->replay_len + len));
         if (!p) {
-            j->replay_lost = true;
+            drop_replay(j, true);
             return;
         }
         j->replay = p;
@@ -350,9 +357,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
     char own[256];
     j->answered = true;
     j->status = h->status;
-    free(j->replay);
-    j->replay = NULL;
-    j->replay_len = j->replay_cap = 0;
+    drop_replay(j, j->replay_lost);
     w.p = malloc(w.cap);
     if (!w.p) {
         j->answered = false;
@@ -438,6 +443,7 @@ static void on_call_fail(void *user, bool connected, const char *why)
     } else if (r) {
         r->stats.failures++;
     }
+    j->avoid = r ? r->key : 0;
     leave(j);
     if (j->answered) {
         j->status = 502;
@@ -501,11 +507,27 @@ static void wait_for_replica(struct gw_job *j)
     }
 }
 
+/* The replica for a request: another one than that which failed it, if there is one. A replica that
+ * has just died looks like the least busy one until the node has told of it. */
+static struct fast_balance_item *pick_replica(struct gw_job *j)
+{
+    struct fast_balance *set = &j->fn->balance;
+    struct fast_balance_item *item = fast_balance_pick(set);
+    struct gw_replica *r = item ? FAST_CONTAINER_OF(item, struct gw_replica, item) : NULL;
+    if (!r || r->key != j->avoid || fast_balance_ready(set) < 2)
+        return item;
+    fast_balance_done(set, item);
+    item->ready = false;
+    struct fast_balance_item *other = fast_balance_pick(set);
+    item->ready = true;
+    return other;
+}
+
 static void dispatch(struct gw_job *j)
 {
     struct fast_err err = {0};
     struct fast_balance_item *item;
-    while (j->connects < CONNECTS_MAX && (item = fast_balance_pick(&j->fn->balance))) {
+    while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
         struct gw_replica *r = FAST_CONTAINER_OF(item, struct gw_replica, item);
         r->in_flight++;
         j->replica = r;

@@ -8,6 +8,7 @@
   /bytes/N        N bytes
   /events         three server-sent events, 0.3 s apart
   /die            kills its own process without an answer
+  /die-once/FILE  the same for the first who comes; the others answer
   /half           promises 100 bytes, sends 10, hangs up
   /late S         (argument) listens S seconds after its start
 """
@@ -97,6 +98,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.3)
             self.wfile.write(b"0\r\n\r\n")
         elif what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "die-once":
+            try:
+                os.close(os.open("/" + arg, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                self.answer(b"alive\n")
+                return
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "half":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")

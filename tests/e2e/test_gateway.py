@@ -464,6 +464,17 @@ class Life(GatewayTest):
         load.more(100)
         self.assertEqual(set(load.stop()), {200})  # PUT is idempotent: asked again, nobody notices
 
+    def test_repeated_on_another(self):
+        gw = self.gw
+        gw.up(count=2, labels={"com.openfaas.scale.min": "2"})
+        for i in range(5):
+            gw.wait_ready(2)
+            flag = os.path.join(self.node.root, f"flag{i}")
+            self.assert_answer(gw.ask("PUT", "/function/f/die-once" + flag, b"body"), 200, "alive")
+            flag = os.path.join(self.node.root, f"flag-post{i}")
+            gw.wait_ready(2)
+            self.assert_answer(gw.post("/function/f/die-once" + flag), 502)
+
     def test_killed_gateway(self):
         gw = self.gw
         before = gw.up(count=2, labels={"com.openfaas.scale.min": "2"})
