@@ -83,6 +83,16 @@ class SharesTest(unittest.TestCase):
         used = sum(shares[r] * self.sm[r] for r in shares)
         self.assertGreater(used, 60)
 
+    def check_soon(self, tries=3):
+        """The machine has other work, which takes a spinning program off its core for a while: a share
+        that is wrong has to be wrong in every measurement."""
+        for left in reversed(range(tries)):
+            try:
+                return self.check(self.measure())
+            except AssertionError:
+                if not left:
+                    raise
+
     def test_killed_programs(self):
         """Whoever is killed in the middle of its work leaves nothing behind: the others go on, and it is
         started again and gets its share."""
@@ -98,7 +108,7 @@ class SharesTest(unittest.TestCase):
                         "a program did not come back")
         node.wait_until(lambda: all(s.clients == 1 for s in self.rows()[1].values()),
                         "a client did not come back")
-        self.check(self.measure())
+        self.check_soon()
 
     def test_killed_node(self):
         self.start_all()
@@ -113,7 +123,7 @@ class SharesTest(unittest.TestCase):
                                         for s in self.rows()[1].values()),
                             "a client did not come back to the new node")
         self.assertEqual({r: row.pid for r, row in self.rows()[0].items()}, pids)
-        self.check(self.measure())
+        self.check_soon()
 
 
 class TimeshareTest(SharesTest):
