@@ -467,13 +467,17 @@ class Life(GatewayTest):
     def test_repeated_on_another(self):
         gw = self.gw
         gw.up(count=2, labels={"com.openfaas.scale.min": "2"})
-        for i in range(5):
+
+        def restarted(times):  # the node may not have told of a death yet
             gw.wait_ready(2)
+            return sum(r["restarts"] for r in gw.replicas()) == times
+
+        for i in range(5):
             flag = os.path.join(self.node.root, f"flag{i}")
             self.assert_answer(gw.ask("PUT", "/function/f/die-once" + flag, b"body"), 200, "alive")
-            flag = os.path.join(self.node.root, f"flag-post{i}")
-            gw.wait_ready(2)
-            self.assert_answer(gw.post("/function/f/die-once" + flag), 502)
+            wait_until(lambda n=2 * i + 1: restarted(n))
+            self.assert_answer(gw.post("/function/f/die-once" + flag + "-post"), 502)
+            wait_until(lambda n=2 * i + 2: restarted(n))
 
     def test_killed_gateway(self):
         gw = self.gw
