@@ -151,11 +151,15 @@ struct gpu *gpu_open(const struct net *net, const char *module_path, char *msg, 
         cuda_check(&gpu->cuda, gpu->cuda.cuStreamCreate(&gpu->stream, CU_STREAM_NON_BLOCKING),
                    "cuStreamCreate", msg, msg_size) ||
         verify(gpu, msg, msg_size)) {
-        /* The process is about to end: the driver takes back what was made so far. */
-        free(gpu);
+        gpu_close(gpu);
         return NULL;
     }
     return gpu;
+}
+
+void gpu_close(struct gpu *gpu)
+{
+    free(gpu);
 }
 
 const char *gpu_name(const struct gpu *gpu)

@@ -11,6 +11,9 @@ struct gpu;
  * known image differs from the CPU's. Returns NULL with a message on failure. */
 struct gpu *gpu_open(const struct net *net, const char *module_path, char *msg, size_t msg_size);
 
+/* What is on the device goes with the process. NULL is fine. */
+void gpu_close(struct gpu *gpu);
+
 /* Returns 0, or -1 with a message; the context is then not to be trusted any more. */
 int gpu_infer(struct gpu *gpu, const float pixels[NET_PIXELS], float logits[NET_CLASSES],
               char *msg, size_t msg_size);

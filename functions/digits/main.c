@@ -185,15 +185,18 @@ int main(int argc, char **argv)
         fprintf(stderr, "digits: %s\n", msg);
         return 1;
     }
-    if (o.self_test)
-        return self_test(&d);
+    if (o.self_test) {
+        rc = self_test(&d);
+        gpu_close(d.gpu);
+        return rc;
+    }
     printf("digits on %s%s%s\n", device_name(&d), d.gpu ? ", module " : "",
            d.gpu ? gpu_module(d.gpu) : "");
     struct httpd_conf conf = {
         .listen = o.listen, .body_max = BODY_MAX, .handler = handle, .ctx = &d};
-    if (httpd_run(&conf, msg, sizeof(msg))) {
+    rc = httpd_run(&conf, msg, sizeof(msg));
+    if (rc)
         fprintf(stderr, "digits: %s\n", msg);
-        return 1;
-    }
-    return d.broken;
+    gpu_close(d.gpu);
+    return rc || d.broken;
 }

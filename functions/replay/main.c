@@ -194,9 +194,9 @@ int main(int argc, char **argv)
            replay_device(s.replay), replay_module(s.replay));
     struct httpd_conf conf = {
         .listen = o.listen, .body_max = BODY_MAX, .handler = handle, .ctx = &s};
-    if (httpd_run(&conf, msg, sizeof(msg))) {
+    rc = httpd_run(&conf, msg, sizeof(msg));
+    if (rc)
         fprintf(stderr, "replay: %s\n", msg);
-        return 1;
-    }
-    return s.broken;
+    replay_close(s.replay);
+    return rc || s.broken;
 }

@@ -104,8 +104,7 @@ struct replay *replay_open(const struct replay_conf *conf, char *msg, size_t msg
         cuda_check(cuda, cuda->cuEventCreate(&r->begin, 0), "cuEventCreate", msg, msg_size) ||
         cuda_check(cuda, cuda->cuEventCreate(&r->end, 0), "cuEventCreate", msg, msg_size) ||
         allocate(r, msg, msg_size)) {
-        /* The process is about to end: the driver takes back what was made so far. */
-        free(r);
+        replay_close(r);
         return NULL;
     }
     return r;
@@ -186,6 +185,11 @@ int replay_request(struct replay *r, struct replay_times *ret, char *msg, size_t
     }
     *ret = (struct replay_times){(double)gpu_ms, (double)(now_ns() - start) / 1e6};
     return 0;
+}
+
+void replay_close(struct replay *r)
+{
+    free(r);
 }
 
 const char *replay_device(const struct replay *r)

@@ -25,6 +25,9 @@ struct replay_times {
 /* Returns NULL with a message on failure, such as a model that does not fit in device memory. */
 struct replay *replay_open(const struct replay_conf *conf, char *msg, size_t msg_size);
 
+/* What is on the device goes with the process. NULL is fine. */
+void replay_close(struct replay *replay);
+
 /* Returns 0, or -1 with a message; the context is then not to be trusted any more. */
 int replay_request(struct replay *replay, struct replay_times *ret, char *msg, size_t msg_size);
 
