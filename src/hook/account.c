@@ -11,9 +11,6 @@
  * Costs are learned from intervals whose end was seen at a synchronization, and from the progress of
  * long intervals. They only bound the work in flight: nobody is charged by them. */
 
-/* Before anything is learned: rather too long, or a queue of long kernels would be submitted before
- * the first of them has told its length. */
-#define FIRST_KERNEL_NS 250000
 #define FIRST_SAMPLE_NS FAST_US(300)
 #define SAMPLE_NS FAST_MS(5) /* long intervals are sampled this often */
 #define LATE_NS FAST_US(300) /* a look that comes later than this after the one before is imprecise */
@@ -26,7 +23,7 @@ struct sum {
  * marker for it now. It is taken for complete after twice its estimated time. */
 static void judge_tail(struct fast_ctx *c, struct fast_stream *s, uint32_t pending, fast_ns now)
 {
-    uint32_t left = atomic_load(&s->left), marked = atomic_load(&s->marked);
+    uint32_t left = fast_stream_left(s), marked = atomic_load(&s->marked);
     bool tail = left != marked && atomic_load(&s->entered) == left && pending <= left - marked;
     int64_t since = atomic_load(&s->tail_ns);
     if (!tail || !since) {
@@ -67,7 +64,7 @@ uint32_t fast_gpu_pending(uint32_t gpu)
 static uint64_t launches_of(uint32_t gpu)
 {
     struct fast_session *session = atomic_load(&fast_hook.session);
-    return session ? atomic_load(&session->counters->gpu[gpu].launches) : 0;
+    return session ? fast_counters_launches(&session->counters->gpu[gpu]) : 0;
 }
 
 static void sample_start(uint32_t gpu, fast_ns now, uint32_t done)
@@ -105,13 +102,6 @@ static uint32_t blend(uint32_t old, int64_t sample, int64_t max)
 static struct fast_graph_cost *graph_place(uint64_t exec)
 {
     return &fast_hook.graphs[(exec >> 4 ^ exec >> 12) % FAST_HOOK_GRAPHS];
-}
-
-uint32_t fast_kernel_cost(uint32_t gpu)
-{
-    uint32_t ns = atomic_load_explicit(&fast_hook.gpus[gpu].unit_ns, memory_order_relaxed);
-    ns = ns ? ns : FIRST_KERNEL_NS;
-    return ns < 1000 ? 1 : ns / 1000;
 }
 
 /* An unknown graph is taken for as long as 50 kernels. */

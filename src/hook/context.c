@@ -188,7 +188,7 @@ static struct fast_stream *watched(CUstream stream, bool per_thread, uint32_t *r
         return NULL;
     fast_gate_flush();
     struct fast_stream *s = fast_stream_find(ctx, stream, per_thread);
-    *ret_left = atomic_load(&s->left);
+    *ret_left = fast_stream_left(s);
     return s;
 }
 
@@ -240,7 +240,7 @@ static CUresult wait_context(CUresult (*call)(void *), void *arg)
         fast_gate_flush();
         high = atomic_load(&ctx->high);
         for (uint32_t i = 0; i < high; i++)
-            left[i] = atomic_load(&ctx->streams[i].left);
+            left[i] = fast_stream_left(&ctx->streams[i]);
     }
     fast_ns start = high ? fast_hook_now() : 0;
     CUresult r = call(arg);

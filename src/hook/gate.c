@@ -191,8 +191,50 @@ static void fill_cost(struct fast_gate_op *op, uint32_t gpu)
     }
 }
 
-bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream stream,
-                     bool per_thread, uint64_t arg)
+/* A kernel under a token that this process holds, in the stream that this thread used last, with room
+ * in it. One atomic read-modify-write, which is also the fence between |entered| and the token. False:
+ * nothing has changed, and fast_gate_enter() looks at everything. */
+static inline bool enter_quickly(struct fast_gate_op *op, CUstream stream, bool per_thread,
+                                 uint64_t arg)
+{
+    struct fast_thread *t = &fast_thread;
+    struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
+    struct fast_ctx *ctx = t->ctx;
+    struct fast_stream *s = t->stream;
+    uintptr_t key = fast_stream_key(stream, per_thread);
+    if (!session || !ctx || !s || t->stream_key != key ||
+        t->ctx_epoch != atomic_load_explicit(&fast_hook.ctx_epoch, memory_order_acquire) ||
+        atomic_load_explicit(&s->key, memory_order_relaxed) != key ||
+        atomic_load_explicit(&fast_hook.captures, memory_order_relaxed))
+        return false;
+    uint32_t gpu = (uint32_t)ctx->gpu, cost = fast_kernel_cost(gpu);
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    if (gpu >= session->gpus || !atomic_load_explicit(&g->active, memory_order_relaxed))
+        return false;
+    uint32_t units = atomic_fetch_add(&s->entered, cost) + cost -
+                     atomic_load_explicit(&s->synced, memory_order_relaxed);
+    uint64_t token = atomic_load(&session->limits->gpu[gpu].token);
+    if (!token || token != atomic_load_explicit(&g->held, memory_order_relaxed) ||
+        token == atomic_load(&g->spent) || !in_bound(session->limits, g, units, cost) ||
+        !atomic_load(&g->active)) {
+        atomic_fetch_sub(&s->entered, cost);
+        return false;
+    }
+    op->ctx = ctx;
+    op->stream = s;
+    op->handle = stream;
+    op->cost = cost;
+    op->kind = FAST_GATE_KERNEL;
+    op->per_thread = per_thread;
+    op->pdl = arg != 0;
+    op->counted = true;
+    return true;
+}
+
+/* Apart, so that the quick way saves no registers for it. */
+__attribute__((noinline)) static bool enter_slowly(struct fast_gate_op *op,
+                                                   enum fast_gate_kind kind, CUstream stream,
+                                                   bool per_thread, uint64_t arg)
 {
     struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
     bool counted = kind <= FAST_GATE_GRAPH || arg >= FAST_GATE_COPY_MIN;
@@ -206,7 +248,7 @@ bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream
     *op = (struct fast_gate_op){.ctx = ctx, .handle = stream, .kind = (uint8_t)kind, .arg = arg,
                                 .per_thread = per_thread, .counted = counted};
     op->stream = fast_stream_find(ctx, stream, per_thread);
-    op->left = atomic_load_explicit(&op->stream->left, memory_order_relaxed);
+    op->left = fast_stream_left(op->stream);
     if (!counted) {
         fast_gate_flush();
         return true;
@@ -219,6 +261,13 @@ bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream
         if (admit(session, op))
             return true;
     }
+}
+
+bool fast_gate_enter(struct fast_gate_op *op, enum fast_gate_kind kind, CUstream stream,
+                     bool per_thread, uint64_t arg)
+{
+    return (kind == FAST_GATE_KERNEL && enter_quickly(op, stream, per_thread, arg)) ||
+           enter_slowly(op, kind, stream, per_thread, arg);
 }
 
 /* Remembers that this thread owes the stream a marker. A thread that works in many streams at once
@@ -262,6 +311,25 @@ void fast_gate_look(bool waited)
         fast_gpu_settle((uint32_t)t->ctx->gpu, waited, false);
 }
 
+/* Only one thread ever writes the word. */
+static void add_plain64(_Atomic uint64_t *word)
+{
+    uint64_t was = atomic_load_explicit(word, memory_order_relaxed);
+    atomic_store_explicit(word, was + 1, memory_order_relaxed);
+}
+
+/* The driver call has returned. Returns what has left the stream's callers so far. */
+static uint32_t add_left(struct fast_stream *s, uint32_t cost)
+{
+    if (!fast_owner_is_me(&s->owner)) {
+        uint32_t left = atomic_fetch_add(&s->left, cost) + cost;
+        return atomic_load(&s->left_own) + left;
+    }
+    uint32_t own = atomic_load_explicit(&s->left_own, memory_order_relaxed) + cost;
+    atomic_store_explicit(&s->left_own, own, memory_order_release);
+    return own + atomic_load(&s->left);
+}
+
 static void count(const struct fast_gate_op *op)
 {
     struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
@@ -274,7 +342,10 @@ static void count(const struct fast_gate_op *op)
         atomic_fetch_add_explicit(&g->copies_us, op->cost, memory_order_relaxed);
         return;
     }
-    atomic_fetch_add_explicit(&c->launches, 1, memory_order_relaxed);
+    if (fast_owner_is_me(&g->owner) || fast_owner_claim(&g->owner))
+        add_plain64(&c->launches);
+    else
+        atomic_fetch_add_explicit(&c->launches_others, 1, memory_order_relaxed);
     if (op->kind == FAST_GATE_GRAPH) {
         uint64_t was = atomic_exchange(&g->graph, op->arg);
         atomic_fetch_add(&g->graphs, 1);
@@ -293,16 +364,40 @@ static bool is_sticky(CUresult r)
            r == CUDA_ERROR_MPS_CLIENT_TERMINATED || r == CUDA_ERROR_DEINITIALIZED;
 }
 
-void fast_gate_leave(struct fast_gate_op *op, CUresult result)
+/* A kernel of the thread that owns the counters, which owes the stream its marker already, while a
+ * marker is not due. No atomic read-modify-write. False: nothing has changed. */
+static inline bool leave_quickly(const struct fast_gate_op *op, CUresult result)
 {
     struct fast_stream *s = op->stream;
-    if (is_sticky(result))
+    struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
+    int gpu = op->ctx->gpu;
+    if (result != CUDA_SUCCESS || op->kind != FAST_GATE_KERNEL || !session ||
+        fast_thread.dirty[0].stream != s || !fast_owner_is_me(&s->owner) ||
+        !fast_owner_is_me(&fast_hook.gpus[gpu].owner))
+        return false;
+    int64_t bound = atomic_load_explicit(&session->limits->inflight_ns, memory_order_relaxed);
+    uint32_t own = atomic_load_explicit(&s->left_own, memory_order_relaxed) + op->cost;
+    uint32_t unmarked = own + atomic_load_explicit(&s->left, memory_order_relaxed) -
+                        atomic_load_explicit(&s->marked, memory_order_relaxed);
+    if (FAST_US(unmarked) * 2 >= bound)
+        return false;
+    add_plain64(&session->counters->gpu[gpu].launches);
+    atomic_store_explicit(&s->left_own, own, memory_order_release);
+    return true;
+}
+
+__attribute__((noinline)) static void leave_slowly(struct fast_gate_op *op, CUresult result)
+{
+    struct fast_stream *s = op->stream;
+    if (result != CUDA_SUCCESS && is_sticky(result))
         atomic_store(&op->ctx->broken, 1);
-    uint32_t left = op->left;
+    uint32_t left = 0;
+    if (!op->counted)
+        left = op->left;
     if (op->counted) {
         if (result == CUDA_SUCCESS)
             count(op);
-        left = atomic_fetch_add(&s->left, op->cost) + op->cost;
+        left = add_left(s, op->cost);
         struct fast_session *session = atomic_load_explicit(&fast_hook.session, memory_order_acquire);
         int64_t bound = session ? atomic_load(&session->limits->inflight_ns) : FAST_MS(1);
         uint32_t unmarked = left - atomic_load_explicit(&s->marked, memory_order_relaxed);
@@ -317,4 +412,10 @@ void fast_gate_leave(struct fast_gate_op *op, CUresult result)
         fast_stream_synced(s, left == op->left + op->cost ? left : op->left);
         fast_gate_look(true);
     }
+}
+
+void fast_gate_leave(struct fast_gate_op *op, CUresult result)
+{
+    if (!leave_quickly(op, result))
+        leave_slowly(op, result);
 }

@@ -12,6 +12,10 @@
 /* Smaller copies and memsets are not gated: they are shorter than a round trip. */
 #define FAST_GATE_COPY_MIN FAST_KIB(64)
 
+/* A kernel before anything is learned: rather too long, or a queue of long kernels would be submitted
+ * before the first of them has told its length. */
+#define FAST_GATE_FIRST_NS 250000
+
 enum fast_gate_kind {
     FAST_GATE_KERNEL,
     FAST_GATE_GRAPH,
@@ -52,6 +56,14 @@ void fast_gate_look(bool waited);
 
 /* ---- stream.c ---- */
 
+/* The default streams have small numbers; the per-thread one is another stream in each thread. */
+static inline uintptr_t fast_stream_key(CUstream handle, bool per_thread)
+{
+    if (handle == NULL)
+        handle = per_thread ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY;
+    return handle == CU_STREAM_PER_THREAD ? (uintptr_t)&fast_thread : (uintptr_t)handle;
+}
+
 /* The current context of this thread; NULL: there is none, or it cannot be watched now. */
 struct fast_ctx *fast_ctx_current(void);
 /* The context |ctx| is about to end, or its work is about to be thrown away. */
@@ -83,6 +95,11 @@ void fast_gpu_begin(uint32_t gpu);
 bool fast_gpu_settle(uint32_t gpu, bool at_sync, bool tails);
 /* Estimated cost of a graph launch and of a kernel, in units. */
 uint32_t fast_graph_cost(uint64_t exec, uint32_t gpu);
-uint32_t fast_kernel_cost(uint32_t gpu);
+static inline uint32_t fast_kernel_cost(uint32_t gpu)
+{
+    uint32_t ns = atomic_load_explicit(&fast_hook.gpus[gpu].unit_ns, memory_order_relaxed);
+    ns = ns ? ns : FAST_GATE_FIRST_NS;
+    return ns < 1000 ? 1 : ns / 1000;
+}
 
 #endif

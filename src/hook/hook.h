@@ -37,13 +37,15 @@ enum fast_mark {
 struct fast_stream {
     _Atomic uintptr_t key;     /* 0: free. See fast_stream_find() */
     _Atomic uint32_t entered;  /* admitted */
-    _Atomic uint32_t left;     /* of which the driver call has returned */
-    _Atomic uint32_t marked;   /* |left| at the newest marker */
+    _Atomic uint32_t left_own; /* of which the driver call has returned, in the thread |owner| */
+    _Atomic uint32_t left;     /* the same, in all other threads. See fast_stream_left() */
+    _Atomic uint32_t marked;   /* what had left at the newest marker */
     _Atomic uint32_t synced;   /* known to be complete by other means than the slot */
+    _Atomic uintptr_t owner;   /* the thread that may count with plain stores, 0: nobody yet */
     _Atomic uint32_t marking;  /* somebody is enqueuing a marker */
     _Atomic int64_t tail_ns;   /* since when there is unmarked work behind the last marker */
     _Atomic(CUevent) event;    /* FAST_MARK_EVENT */
-    _Atomic uint32_t event_at; /* |left| at the event that was recorded last */
+    _Atomic uint32_t event_at; /* what had left at the event that was recorded last */
 };
 
 struct fast_ctx {
@@ -60,6 +62,7 @@ struct fast_ctx {
 };
 
 struct fast_gpu {
+    _Atomic uintptr_t owner;    /* the thread that counts its launches with plain stores */
     _Atomic uint64_t held;      /* token that work was submitted under and that is not done, 0: none */
     _Atomic uint64_t spent;     /* token that was given back before the node revoked it */
     _Atomic uint32_t want_sent; /* the node knows that we want a token */
@@ -95,6 +98,13 @@ struct fast_session {
     bool fail_open;
     int fd; /* closed, -1, when the node is gone; changed under link_lock */
 };
+
+/* All work of the stream whose driver call has returned. Both parts only grow, so that a sum that is
+ * read while they do is one that was true, or less. */
+static inline uint32_t fast_stream_left(const struct fast_stream *s)
+{
+    return atomic_load(&s->left_own) + atomic_load(&s->left);
+}
 
 /* Without a session. */
 enum fast_hook_mode {
@@ -191,8 +201,25 @@ struct fast_thread {
     } dirty[8]; /* streams with unmarked work of this thread */
 };
 
-extern struct fast_hook fast_hook;
-extern __thread struct fast_thread fast_thread __attribute__((tls_model("initial-exec")));
+/* Hidden: reached without a look-up in the global offset table. */
+extern struct fast_hook fast_hook __attribute__((visibility("hidden")));
+extern __thread struct fast_thread fast_thread
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* One thread at a time may write a counter without an atomic read-modify-write: whoever came first.
+ * It is known by the address of its fast_thread; a later thread at the same address is the only one
+ * there as well. */
+static inline bool fast_owner_is_me(const _Atomic uintptr_t *owner)
+{
+    return atomic_load_explicit(owner, memory_order_relaxed) == (uintptr_t)&fast_thread;
+}
+
+static inline bool fast_owner_claim(_Atomic uintptr_t *owner)
+{
+    uintptr_t none = 0;
+    return fast_owner_is_me(owner) ||
+           atomic_compare_exchange_strong(owner, &none, (uintptr_t)&fast_thread);
+}
 
 /* ---- init.c ---- */
 

@@ -109,11 +109,12 @@ static void forget(struct fast_ctx *c)
     for (uint32_t i = 0; i < FAST_HOOK_STREAMS; i++) {
         struct fast_stream *s = &c->streams[i];
         atomic_store(&s->event, NULL);
-        atomic_store(&s->synced, atomic_load(&s->left));
-        atomic_store(&s->marked, atomic_load(&s->left));
+        atomic_store(&s->synced, fast_stream_left(s));
+        atomic_store(&s->marked, fast_stream_left(s));
         if (c->slots)
-            atomic_store(&c->slots[SLOT(i)], atomic_load(&s->left));
+            atomic_store(&c->slots[SLOT(i)], fast_stream_left(s));
         atomic_store(&s->key, 0);
+        atomic_store(&s->owner, 0);
     }
     atomic_store(&c->high, 0);
     atomic_store(&c->broken, 0);
@@ -129,14 +130,6 @@ void fast_ctx_forget(CUcontext ctx)
 }
 
 /* ---- streams ---- */
-
-/* The default streams have small numbers; the per-thread one is another stream in each thread. */
-static uintptr_t key_of(CUstream handle, bool per_thread)
-{
-    if (handle == NULL)
-        handle = per_thread ? CU_STREAM_PER_THREAD : CU_STREAM_LEGACY;
-    return handle == CU_STREAM_PER_THREAD ? (uintptr_t)&fast_thread : (uintptr_t)handle;
-}
 
 static void raise_high(struct fast_ctx *c, uint32_t high)
 {
@@ -163,8 +156,10 @@ static struct fast_stream *look_up(struct fast_ctx *c, uintptr_t key)
             break;
     }
     uintptr_t expect = KEY_ENDED;
-    if (ended && atomic_compare_exchange_strong(&ended->key, &expect, key))
+    if (ended && atomic_compare_exchange_strong(&ended->key, &expect, key)) {
+        atomic_store(&ended->owner, 0);
         return ended;
+    }
     if (was != 0 || (!atomic_compare_exchange_strong(&s->key, &was, key) && was != key))
         s = &c->streams[FAST_HOOK_STREAMS - 1];
     raise_high(c, (uint32_t)(s - c->streams) + 1);
@@ -174,12 +169,13 @@ static struct fast_stream *look_up(struct fast_ctx *c, uintptr_t key)
 struct fast_stream *fast_stream_find(struct fast_ctx *ctx, CUstream handle, bool per_thread)
 {
     struct fast_thread *t = &fast_thread;
-    uintptr_t key = key_of(handle, per_thread);
+    uintptr_t key = fast_stream_key(handle, per_thread);
     if (t->stream && t->stream_key == key &&
         atomic_load_explicit(&t->stream->key, memory_order_relaxed) == key)
         return t->stream;
     t->stream = look_up(ctx, key);
     t->stream_key = key;
+    fast_owner_claim(&t->stream->owner);
     return t->stream;
 }
 
@@ -230,7 +226,7 @@ void fast_stream_mark(struct fast_ctx *ctx, struct fast_stream *stream, CUstream
     if (!markable(ctx, stream) || atomic_load(&ctx->broken) ||
         atomic_exchange(&stream->marking, 1))
         return;
-    uint32_t left = atomic_load(&stream->left);
+    uint32_t left = fast_stream_left(stream);
     uint32_t mode = atomic_load(&ctx->mark);
     CUresult r = CUDA_SUCCESS;
     if (left == atomic_load(&stream->marked))
@@ -279,7 +275,7 @@ static void ask_event(struct fast_ctx *ctx, struct fast_stream *s)
 
 uint32_t fast_stream_done(struct fast_ctx *ctx, struct fast_stream *stream)
 {
-    uint32_t left = atomic_load(&stream->left);
+    uint32_t left = fast_stream_left(stream);
     if (atomic_load(&ctx->broken))
         return left;
     if (atomic_load(&ctx->mark) == FAST_MARK_EVENT)

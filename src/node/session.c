@@ -36,7 +36,7 @@ void node_session_close(struct node_session *s)
     struct node_manager *m = s->m;
     if (s->share) {
         fast_log(INFO, "client gone", "replica=%s pid=%d launches=%llu", s->share->replica->id, s->pid,
-                 (unsigned long long)atomic_load(&s->pages.counters->gpu[0].launches));
+                 (unsigned long long)fast_counters_launches(&s->pages.counters->gpu[0]));
         node_share_detach(s->share, s);
     } else {
         m->strangers--;

@@ -179,7 +179,7 @@ void node_share_detach(struct node_share *s, struct node_session *x)
     const struct fast_counters *c = &x->pages.counters->gpu[0];
     fast_ns life = fast_clock_now() - x->opened;
     int64_t busy = atomic_load(&c->busy_ns);
-    s->dead_launches += atomic_load(&c->launches);
+    s->dead_launches += fast_counters_launches(c);
     s->dead_busy_ns += busy < 0 ? 0 : busy > life ? life : busy;
     node_ledger_set(&x->mem, 0);
     queue_remove(s, x);
@@ -345,7 +345,7 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
         const struct fast_counters *c = &x->pages.counters->gpu[0];
         fast_ns life = now - x->opened;
         int64_t busy = atomic_load(&c->busy_ns);
-        ret->launches += atomic_load(&c->launches);
+        ret->launches += fast_counters_launches(c);
         ret->busy_ns += busy < 0 ? 0 : busy > life ? life : busy;
     }
     ret->tokens = st.tokens;

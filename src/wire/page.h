@@ -58,13 +58,14 @@ struct fast_limits_page {
 };
 
 struct fast_counters {
-    _Atomic uint64_t launches;  /* kernels and graphs */
+    _Atomic uint64_t launches;  /* kernels and graphs, of the thread that launched first */
     _Atomic uint64_t copies;    /* gated copies and memsets */
     _Atomic int64_t busy_ns;    /* time with work in flight */
     _Atomic int64_t wait_ns;    /* time that launches waited for a token */
     _Atomic uint32_t in_flight; /* launches not known to be complete */
     _Atomic uint32_t window;    /* launches that may be in flight now */
-    uint64_t pad[3];
+    _Atomic uint64_t launches_others; /* of all other threads */
+    uint64_t pad[2];
 };
 
 struct fast_counters_page {
@@ -72,6 +73,12 @@ struct fast_counters_page {
     uint64_t pad[7];
     struct fast_counters gpu[FAST_PAGE_GPUS];
 };
+
+static inline uint64_t fast_counters_launches(const struct fast_counters *c)
+{
+    return atomic_load_explicit(&c->launches, memory_order_relaxed) +
+           atomic_load_explicit(&c->launches_others, memory_order_relaxed);
+}
 
 _Static_assert(sizeof(struct fast_grant) == 64, "a grant is one cache line");
 _Static_assert(sizeof(struct fast_counters) == 64, "counters are one cache line");

@@ -152,7 +152,7 @@ static void add_pages(const struct client *c, struct fake_stats *s)
 {
     if (!c->counters)
         return;
-    s->launches += atomic_load(&c->counters->gpu[0].launches);
+    s->launches += fast_counters_launches(&c->counters->gpu[0]);
     s->copies += atomic_load(&c->counters->gpu[0].copies);
     s->page_busy_ns += atomic_load(&c->counters->gpu[0].busy_ns);
     s->wait_ns += atomic_load(&c->counters->gpu[0].wait_ns);

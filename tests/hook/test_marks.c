@@ -166,6 +166,7 @@ static void sums_wrap_around(void **state)
     uint32_t near = UINT32_MAX - op.cost / 2;
     fast_gate_flush();
     atomic_store(&op.stream->entered, near);
+    atomic_store(&op.stream->left_own, 0);
     atomic_store(&op.stream->left, near);
     atomic_store(&op.stream->marked, near);
     atomic_store(&op.stream->synced, near);
@@ -306,7 +307,7 @@ static void graphs_are_learned(void **state)
         fast_ns until = fast_hook_now() + FAST_US(300);
         while (fast_hook_now() < until)
             ;
-        fast_stream_synced(op.stream, atomic_load(&op.stream->left));
+        fast_stream_synced(op.stream, fast_stream_left(op.stream));
         fast_gate_look(true);
     }
     assert_int_equal(counters.gpu[0].launches, 20);
