@@ -7,36 +7,9 @@
 
 #include "core/profile.h"
 #include "icpp23.h"
+#include "trial.h"
 
 #define RUN FAST_S(60)
-
-static int measure(const struct sim_model *model, int sm_pct, int quota_milli,
-                   struct fast_profile_point *ret, struct fast_err *err)
-{
-    static struct sim_exp_conf conf;
-    static struct sim_exp_result res;
-    conf = (struct sim_exp_conf){
-        .mps = true,
-        .tokens = true,
-        .sched = {.policy = FAST_POLICY_FAST},
-        .duration_ns = RUN,
-        .seed = 1,
-        .functions = 1,
-        .function = {{.model = *model, .replicas = 1, .users = 1,
-                      .slice = {.sm_pct = sm_pct, .request_milli = quota_milli,
-                                .limit_milli = quota_milli}}},
-    };
-    if (sim_gpu_conf_named("v100-16gb", &conf.gpu, err) || sim_exp_run(&conf, &res, err))
-        return -err->code;
-    const struct fast_hist *h = &res.function[0].latency;
-    *ret = (struct fast_profile_point){
-        .sm_pct = sm_pct,
-        .quota_milli = quota_milli,
-        .rps_milli = (int64_t)((double)res.function[0].requests * 1e12 / (double)res.span_ns),
-        .p95_ns = fast_hist_quantile(h, 950),
-        .p99_ns = fast_hist_quantile(h, 990)};
-    return 0;
-}
 
 static int make(const char *name, struct fast_err *err)
 {
@@ -48,7 +21,7 @@ static int make(const char *name, struct fast_err *err)
     int n = 0, r = icpp23_model(name, &model, err);
     for (size_t i = 0; !r && i < sizeof(sm) / sizeof(sm[0]); i++)
         for (int quota = 200; !r && quota <= 1000; quota += 200)
-            r = measure(&model, sm[i], quota, &point[n++], err);
+            r = bench_trial(&model, sm[i], quota, RUN, &point[n++], err);
     if (!r)
         r = fast_profile_new(point, n, &profile, err);
     if (r)
