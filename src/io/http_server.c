@@ -335,13 +335,14 @@ static void conn_new(struct fast_http_server *sv, int fd, const struct sockaddr_
     on_conn(c, FAST_LOOP_IN); /* most clients have sent something by now */
 }
 
-/* Makes room by closing the connection that has been idle for the longest time. */
+/* Makes room by closing the connection that has been idle for the longest time; of those that became
+ * idle in one turn of the loop, the one that came first (new ones are at the head of the list). */
 static bool evict_idle(struct fast_http_server *sv)
 {
     struct fast_http_req *oldest = NULL;
     for (struct fast_http_req *c = sv->conns; c; c = c->next)
         if (c->state == HEAD && !c->s.in_len && !c->stepping &&
-            (!oldest || c->deadline < oldest->deadline))
+            (!oldest || c->deadline <= oldest->deadline))
             oldest = c;
     if (oldest)
         fast_http_conn_close(oldest);
@@ -353,7 +354,12 @@ static void on_listen(void *arg, int events)
     struct fast_http_server *sv = arg;
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        if (sv->count >= sv->conf.max_conns && !evict_idle(sv)) {
+        bool no_room = sv->count >= sv->conf.max_conns;
+        /* Nothing is closed for a connection that may not be there: only the first one surely is,
+         * and the loop calls again. */
+        if (no_room && i > 0)
+            return;
+        if (no_room && !evict_idle(sv)) {
             sv->full = true;
             fast_watch_set(sv->watch, 0);
             return;

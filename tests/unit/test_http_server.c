@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "test.h"
@@ -371,6 +372,29 @@ static void idle_ones_make_room(void **state)
         close(fds[i]);
 }
 
+/* One that comes to a full server makes one go, and no other; never the one that came last. */
+static void one_makes_room(void **state)
+{
+    (void)state;
+    char buf[4096];
+    int fds[21], gone = -1;
+    for (int i = 0; i < 21; i++) {
+        fds[i] = dial();
+        say(fds[i], "GET /hi HTTP/1.1\r\nHost: a\r\n\r\n");
+        hear(fds[i], buf, sizeof(buf), "\r\n\r\nhi");
+    }
+    for (int i = 0; i < 21; i++) {
+        ssize_t n = recv(fds[i], buf, sizeof(buf), MSG_DONTWAIT);
+        if (n >= 0) {
+            assert_int_equal(gone, -1);
+            gone = i;
+        }
+    }
+    assert_in_range(gone, 0, 19);
+    for (int i = 0; i < 21; i++)
+        close(fds[i]);
+}
+
 static void proxied(void **state)
 {
     (void)state;
@@ -483,6 +507,7 @@ static int stop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_makes_room), /* first: nobody lingers yet */
         cmocka_unit_test(keep_alive_and_pipelining), cmocka_unit_test(refused_heads_close),
         cmocka_unit_test(body_too_large),            cmocka_unit_test(expectation),
         cmocka_unit_test(late_heads_time_out),       cmocka_unit_test(idle_ones_make_room),
