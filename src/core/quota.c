@@ -1,6 +1,5 @@
 /* Decides how much of its quota a client has left. It assumes that charges come in the order of time
- * and that a charge reaches back over at most one window's edge: longer ago counts as the window
- * before. */
+ * and that whatever a charge has before the last two windows was within the limits of its time. */
 #include "core/quota.h"
 
 static fast_ns least(fast_ns a, fast_ns b)
@@ -10,6 +9,7 @@ static fast_ns least(fast_ns a, fast_ns b)
 
 void fast_quota_set(struct fast_quota *q, const struct fast_slice *slice, fast_ns window_ns)
 {
+    q->window_ns = window_ns;
     q->request_ns = window_ns / FAST_MILLI * slice->request_milli;
     q->limit_ns = window_ns / FAST_MILLI * slice->limit_milli;
 }
@@ -18,7 +18,9 @@ void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bo
 {
     fast_ns here = least(ns, here_max_ns);
     q->used_ns += here;
-    q->before_ns += ns - here;
+    /* A token may have been held over several windows: no more than one whole window of that was in
+     * the one before, and what lies further back is settled. */
+    q->before_ns = least(q->before_ns + ns - here, q->window_ns);
     if (!carry)
         return;
     /* The window before is closed: what it is overdrawn by now and was not when it closed. */

@@ -10,6 +10,7 @@
 
 struct fast_quota {
     fast_ns request_ns, limit_ns; /* per window */
+    fast_ns window_ns;
     fast_ns used_ns;              /* charged in this window, |debt_ns| included */
     fast_ns debt_ns;              /* what an earlier window was overdrawn by */
     fast_ns before_ns;            /* charged in the window before */

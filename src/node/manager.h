@@ -71,6 +71,7 @@ struct node_manager {
     struct fast_sched_conf conf;
     int listen_fd;
     struct fast_watch *listen_watch;
+    bool listen_full; /* nobody is accepted until somebody has said hello, or has been thrown out */
     struct fast_timer *tick; /* reads again from who was too fast, accepts again, drops the silent */
     struct node_session *sessions;
     uint32_t session_count, strangers; /* strangers: before hello */

@@ -26,9 +26,9 @@
 #define SESSIONS_PER_REPLICA 64
 #define TICK FAST_MS(100)
 
-static void tick_soon(struct node_manager *m)
+static void tick_soon(struct node_manager *m, fast_ns wait)
 {
-    fast_timer_set(m->tick, fast_clock_now() + TICK);
+    fast_timer_set(m->tick, fast_clock_now() + wait);
 }
 
 void node_session_close(struct node_session *s)
@@ -99,6 +99,8 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
     if (node_pages_new(&s->pages, fds, &err))
         return refuse(s, err.code, err.msg);
     s->m->strangers--;
+    if (s->m->listen_full)
+        tick_soon(s->m, 0);
     node_share_attach(replica->share, s);
     fast_log(INFO, msg->hello.reconnect ? "client again" : "client", "replica=%s pid=%d uid=%u",
              replica->id, s->pid, s->uid);
@@ -191,7 +193,7 @@ static bool may_speak(struct node_session *s, fast_ns now)
         return true;
     s->paused = true;
     fast_watch_set(s->watch, 0);
-    tick_soon(s->m);
+    tick_soon(s->m, TICK);
     odd(s, "it sends too many messages; it is slowed down");
     return false;
 }
@@ -245,7 +247,7 @@ static void session_new(struct node_manager *m, int fd)
     m->sessions = s;
     m->session_count++;
     m->strangers++;
-    tick_soon(m);
+    tick_soon(m, TICK);
 }
 
 static void on_connection(void *arg, int events)
@@ -266,7 +268,8 @@ static void on_connection(void *arg, int events)
     if (m->strangers < STRANGERS_MAX && m->session_count < SESSIONS_MAX && !out_of_files)
         return;
     fast_watch_set(m->listen_watch, 0);
-    tick_soon(m);
+    m->listen_full = true;
+    tick_soon(m, TICK);
 }
 
 void node_session_tick(void *arg)
@@ -282,9 +285,10 @@ void node_session_tick(void *arg)
         if (!s->share && now - s->opened >= HELLO_TIMEOUT)
             node_session_close(s);
     }
+    m->listen_full = false;
     fast_watch_set(m->listen_watch, FAST_LOOP_IN);
     if (m->strangers)
-        tick_soon(m);
+        tick_soon(m, TICK);
 }
 
 int node_session_listen(struct node_manager *m, struct fast_err *err)

@@ -23,7 +23,7 @@
 #include "node/manager.h"
 #include "wire/page.h"
 
-#define WORLD_REPLICAS 16
+#define WORLD_REPLICAS 64
 #define WORLD_MEM FAST_MIB(64)
 
 struct world {

@@ -68,6 +68,20 @@ static void over_the_edge(void **state)
     assert_int_equal(q.used_ns, FAST_MS(10));
 }
 
+/* Who had the GPU alone for many windows under one token owes nothing when it gives it back. */
+static void over_many_edges(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(850, 1000);
+    for (int i = 0; i < 5; i++)
+        fast_quota_roll(&q, 1, true);
+    fast_quota_charge(&q, FAST_MS(480), FAST_MS(10), true);
+    assert_int_equal(q.used_ns, FAST_MS(10));
+    assert_int_equal(fast_quota_missing(&q), FAST_MS(75));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(q.used_ns, 0);
+}
+
 static void without_carry(void **state)
 {
     (void)state;
@@ -83,7 +97,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_of_the_window), cmocka_unit_test(overrun_is_debt),
         cmocka_unit_test(debt_is_bounded),      cmocka_unit_test(over_the_edge),
-        cmocka_unit_test(without_carry),
+        cmocka_unit_test(over_many_edges),      cmocka_unit_test(without_carry),
     };
     return cmocka_run_group_tests_name("quota", tests, NULL, NULL);
 }
