@@ -37,6 +37,7 @@ void fast_fleet_free(struct fast_fleet *fleet)
     free(fleet->gpus);
     free(fleet->weights);
     place_index_fini(&fleet->index);
+    place_index_fini(&fleet->by_area);
     place_table_fini(&fleet->table);
     free(fleet);
 }
@@ -53,8 +54,12 @@ static void unindex_some(struct fast_fleet *fleet, int g, int n)
 
 static void unindex(struct fast_fleet *fleet, int g)
 {
-    if (fleet->gpus[g].indexed)
-        unindex_some(fleet, g, fleet->gpus[g].rects.nfree);
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    if (gpu->indexed)
+        unindex_some(fleet, g, gpu->rects.nfree);
+    if (gpu->area_indexed)
+        place_index_remove(&fleet->by_area, fleet_area_free(gpu), 1, fleet_mem_free(gpu), g);
+    gpu->area_indexed = false;
 }
 
 /* Puts the free rectangles of |g| into the index if it takes replicas. When memory runs out for that
@@ -63,7 +68,13 @@ static void reindex(struct fast_fleet *fleet, int g)
 {
     struct fleet_gpu *gpu = &fleet->gpus[g];
     unindex(fleet, g);
-    if (!gpu->open || gpu->exclusive || gpu->rects.nused == FAST_RECTS_USED_MAX)
+    if (!gpu->open || gpu->exclusive || fleet_gpu_rects(gpu) >= FAST_RECTS_USED_MAX)
+        return;
+    int area = fleet_area_free(gpu);
+    if (fleet->conf.split && gpu->nreplicas && area > 0)
+        gpu->area_indexed =
+            !place_index_add(&fleet->by_area, area, 1, fleet_mem_free(gpu), g, NULL);
+    if (gpu->nsplit)
         return;
     gpu->indexed = true;
     for (int i = 0; i < gpu->rects.nfree; i++)
@@ -118,9 +129,9 @@ int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu
                                   .open = it->open,
                                   .replicas = it->nreplicas,
                                   .mem_free = fleet_mem_free(it),
-                                  .area_free = fast_rects_free_area(&it->rects),
+                                  .area_free = fleet_area_free(it),
                                   .rects = &it->rects};
-    for (int i = 0; i < it->rects.nfree; i++)
+    for (int i = 0; !it->nsplit && i < it->rects.nfree; i++)
         if (fast_rect_area(&it->rects.free[i]) > fast_rect_area(&ret->largest))
             ret->largest = it->rects.free[i];
     return 0;
@@ -212,8 +223,12 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     if (rc)
         return rc;
     unindex(fleet, placed->gpu);
-    if (placed->rect.quota)
+    if (placed->split) {
+        gpu->nsplit++;
+        gpu->split_area += fast_rect_area(&placed->rect);
+    } else if (placed->rect.quota) {
         rc = fast_rects_take(&gpu->rects, &placed->rect, err);
+    }
     if (!rc) {
         gpu->mem_used += placed->mem_bytes;
         if (placed->weights)
@@ -259,7 +274,7 @@ static bool repack_any(struct fast_fleet *fleet, const struct fast_want *want)
         return false;
     for (int i = 0; i < fleet->ngpus && i < REPACK_LOOKS && tries < REPACK_TRIES; i++) {
         int g = (fleet->last + fleet->ngpus - i) % fleet->ngpus;
-        if (!fleet->gpus[g].nreplicas ||
+        if (!fleet->gpus[g].nreplicas || fleet->gpus[g].nsplit ||
             fast_rects_free_area(&fleet->gpus[g].rects) < fast_rect_area(&rect) ||
             !fleet_gpu_may(fleet, g, want))
             continue;
@@ -276,14 +291,61 @@ int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fa
     struct fast_placed placed;
     if (place_table_find(&fleet->table, replica))
         return fast_err_set(err, FAST_EEXIST, "the replica has a place already");
-    int rc = fast_fleet_choose(fleet, want, &placed, err);
-    bool idle = !rc && !fleet->gpus[placed.gpu].nreplicas;
-    if ((rc == -FAST_ENOROOM || idle) && repack_any(fleet, want))
-        rc = fast_fleet_choose(fleet, want, &placed, err);
+    int rc = fast_slice_check(&want->slice, err);
+    if (rc)
+        return rc;
+    int g = fleet_choose_gpu(fleet, want), split = -1;
+    if (g < 0 || !fleet->gpus[g].nreplicas) {
+        split = fleet_split_find(fleet, want);
+        if (!fleet->conf.split && repack_any(fleet, want))
+            g = fleet_choose_gpu(fleet, want);
+    }
+    if (split >= 0)
+        placed = fleet_split_on(fleet, split, want);
+    else if (g >= 0)
+        rc = fleet_place_on(fleet, g, want, &placed, err);
+    else
+        rc = fast_fleet_choose(fleet, want, &placed, err); /* says what is missing */
     if (!rc)
         rc = enter(fleet, replica, want, &placed, err);
     if (!rc)
         *ret = placed;
+    return rc;
+}
+
+/* The area that the free rectangle for |want| on |g| would be left with. */
+static int area_left(const struct fast_fleet *fleet, int g, const struct fast_want *want)
+{
+    struct fast_rect rect = fleet_rect(want), from;
+    if (!fast_rects_find(&fleet->gpus[g].rects, rect.quota, rect.sm, fleet->conf.fit, &rect, &from))
+        return FAST_PLANE_AREA;
+    return fast_rect_area(&from) - fast_rect_area(&rect);
+}
+
+int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *wants,
+                         int n, int *ret_want, struct fast_placed *ret, struct fast_err *err)
+{
+    int best = -1, best_left = FAST_PLANE_AREA + 1;
+    for (int i = 0; i < n; i++) {
+        if (!wants[i].slice.request_milli || fast_slice_check(&wants[i].slice, NULL))
+            continue;
+        int g = fleet_choose_gpu(fleet, &wants[i]);
+        int left = g < 0 || !fleet->gpus[g].nreplicas ? FAST_PLANE_AREA
+                                                      : area_left(fleet, g, &wants[i]);
+        if (left < FAST_PLANE_AREA && left < best_left) {
+            best = i;
+            best_left = left;
+        }
+    }
+    for (int i = 0; best < 0 && i < n; i++)
+        if (fleet_split_find(fleet, &wants[i]) >= 0)
+            best = i;
+    *ret_want = best < 0 ? 0 : best;
+    int rc = fast_fleet_place(fleet, replica, &wants[*ret_want], ret, err);
+    for (int i = 1; rc == -FAST_ENOROOM && best < 0 && i < n; i++) {
+        *ret_want = i;
+        rc = fast_fleet_place(fleet, replica, &wants[i], ret, err);
+    }
     return rc;
 }
 
@@ -309,6 +371,12 @@ int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fa
     return rc;
 }
 
+static void split_drop(struct fleet_gpu *gpu, const struct fast_rect *rect)
+{
+    gpu->nsplit--;
+    gpu->split_area -= fast_rect_area(rect);
+}
+
 int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err)
 {
     const struct fast_placed *found = place_table_find(&fleet->table, replica);
@@ -316,10 +384,12 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
         return fast_err_set(err, FAST_ENOENT, "the replica has no place");
     const struct fast_placed placed = *found;
     struct fleet_gpu *gpu = &fleet->gpus[placed.gpu];
+    int rc = 0;
     unindex(fleet, placed.gpu);
-    int rc = placed.rect.quota
-                 ? fast_rects_give(&gpu->rects, &placed.rect, fleet->conf.reclaim, err)
-                 : 0;
+    if (placed.split)
+        split_drop(gpu, &placed.rect);
+    else if (placed.rect.quota)
+        rc = fast_rects_give(&gpu->rects, &placed.rect, fleet->conf.reclaim, err);
     if (!rc) {
         int at = 0;
         while (gpu->replicas[at] != replica)
@@ -331,18 +401,32 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
         if (placed.exclusive)
             gpu->exclusive = false;
         place_table_remove(&fleet->table, replica);
+        gpu->nrefused = 0;
+        fleet_split_settle(fleet, placed.gpu);
     }
     reindex(fleet, placed.gpu);
     return rc;
 }
 
-/* Takes the first place for |quota| x |sm| on a GPU that is out of the index. */
-static bool take_anew(struct fast_fleet *fleet, int g, int quota, int sm, struct fast_rect *ret)
+/* Takes the first place for |ret|, |replica|'s new extent, on a GPU that is out of the index; with
+ * conf.split a schedule will do (|ret_split|). */
+static bool take_anew(struct fast_fleet *fleet, int g, uint64_t replica, struct fast_rect *ret,
+                      bool *ret_split)
 {
-    struct fast_rects *rects = &fleet->gpus[g].rects;
-    if (!fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL) &&
-        !(fleet->conf.repack && repack(fleet, g, quota, sm) &&
-          fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL)))
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct fast_rects *rects = &gpu->rects;
+    int quota = ret->quota, sm = ret->sm;
+    bool found = !gpu->nsplit && fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL);
+    if (!found && fleet->conf.split) {
+        if (fast_rect_area(ret) > fleet_area_free(gpu) || !fleet_split_fits(fleet, g, replica, ret))
+            return false;
+        *ret_split = true;
+        gpu->nsplit++;
+        gpu->split_area += fast_rect_area(ret);
+        return true;
+    }
+    if (!found && !(fleet->conf.repack && !gpu->nsplit && repack(fleet, g, quota, sm) &&
+                    fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL)))
         return false;
     unindex(fleet, g);
     return !fast_rects_take(rects, ret, NULL);
@@ -367,12 +451,18 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
                             "memory: %llu MiB wanted, %llu MiB of the GPU are free",
                             (unsigned long long)mem >> 20,
                             (unsigned long long)(fleet_mem_free(gpu) + placed->mem_bytes) >> 20);
+    bool split = false;
     unindex(fleet, g);
-    if (old.quota)
+    if (placed->split)
+        split_drop(gpu, &old);
+    else if (old.quota)
         rc = fast_rects_give(&gpu->rects, &old, FAST_RECLAIM_RESTRUCTURE, err);
-    if (!rc && rect.quota && !take_anew(fleet, g, rect.quota, rect.sm, &rect)) {
+    if (!rc && rect.quota && !take_anew(fleet, g, replica, &rect, &split)) {
         unindex(fleet, g); /* a new layout that was tried has put it back */
-        if (old.quota && fast_rects_take(&gpu->rects, &old, NULL)) {
+        if (placed->split) {
+            gpu->nsplit++;
+            gpu->split_area += fast_rect_area(&old);
+        } else if (old.quota && fast_rects_take(&gpu->rects, &old, NULL)) {
             /* Out of memory. The replica keeps running, so it is entered without a rectangle. */
             placed->rect = (struct fast_rect){0};
             placed->forced = true;
@@ -383,7 +473,9 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
                           rect.sm, rect.quota / 1000, rect.quota % 1000);
     } else if (!rc) {
         placed->rect = rect;
+        placed->split = split;
         placed->forced = false;
+        gpu->nrefused = 0;
         gpu->mem_used = others + mem;
         placed->mem_bytes = mem;
         *ret = *placed;

@@ -26,6 +26,8 @@ struct fast_fleet_conf {
     enum fast_reclaim reclaim;
     bool repack; /* before a replica is refused, or an idle GPU is used for it, lay out the rectangles
                   * of some busy GPUs anew (rect.h): some decisions then cost some 100 us */
+    bool split;  /* likewise, but look for a busy GPU whose token scheduler can give everybody his share
+                  * by cutting somebody's time (core/sched_plan.h). Subsumes |repack|, costs less */
 };
 
 /* One GPU, as the caller names it. */
@@ -55,6 +57,7 @@ struct fast_placed {
     uint64_t mem_bytes;    /* its own memory, without shared weights */
     uint64_t weights;
     bool exclusive;
+    bool split; /* conf.split: a schedule gives it the extent of |rect|, whose corner means nothing */
     bool forced; /* adopted although there was no rectangle or memory for it */
 };
 
@@ -65,7 +68,7 @@ struct fast_gpu_room {
     int replicas;
     uint64_t mem_free; /* 0 when overcommitted by adoption */
     int area_free;     /* of FAST_PLANE_AREA */
-    struct fast_rect largest; /* free rectangle, by area; quota 0: none */
+    struct fast_rect largest; /* free rectangle, by area; quota 0: none, or somebody is split */
     const struct fast_rects *rects;
 };
 
@@ -92,6 +95,12 @@ int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *wa
  * conf.repack the rectangles of others may move; they stay on their GPU. */
 int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
                      struct fast_placed *ret, struct fast_err *err);
+
+/* As fast_fleet_place(), for a replica that may have any of |n| (at least one) shapes: equal throughput
+ * from a profile, in the order of preference. A busy GPU is better than an idle one, then the least
+ * area left over, then the earlier shape. |ret_want| is which it got. */
+int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *wants,
+                         int n, int *ret_want, struct fast_placed *ret, struct fast_err *err);
 
 /* Enters a replica that already runs on |want->gpu|. It does not fail for lack of room: without a
  * rectangle or memory for it, it is entered without and marked as forced. */

@@ -48,9 +48,9 @@ static void consider(const struct fast_fleet *fleet, int g, const struct fast_wa
     struct fast_rect rect = fleet_rect(want), from;
     if (!fleet_gpu_may(fleet, g, want))
         return;
-    struct best it = {g, -fast_rects_free_area(&gpu->rects), fleet_mem_free(gpu)};
+    struct best it = {g, -fleet_area_free(gpu), fleet_mem_free(gpu)};
     if (rect.quota) {
-        if (gpu->rects.nused == FAST_RECTS_USED_MAX ||
+        if (gpu->nsplit || gpu->rects.nused == FAST_RECTS_USED_MAX ||
             !fast_rects_find(&gpu->rects, rect.quota, rect.sm, fleet->conf.fit, &rect, &from))
             return;
         it.area_left = fast_rect_area(&from) - fast_rect_area(&rect);
@@ -72,8 +72,7 @@ static bool accept(const void *arg, int gpu)
     return fleet_gpu_may(a->fleet, gpu, a->want);
 }
 
-/* The number of the chosen GPU; -1: none. */
-static int choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
+int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
 {
     struct best best = {-1, 0, 0};
     struct fast_rect rect = fleet_rect(want);
@@ -127,8 +126,8 @@ static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_
     s->eligible++;
     s->idle += gpu->nreplicas == 0;
     s->with_memory += memory;
-    s->full |= gpu->rects.nused == FAST_RECTS_USED_MAX;
-    for (int i = 0; i < gpu->rects.nfree; i++) {
+    s->full |= fleet_gpu_rects(gpu) == FAST_RECTS_USED_MAX;
+    for (int i = 0; !gpu->nsplit && i < gpu->rects.nfree; i++) {
         const struct fast_rect *f = &gpu->rects.free[i];
         if (f->quota >= rect.quota && f->sm >= rect.sm) {
             s->rect_fits = true;
@@ -181,14 +180,9 @@ static int refuse(const struct fast_fleet *fleet, const struct fast_want *want,
                                : "each GPU with room is one replica's alone");
 }
 
-int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *want,
-                      struct fast_placed *ret, struct fast_err *err)
+int fleet_place_on(const struct fast_fleet *fleet, int g, const struct fast_want *want,
+                   struct fast_placed *ret, struct fast_err *err)
 {
-    if (fast_slice_check(&want->slice, err))
-        return -FAST_EINVAL;
-    int g = choose_gpu(fleet, want);
-    if (g < 0)
-        return refuse(fleet, want, err);
     struct fast_rect rect = fleet_rect(want);
     if (rect.quota &&
         !fast_rects_find(&fleet->gpus[g].rects, rect.quota, rect.sm, fleet->conf.fit, &rect, NULL))
@@ -199,4 +193,15 @@ int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *wa
                                 .weights = want->weights,
                                 .exclusive = want->exclusive};
     return 0;
+}
+
+int fast_fleet_choose(const struct fast_fleet *fleet, const struct fast_want *want,
+                      struct fast_placed *ret, struct fast_err *err)
+{
+    if (fast_slice_check(&want->slice, err))
+        return -FAST_EINVAL;
+    int g = fleet_choose_gpu(fleet, want);
+    if (g < 0)
+        return refuse(fleet, want, err);
+    return fleet_place_on(fleet, g, want, ret, err);
 }

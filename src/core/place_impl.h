@@ -7,6 +7,9 @@
 #include "core/place_index.h"
 #include "core/place_table.h"
 
+#define FLEET_REFUSED 12
+#define FLEET_NOBODY UINT64_MAX /* no replica's number, for fleet_split_fits() */
+
 struct fleet_gpu {
     struct fast_gpu_conf conf;
     struct fast_rects rects;
@@ -16,6 +19,11 @@ struct fleet_gpu {
     bool open;
     bool exclusive; /* one replica has it alone */
     bool indexed;   /* its free rectangles are in the index */
+    bool area_indexed; /* its free area is in |by_area| */
+    int nsplit, split_area; /* replicas that have a schedule and no rectangle; while there are any, the
+                             * free rectangles are not all free */
+    struct fast_rect refused[FLEET_REFUSED]; /* shapes without a schedule since something left */
+    int nrefused, refused_next;
 };
 
 /* Shared weights on a GPU, counted once. */
@@ -31,6 +39,7 @@ struct fast_fleet {
     struct fleet_gpu *gpus;
     int ngpus, gpus_cap;
     struct place_index index;
+    struct place_index by_area; /* busy GPUs by free area, as rectangles of SM 1; only with conf.split */
     int last; /* GPU of the latest replica */
     struct place_table table;
     struct fleet_weights *weights; /* by weights, then GPU */
@@ -61,6 +70,34 @@ static inline struct fast_rect fleet_rect(const struct fast_want *want)
         return (struct fast_rect){0, 0, FAST_MILLI, FAST_SM_PCT_MAX};
     return (struct fast_rect){0, 0, want->slice.request_milli, want->slice.sm_pct};
 }
+
+/* Replicas on |gpu| that take a part of its plane, and the area that they leave. */
+static inline int fleet_gpu_rects(const struct fleet_gpu *gpu)
+{
+    return gpu->rects.nused + gpu->nsplit;
+}
+
+static inline int fleet_area_free(const struct fleet_gpu *gpu)
+{
+    return fast_rects_free_area(&gpu->rects) - gpu->split_area;
+}
+
+/* The number of the GPU whose free rectangle |want| goes to; -1: none. */
+int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want);
+/* What |want| gets there. */
+int fleet_place_on(const struct fast_fleet *fleet, int g, const struct fast_want *want,
+                   struct fast_placed *ret, struct fast_err *err);
+
+/* Whether everybody on |g| but |except|, and |rect|, have a schedule together. */
+bool fleet_split_fits(const struct fast_fleet *fleet, int g, uint64_t except,
+                      const struct fast_rect *rect);
+/* The fullest busy GPU where |want| has a schedule, among those that the search's bounds allow to look
+ * at; -1: none. */
+int fleet_split_find(struct fast_fleet *fleet, const struct fast_want *want);
+struct fast_placed fleet_split_on(const struct fast_fleet *fleet, int g,
+                                  const struct fast_want *want);
+/* Gives replicas on |g| without a rectangle one, where one is free now. |g| is out of the index. */
+void fleet_split_settle(struct fast_fleet *fleet, int g);
 
 /* Everything but the rectangle: open, node, memory, not taken by somebody alone. */
 bool fleet_gpu_may(const struct fast_fleet *fleet, int gpu, const struct fast_want *want);

@@ -17,20 +17,23 @@ static bool replicas_valid(const struct fast_fleet *fleet, int g)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
     uint64_t mem = 0;
-    int rects = 0;
+    int rects = 0, split = 0, split_area = 0;
     for (int i = 0; i < gpu->nreplicas; i++) {
         const struct fast_placed *p = place_table_find(&fleet->table, gpu->replicas[i]);
-        if (!p || p->gpu != g || (p->rect.quota && !has_used(&gpu->rects, &p->rect)))
+        if (!p || p->gpu != g || (p->rect.quota && !p->split && !has_used(&gpu->rects, &p->rect)))
             return false;
         if (p->weights && !fleet_weights_find(fleet, p->weights, g))
             return false;
         mem += p->mem_bytes;
-        rects += p->rect.quota > 0;
+        rects += p->rect.quota > 0 && !p->split;
+        split += p->split;
+        split_area += p->split ? fast_rect_area(&p->rect) : 0;
     }
     for (int i = 0; i < fleet->nweights; i++)
         if (fleet->weights[i].gpu == g)
             mem += fleet->weights[i].bytes;
-    return mem == gpu->mem_used && rects == gpu->rects.nused;
+    return mem == gpu->mem_used && rects == gpu->rects.nused &&
+           split == gpu->nsplit && split_area == gpu->split_area;
 }
 
 static bool in_index(const struct place_index *index, const struct fast_rect *free,
@@ -58,7 +61,8 @@ static bool index_valid(const struct fast_fleet *fleet)
     }
     for (int g = 0; g < fleet->ngpus; g++) {
         const struct fleet_gpu *gpu = &fleet->gpus[g];
-        bool expected = gpu->open && !gpu->exclusive && gpu->rects.nused < FAST_RECTS_USED_MAX;
+        bool expected = gpu->open && !gpu->exclusive && !gpu->nsplit &&
+                        gpu->rects.nused < FAST_RECTS_USED_MAX;
         if (gpu->indexed != expected)
             return false;
         for (int i = 0; expected && i < gpu->rects.nfree; i++, entries--)
