@@ -31,7 +31,6 @@ void pack_fini(struct pack_pool *pool)
 static bool schedulable(struct pack_gpu *gpu, struct pack_item item)
 {
     struct fast_plan_item items[FAST_PLAN_CLIENTS];
-    struct fast_plan plan;
     if (gpu->n >= FAST_RECTS_USED_MAX)
         return false;
     for (int i = 0; i < gpu->nrefused; i++)
@@ -40,8 +39,7 @@ static bool schedulable(struct pack_gpu *gpu, struct pack_item item)
     for (int i = 0; i < gpu->n; i++)
         items[i] = (struct fast_plan_item){gpu->rect[i].sm, gpu->rect[i].quota * 1000};
     items[gpu->n] = (struct fast_plan_item){item.sm, item.quota * 1000};
-    fast_plan_make(items, gpu->n + 1, FAST_MILLI * 1000, &plan);
-    if (plan.length_ns <= FAST_MILLI * 1000)
+    if (fast_plan_fits(items, gpu->n + 1, FAST_MILLI * 1000))
         return true;
     if (gpu->nrefused < PACK_ITEMS)
         gpu->refused[gpu->nrefused++] = item;

@@ -12,7 +12,7 @@
 
 /* For one replica: GPUs that are looked at, and linear programs that are solved. */
 #define LOOKS_MAX 1000
-#define PLANS_MAX 48
+#define PLANS_MAX 32
 
 /* Lengths are in units of a millionth of the window. */
 #define WINDOW (FAST_MILLI * 1000)
@@ -69,15 +69,11 @@ bool fleet_split_fits(const struct fast_fleet *fleet, int g, uint64_t except,
                       const struct fast_rect *rect)
 {
     struct fast_plan_item items[FAST_PLAN_CLIENTS];
-    struct fast_plan plan;
     int n = collect(fleet, g, except, items);
     if (n >= FAST_RECTS_USED_MAX)
         return false;
     items[n] = (struct fast_plan_item){rect->sm, (fast_ns)rect->quota * 1000};
-    if (surely_too_long(items, n + 1))
-        return false;
-    fast_plan_make(items, n + 1, WINDOW, &plan);
-    return plan.length_ns <= WINDOW;
+    return !surely_too_long(items, n + 1) && fast_plan_fits(items, n + 1, WINDOW);
 }
 
 /* A search over busy GPUs, the fullest first. */

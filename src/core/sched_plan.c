@@ -5,7 +5,6 @@
  * Floating point is used for lengths of slots only: nobody's account is kept in it. */
 #include "core/sched_plan.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #include "core/types.h"
@@ -74,15 +73,23 @@ static bool enter(struct lp *lp, uint64_t set)
     return true;
 }
 
-static void solve(struct lp *lp)
+/* Goes on until the schedule is the shortest, or it is known whether the shortest is above |enough|
+ * (0: only the former). The prices cannot all be paid when the best set is worth v, but a v-th of them
+ * can, so a v-th of the length is a lower bound (Farley 1990). */
+static void solve(struct lp *lp, double enough)
 {
     for (int k = 0; k < STEPS_MAX; k++) {
-        double price[FAST_PLAN_CLIENTS] = {0};
+        double price[FAST_PLAN_CLIENTS] = {0}, total = 0, value;
         uint64_t set;
+        for (int i = 0; i < lp->n; i++)
+            total += lp->len[i];
+        if (total <= enough)
+            return;
         for (int i = 0; i < lp->n; i++)
             for (int j = 0; j < lp->n; j++)
                 price[j] += lp->inv[i][j];
-        if (best_set(lp, price, &set) <= 1 + 1e-7 || !enter(lp, set))
+        value = best_set(lp, price, &set);
+        if (value <= 1 + 1e-7 || (enough > 0 && total > enough * value) || !enter(lp, set))
             return;
     }
 }
@@ -108,23 +115,42 @@ static void order_slots(uint64_t *set, double *len, int n)
     }
 }
 
+/* The items that have a request, each alone in a set. |ret_item| (room for all) is which they are. */
+static void begin(struct lp *lp, const struct fast_plan_item *items, int n, fast_ns window_ns,
+                  int *ret_item)
+{
+    for (int i = 0; i < n && i < FAST_PLAN_CLIENTS; i++) {
+        if (items[i].request_ns <= 0)
+            continue;
+        ret_item[lp->n] = i;
+        lp->width[lp->n] = items[i].sm_pct;
+        lp->inv[lp->n][lp->n] = 1;
+        lp->len[lp->n] = (double)items[i].request_ns / (double)window_ns;
+        lp->set[lp->n] = UINT64_C(1) << lp->n;
+        lp->n++;
+    }
+}
+
+bool fast_plan_fits(const struct fast_plan_item *items, int n, fast_ns window_ns)
+{
+    struct lp lp = {0};
+    int item[FAST_PLAN_CLIENTS];
+    double total = 0, enough = 1 + 1e-9;
+    begin(&lp, items, n, window_ns, item);
+    solve(&lp, enough);
+    for (int i = 0; i < lp.n; i++)
+        total += lp.len[i];
+    return total <= enough;
+}
+
 void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns,
                     struct fast_plan *ret)
 {
     struct lp lp = {0};
     int item[FAST_PLAN_CLIENTS] = {0};
     memset(ret, 0, sizeof(*ret));
-    for (int i = 0; i < n && i < FAST_PLAN_CLIENTS; i++) {
-        if (items[i].request_ns <= 0)
-            continue;
-        item[lp.n] = i;
-        lp.width[lp.n] = items[i].sm_pct;
-        lp.inv[lp.n][lp.n] = 1;
-        lp.len[lp.n] = (double)items[i].request_ns / (double)window_ns;
-        lp.set[lp.n] = UINT64_C(1) << lp.n;
-        lp.n++;
-    }
-    solve(&lp);
+    begin(&lp, items, n, window_ns, item);
+    solve(&lp, 0);
     uint64_t set[FAST_PLAN_CLIENTS];
     double len[FAST_PLAN_CLIENTS], total = 0, kept = 0, at = 0;
     int k = 0;

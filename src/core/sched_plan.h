@@ -7,6 +7,7 @@
  * length that covers every request. The window can hold all requests exactly if that least length
  * is not above it. */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/units.h"
@@ -28,5 +29,8 @@ struct fast_plan {
 /* |n| items (at most FAST_PLAN_CLIENTS); those with no request own nothing. No item: no slot. */
 void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns,
                     struct fast_plan *ret);
+
+/* Whether the window can hold all requests; cheaper than a plan, as it stops when that is known. */
+bool fast_plan_fits(const struct fast_plan_item *items, int n, fast_ns window_ns);
 
 #endif
