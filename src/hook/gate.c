@@ -103,12 +103,24 @@ static void wait_token(struct fast_session *session, uint32_t gpu)
 
 /* ---- the bound on work in flight ---- */
 
-static bool in_bound(const struct fast_limits_page *limits, struct fast_gpu *g, uint32_t units,
-                     uint32_t cost)
+static inline bool in_bound(const struct fast_limits_page *limits, struct fast_gpu *g,
+                            uint32_t units, uint32_t cost)
 {
     int64_t streams = atomic_load_explicit(&g->streams, memory_order_relaxed);
     int64_t bound = atomic_load_explicit(&limits->inflight_ns, memory_order_relaxed);
     return units <= cost || FAST_US(units) * (streams ? streams : 1) <= bound;
+}
+
+/* Towards the end of a token that others wait for, no more is submitted than is estimated to be
+ * complete by then; a kernel behind which nothing waits is always let in, however long it is. */
+static bool before_end(const struct fast_limits_page *limits, struct fast_gpu *g, uint32_t gpu,
+                       uint32_t units, uint32_t cost)
+{
+    if (units <= cost || !atomic_load_explicit(&g->tight, memory_order_relaxed))
+        return true;
+    int64_t streams = atomic_load_explicit(&g->streams, memory_order_relaxed);
+    fast_ns until = atomic_load_explicit(&limits->gpu[gpu].until_ns, memory_order_relaxed);
+    return fast_hook_now() + FAST_US(units) * (streams ? streams : 1) <= until;
 }
 
 /* True when the stream has room for the work, which is in |entered| already. */
@@ -118,11 +130,15 @@ static bool has_room(struct fast_session *session, struct fast_gate_op *op)
     struct fast_gpu *g = &fast_hook.gpus[op->ctx->gpu];
     uint32_t units = atomic_load_explicit(&s->entered, memory_order_relaxed) -
                      atomic_load_explicit(&s->synced, memory_order_relaxed);
-    if (in_bound(session->limits, g, units, op->cost))
+    uint32_t gpu = (uint32_t)op->ctx->gpu;
+    if (in_bound(session->limits, g, units, op->cost) &&
+        before_end(session->limits, g, gpu, units, op->cost))
         return true;
     uint32_t done = fast_stream_done(op->ctx, s);
     fast_stream_synced(s, done);
-    return in_bound(session->limits, g, atomic_load(&s->entered) - done, op->cost);
+    units = atomic_load(&s->entered) - done;
+    return in_bound(session->limits, g, units, op->cost) &&
+           before_end(session->limits, g, gpu, units, op->cost);
 }
 
 /* Room comes back with the markers; nothing tells when. A look may show that the work is shorter
@@ -209,7 +225,8 @@ static inline bool enter_quickly(struct fast_gate_op *op, CUstream stream, bool 
         return false;
     uint32_t gpu = (uint32_t)ctx->gpu, cost = fast_kernel_cost(gpu);
     struct fast_gpu *g = &fast_hook.gpus[gpu];
-    if (gpu >= session->gpus || !atomic_load_explicit(&g->active, memory_order_relaxed))
+    if (gpu >= session->gpus || !atomic_load_explicit(&g->active, memory_order_relaxed) ||
+        atomic_load_explicit(&g->tight, memory_order_relaxed))
         return false;
     uint32_t units = atomic_fetch_add(&s->entered, cost) + cost -
                      atomic_load_explicit(&s->synced, memory_order_relaxed);

@@ -67,6 +67,7 @@ struct fast_gpu {
     _Atomic uint64_t spent;     /* token that was given back before the node revoked it */
     _Atomic uint32_t want_sent; /* the node knows that we want a token */
     _Atomic uint32_t waiters;   /* threads that wait for one */
+    _Atomic uint32_t tight;     /* the token ends soon: what is submitted has to fit before that */
     _Atomic uint32_t active;    /* work was submitted and is not known to be complete */
     _Atomic uint32_t settling;
     _Atomic uint32_t streams;   /* with work in flight at the last look, at least 1 */

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -18,6 +19,8 @@
 
 #define IDLE_CONTENDED_NS FAST_US(100) /* an idle client gives its token back after so long */
 #define IDLE_ALONE_NS FAST_MS(5)       /* and after so long when nobody waits for it */
+#define TIGHT_NS FAST_US(400)          /* a look may come so late */
+#define SLACK_NS 1000 /* of this thread's timers; the default of 50 us would be added to every wait */
 #define ALIVE_NS FAST_MS(10)
 
 void fast_hook_kick(void)
@@ -40,6 +43,7 @@ static bool finish(uint32_t gpu, uint64_t token, fast_ns overrun)
         return false;
     }
     g->done = token;
+    atomic_store(&g->tight, 0);
     g->revoked_ns = 0;
     atomic_compare_exchange_strong(&g->held, &token, 0);
     /* A thread that came to wait before |held| was 0 relies on us. */
@@ -56,14 +60,28 @@ static fast_ns look_revoked(uint32_t gpu, uint64_t held, fast_ns now)
     fast_gpu_settle(gpu, false, true);
     if (!fast_gpu_pending(gpu) && !atomic_load(&g->active))
         finish(gpu, held, fast_hook_now() - g->revoked_ns);
-    return now - g->revoked_ns < FAST_MS(5) ? FAST_US(50) : FAST_US(300);
+    return now - g->revoked_ns < FAST_MS(30) ? FAST_US(30) : FAST_US(300);
 }
 
-static fast_ns look_held(uint32_t gpu, uint64_t held, bool contended, fast_ns now)
+/* Decides whether the end of the token is near, and returns how long to wait until it may be. */
+static fast_ns look_end(const struct fast_session *session, uint32_t gpu, bool contended, fast_ns now)
 {
     struct fast_gpu *g = &fast_hook.gpus[gpu];
+    fast_ns from = atomic_load(&session->limits->gpu[gpu].until_ns) - TIGHT_NS -
+                   atomic_load(&session->limits->inflight_ns);
+    atomic_store(&g->tight, contended && now >= from);
+    if (!contended)
+        return FAST_MS(1);
+    return now >= from || from - now > FAST_US(200) ? FAST_US(200) : from - now;
+}
+
+static fast_ns look_held(const struct fast_session *session, uint32_t gpu, uint64_t held,
+                         bool contended, fast_ns now)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    fast_ns wait = look_end(session, gpu, contended, now);
     if (!fast_gpu_settle(gpu, false, true))
-        return contended ? FAST_US(200) : FAST_MS(1);
+        return wait;
     fast_ns idle = now - atomic_load(&g->idle_since);
     if (idle < (contended ? IDLE_CONTENDED_NS : IDLE_ALONE_NS))
         return contended ? IDLE_CONTENDED_NS : FAST_MS(1);
@@ -85,7 +103,7 @@ static fast_ns look_gpu(const struct fast_session *session, uint32_t gpu)
     uint64_t held = atomic_load(&g->held), token = atomic_load(&grant->token);
     uint64_t last = atomic_load(&grant->last);
     if (held && token == held && held != atomic_load(&g->spent))
-        return look_held(gpu, held, atomic_load(&grant->contended), now);
+        return look_held(session, gpu, held, atomic_load(&grant->contended), now);
     if (held)
         return look_revoked(gpu, held, now);
     if (token && token != atomic_load(&g->spent) && token != g->done) {
@@ -148,6 +166,7 @@ static void turn(struct fast_session *session)
 static void *run(void *arg)
 {
     (void)arg;
+    prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     fast_ns checked = 0, back_off = FAST_MS(10);
     if (fast_hook.driver.capture_mode)

@@ -26,6 +26,7 @@ struct client {
     struct fast_counters_page *counters;
     uint64_t token; /* handed out and not given back */
     bool revoked, want;
+    fast_ns revoked_at;
     uint64_t mem;
 };
 
@@ -112,6 +113,8 @@ static void take_done(struct fake_node *n, struct client *c, const struct fast_m
     n->stats.dones++;
     n->stats.strange += d->token != c->token || d->busy_ns < 0;
     n->stats.busy_ns += d->busy_ns;
+    if (c->revoked && n->conf.overruns)
+        fast_hist_add(n->conf.overruns, fast_clock_now() - c->revoked_at);
     if (d->overrun_ns > n->stats.overrun_max_ns)
         n->stats.overrun_max_ns = d->overrun_ns;
     if (!c->revoked && c->token) {
@@ -232,6 +235,7 @@ static void revoke_expired(struct fake_node *n)
         if (fast_clock_now() < atomic_load(&g->until_ns))
             continue;
         c->revoked = true;
+        c->revoked_at = fast_clock_now();
         atomic_store(&g->token, 0);
         wake(g);
     }

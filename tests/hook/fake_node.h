@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/hist.h"
 #include "base/units.h"
 
 struct fake_conf {
@@ -19,6 +20,7 @@ struct fake_conf {
     fast_ns token_ns;    /* length of a token */
     fast_ns grace_ns;
     fast_ns inflight_ns;
+    struct fast_hist *overruns; /* from each revocation until the token is back; NULL: not wanted */
 };
 
 struct fake_stats {
