@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "base/mem.h"
+#include "base/parse.h"
 
 #define BODY_MAX (64u << 20)
 #define CONNECT_TIMEOUT_MS 3000L
@@ -203,6 +204,22 @@ const char *api_escape(const char *text, char *buf, size_t cap)
     }
     buf[at] = 0;
     return buf;
+}
+
+int api_host(const struct cli *cli, char *ret_host, size_t cap, int *ret_port, struct fast_err *err)
+{
+    const char *host = strstr(cli->gateway, "://");
+    int64_t port = 80;
+    host = host ? host + 3 : cli->gateway;
+    const char *colon = strchr(host, ':');
+    int r = colon ? fast_parse_int(colon + 1, "port of --gateway", 1, 65535, &port, err) : 0;
+    if (r)
+        return r;
+    *ret_port = (int)port;
+    snprintf(ret_host, cap, "%.*s", (int)(colon ? colon - host : (long)strlen(host)), host);
+    if (!strcmp(ret_host, "localhost"))
+        snprintf(ret_host, cap, "127.0.0.1");
+    return 0;
 }
 
 void api_print(const json_t *json)

@@ -38,6 +38,10 @@ int api_stream(struct cli *cli, const char *path, void (*line)(void *arg, const 
 /* Percent-encodes |text| into |buf|. */
 const char *api_escape(const char *text, char *buf, size_t cap);
 
+/* The address of the gateway for who speaks to it without libcurl; a name other than localhost is
+ * passed on as it is. */
+int api_host(const struct cli *cli, char *ret_host, size_t cap, int *ret_port, struct fast_err *err);
+
 /* Prints |json| indented with a newline. */
 void api_print(const json_t *json);
 

@@ -40,7 +40,6 @@ struct plan {
 
 static int parse(const struct cli *cli, const struct load *l, struct plan *p, struct fast_err *err)
 {
-    int64_t port = 80;
     *p = (struct plan){10000, 10, 64, 1, 0, FAST_S(60), "", 80};
     int r = l->rate ? fast_parse_milli(l->rate, "--rate", 1, 100000000, &p->rate_milli, err) : 0;
     if (!r && l->seconds)
@@ -53,16 +52,7 @@ static int parse(const struct cli *cli, const struct load *l, struct plan *p, st
         r = fast_parse_duration(l->slo, "--slo", 1000, FAST_S(3600), &p->slo, err);
     if (!r && l->timeout)
         r = fast_parse_duration(l->timeout, "--timeout", FAST_MS(1), FAST_S(3600), &p->timeout, err);
-    const char *host = strstr(cli->gateway, "://");
-    host = host ? host + 3 : cli->gateway;
-    const char *colon = strchr(host, ':');
-    if (!r && colon)
-        r = fast_parse_int(colon + 1, "port of --gateway", 1, 65535, &port, err);
-    p->port = (int)port;
-    snprintf(p->host, sizeof(p->host), "%.*s", (int)(colon ? colon - host : (long)strlen(host)), host);
-    if (!strcmp(p->host, "localhost"))
-        snprintf(p->host, sizeof(p->host), "127.0.0.1");
-    return r;
+    return r ? r : api_host(cli, p->host, sizeof(p->host), &p->port, err);
 }
 
 static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)

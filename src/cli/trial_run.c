@@ -1,0 +1,382 @@
+/* Runs one trial. It decides how a slice is measured and when a trial has failed. It assumes that the
+ * gateway places by guaranteed quota, so that a trial gets free slices only and takes nothing that a
+ * running function was promised. */
+
+#include "cli/trial_run.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/api.h"
+#include "cli/load.h"
+#include "cli/view.h"
+#include "io/loop.h"
+
+#define READY_TIMEOUT FAST_S(60)
+#define ROOM_TIMEOUT FAST_S(3)  /* a replica that has not been placed by then will not be */
+#define GONE_TIMEOUT FAST_S(30)
+#define DEATH_TIMEOUT FAST_S(1)
+#define POLL_US 50000
+#define FAILURES_MAX 0.05       /* above this share of wrong answers a trial has failed */
+#define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
+#define LATENCY_PART 0.4        /* of the time of a trial */
+#define REQUESTS_MAX 200000     /* of one phase */
+#define SAMPLE_EVERY FAST_MS(500)
+
+/* ---- the guard ---- */
+
+static void remove_function(struct cli *cli, const char *name)
+{
+    api_autoreply r = {0};
+    fast_autofree char *text = NULL;
+    json_t *d = json_pack("{s:s}", "functionName", name);
+    text = json_dumps(d, JSON_COMPACT);
+    json_decref(d);
+    if (text)
+        api_call(cli, "DELETE", "/system/functions", text, strlen(text), NULL, &r);
+}
+
+int trial_prepare(struct cli *cli, const char *function, struct fast_err *err)
+{
+    api_autoreply a = {0};
+    char name[80], path[200];
+    snprintf(name, sizeof(name), "%s-profile", function);
+    snprintf(path, sizeof(path), "/system/function/%s", name);
+    if (api_call(cli, "GET", path, NULL, 0, NULL, &a))
+        return fast_err_set(err, FAST_EPEER, "no gateway at %s", cli->gateway);
+    if (a.status == 404)
+        return 0;
+    json_t *f = json_loadb(a.body, a.len, 0, NULL);
+    bool ours = !strcmp(json_text(json_object_get(f, "labels"), "fastgshare/trial"), function);
+    json_decref(f);
+    if (!ours)
+        return fast_err_set(err, FAST_EEXIST, "there is a function %s, and a trial of %s would have this "
+                            "name; remove or rename it", name, function);
+    remove_function(cli, name);
+    for (int i = 0; i < GONE_TIMEOUT / FAST_US(POLL_US); i++) {
+        api_reply_free(&a);
+        if (!api_call(cli, "GET", path, NULL, 0, NULL, &a) && a.status == 404)
+            return 0;
+        usleep(POLL_US);
+    }
+    return fast_err_set(err, FAST_ETIME, "%s of an earlier run does not go away", name);
+}
+
+int trial_guard_begin(struct trial_guard *g, struct cli *cli, const char *name, struct fast_err *err)
+{
+    int fd[2];
+    if (pipe(fd))
+        return fast_err_set(err, FAST_EIO, "cannot make a pipe");
+    g->pid = fork();
+    if (g->pid < 0) {
+        close(fd[0]);
+        close(fd[1]);
+        return fast_err_set(err, FAST_EIO, "cannot make a process");
+    }
+    if (g->pid == 0) {
+        char c;
+        /* Out of reach of what is sent to the terminal's foreground processes. */
+        setsid();
+        signal(SIGINT, SIG_IGN);
+        signal(SIGTERM, SIG_IGN);
+        signal(SIGHUP, SIG_IGN);
+        close(fd[1]);
+        while (read(fd[0], &c, 1) > 0) {
+        }
+        remove_function(cli, name);
+        _exit(0);
+    }
+    close(fd[0]);
+    g->fd = fd[1];
+    return 0;
+}
+
+void trial_guard_end(struct trial_guard *g)
+{
+    close(g->fd);
+    waitpid(g->pid, NULL, 0);
+}
+
+/* ---- the replica ---- */
+
+struct run {
+    const struct trial_conf *conf;
+    struct trial *ret;
+    char name[80];
+    fast_ns sampled;
+    int samples;
+    double utilization, sm, occupancy, dram;
+    int gpu;
+};
+
+static bool failed(struct run *r, const char *state, const char *text)
+{
+    snprintf(r->ret->state, sizeof(r->ret->state), "%s", state);
+    snprintf(r->ret->text, sizeof(r->ret->text), "%.190s", text);
+    r->ret->text[strcspn(r->ret->text, "\r\n")] = '\0';
+    return false;
+}
+
+/* The row of the trial's replica in /system/replicas; NULL: there is none, or no answer (|ret_down|). */
+static json_t *replica(struct run *r, bool *ret_down)
+{
+    json_t *list = NULL, *row, *found = NULL;
+    size_t i;
+    *ret_down = api_json(r->conf->cli, "GET", "/system/replicas", NULL, &list) != CLI_OK;
+    json_array_foreach(list, i, row) {
+        if (!strcmp(json_text(row, "function"), r->name))
+            found = json_incref(row);
+    }
+    json_decref(list);
+    return found;
+}
+
+static json_t *deployment(struct run *r)
+{
+    static const char *const taken[] = {"image", "envProcess", "envVars", "constraints", "secrets",
+                                        "limits", "requests", "readOnlyRootFilesystem", "namespace"};
+    const json_t *f = r->conf->function;
+    json_t *d = json_object(), *notes = json_object_get(f, "annotations");
+    char text[32];
+    for (size_t i = 0; i < FAST_COUNT_OF(taken); i++)
+        if (json_object_get(f, taken[i]))
+            json_object_set(d, taken[i], json_object_get(f, taken[i]));
+    json_object_set_new(d, "service", json_string(r->name));
+    json_object_set_new(d, "labels", json_pack("{s:s, s:s, s:s}", "com.openfaas.scale.min", "1",
+                                               "com.openfaas.scale.max", "1", "fastgshare/trial",
+                                               json_text(f, "name")));
+    notes = notes ? json_copy(notes) : json_object();
+    json_object_del(notes, "fastgshare/slo");
+    json_object_del(notes, "fastgshare/profile");
+    snprintf(text, sizeof(text), "%d", r->ret->sm_pct);
+    json_object_set_new(notes, "fastgshare/gpu_sm_partition", json_string(text));
+    snprintf(text, sizeof(text), "%.3f", r->ret->quota_milli * 1e-3);
+    json_object_set_new(notes, "fastgshare/gpu_quota_request", json_string(text));
+    json_object_set_new(notes, "fastgshare/gpu_quota_limit", json_string(text));
+    if (r->conf->mem_bytes && !json_object_get(notes, "fastgshare/gpu_mem")) {
+        snprintf(text, sizeof(text), "%llu", (unsigned long long)r->conf->mem_bytes);
+        json_object_set_new(notes, "fastgshare/gpu_mem", json_string(text));
+    }
+    json_object_set_new(d, "annotations", notes);
+    return d;
+}
+
+/* TRIAL_DONE: it is being started. */
+static enum trial_outcome deploy(struct run *r)
+{
+    json_t *d = deployment(r);
+    fast_autofree char *text = json_dumps(d, JSON_COMPACT);
+    api_autoreply a = {0};
+    json_decref(d);
+    int rc = api_call(r->conf->cli, "POST", "/system/functions", text, strlen(text), NULL, &a);
+    if (!rc && a.status >= 200 && a.status < 300)
+        return TRIAL_DONE;
+    /* That the name is free was seen before: a conflict is one about room. */
+    if (!rc && a.status == 409)
+        return TRIAL_NO_ROOM;
+    cli_fail(CLI_FAILED, "the trial %s was not deployed: %s", r->name, a.body ? a.body : "no answer");
+    return TRIAL_ABORT;
+}
+
+static bool wait_gone(struct run *r)
+{
+    fast_ns start = fast_clock_now();
+    bool down = false;
+    json_t *row;
+    while ((row = replica(r, &down)) && fast_clock_now() - start < GONE_TIMEOUT) {
+        json_decref(row);
+        usleep(POLL_US);
+    }
+    if (row)
+        json_decref(row);
+    return !row && !down;
+}
+
+/* True: ready. Else |ret_outcome| says whether that is a row. */
+static bool wait_ready(struct run *r, enum trial_outcome *ret_outcome)
+{
+    fast_ns start = fast_clock_now();
+    bool seen = false, down = false;
+    for (;;) {
+        json_t *row = replica(r, &down);
+        fast_ns waited = fast_clock_now() - start;
+        const char *state = row ? json_text(row, "state") : "";
+        char text[200];
+        snprintf(text, sizeof(text), "%s", row ? json_text(row, "text") : "");
+        bool ready = !strcmp(state, "ready"), restarted = row && json_num(row, "restarts") > 0;
+        seen = seen || (row && strcmp(state, "placed") != 0);
+        r->gpu = row ? (int)json_num(row, "gpu") : 0;
+        json_decref(row);
+        *ret_outcome = down ? TRIAL_ABORT : TRIAL_DONE;
+        if (down || ready)
+            return ready;
+        if (!seen && waited > ROOM_TIMEOUT) {
+            *ret_outcome = TRIAL_NO_ROOM;
+            return false;
+        }
+        if (restarted)
+            return failed(r, "crashed", *text ? text : "it ended before it was ready");
+        if (waited > READY_TIMEOUT)
+            return failed(r, "unready", *text ? text : "not ready after 60 s");
+        usleep(POLL_US);
+    }
+}
+
+/* ---- load ---- */
+
+static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+{
+    struct run *r = arg;
+    json_t *gpus = NULL, *g;
+    (void)total;
+    (void)done;
+    (void)all;
+    if (elapsed < r->sampled + SAMPLE_EVERY)
+        return;
+    r->sampled = elapsed;
+    api_json(r->conf->cli, "GET", "/system/gpus", NULL, &gpus);
+    size_t i;
+    json_array_foreach(gpus, i, g) {
+        if ((int)json_num(g, "gpu") != r->gpu)
+            continue;
+        r->samples++;
+        r->utilization += json_num(g, "utilization");
+        r->sm += json_num(g, "sm_activity");
+        r->occupancy += json_num(g, "sm_occupancy");
+        r->dram += json_num(g, "dram_activity");
+    }
+    json_decref(gpus);
+}
+
+static bool play(struct run *r, const fast_ns *due, size_t n, int connections, fast_ns timeout,
+                 struct fast_load_result *ret)
+{
+    struct fast_err err;
+    char path[300], name[256];
+    const struct trial_conf *c = r->conf;
+    snprintf(path, sizeof(path), "/function/%s", api_escape(r->name, name, sizeof(name)));
+    struct fast_load_spec spec = {.host = c->host, .port = c->port, .path = path,
+                                  .bodies = c->body ? &c->body : NULL, .body_lens = &c->body_len,
+                                  .body_count = c->body ? 1 : 0, .due = due, .due_count = n,
+                                  .timeout = timeout, .connections_max = connections};
+    memset(ret, 0, sizeof(*ret));
+    r->sampled = 0;
+    if (!fast_load_run(&spec, 1, sample, r, ret, &err))
+        return true;
+    return failed(r, "errors", err.msg);
+}
+
+/* One request by itself: does it work at all? It may take as long as ten trials, being the first. */
+static bool probe(struct run *r, struct fast_load_result *res)
+{
+    const fast_ns now = 0;
+    char text[120];
+    if (!play(r, &now, 1, 1, (fast_ns)(r->conf->seconds * 1e10), res))
+        return false;
+    if (res->ok)
+        return true;
+    if (res->timeouts) {
+        snprintf(text, sizeof(text), "no answer to its first request in %.0f s", r->conf->seconds * 10);
+        return failed(r, "timeout", text);
+    }
+    r->ret->error_rate = 1;
+    snprintf(text, sizeof(text), "its first request was %s",
+             res->server_errors ? "answered 5xx" : res->lost ? "not answered" : "answered other than 2xx");
+    return failed(r, "errors", text);
+}
+
+/* All requests are due at once and |users| connections take one after the other: a closed loop. Those
+ * left when the time is over were never sent; the load counts them as timed out. */
+static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
+{
+    fast_ns length = (fast_ns)(r->conf->seconds * (1 - LATENCY_PART) * 1e9);
+    memset(due, 0, sizeof(*due) * REQUESTS_MAX);
+    if (!play(r, due, REQUESTS_MAX, r->conf->users, length, res))
+        return false;
+    uint64_t bad = res->server_errors + res->client_errors + res->throttled + res->lost + res->wrong;
+    char text[200];
+    r->ret->error_rate = res->ok + bad ? (double)bad / (double)(res->ok + bad) : 0;
+    if (!res->ok && !bad)
+        return failed(r, "timeout", "no answer in the time of the trial");
+    if (r->ret->error_rate > FAILURES_MAX) {
+        snprintf(text, sizeof(text), "of %llu requests under load %llu were answered 5xx, %llu other than "
+                 "2xx, %llu not at all", (unsigned long long)(res->ok + bad),
+                 (unsigned long long)res->server_errors,
+                 (unsigned long long)(res->client_errors + res->throttled),
+                 (unsigned long long)res->lost);
+        return failed(r, "errors", text);
+    }
+    r->ret->rps = (double)res->ok / ((double)length * 1e-9);
+    return true;
+}
+
+static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
+{
+    double length = r->conf->seconds * LATENCY_PART, rate = r->ret->rps * LATENCY_LOAD;
+    size_t n = (size_t)(length * rate);
+    n = n < 3 ? 3 : n > REQUESTS_MAX ? REQUESTS_MAX : n;
+    for (size_t i = 0; i < n; i++)
+        due[i] = (fast_ns)((double)i / rate * 1e9);
+    if (!play(r, due, n, 64, FAST_S(60), res))
+        return false;
+    if (!res->latency.count)
+        return failed(r, "timeout", "no answer at 60 % of the saturated rate");
+    r->ret->p50_ms = (double)fast_hist_quantile(&res->latency, 500) * 1e-6;
+    r->ret->p95_ms = (double)fast_hist_quantile(&res->latency, 950) * 1e-6;
+    r->ret->p99_ms = (double)fast_hist_quantile(&res->latency, 990) * 1e-6;
+    return true;
+}
+
+static bool load(struct run *r)
+{
+    fast_autofree fast_ns *due = calloc(REQUESTS_MAX, sizeof(*due));
+    fast_autofree struct fast_load_result *res = calloc(1, sizeof(*res));
+    if (!due || !res)
+        return failed(r, "errors", "out of memory");
+    bool ok = probe(r, res) && saturate(r, due, res) && latency(r, due, res), down = false;
+    fast_ns over = fast_clock_now();
+    json_t *row = replica(r, &down);
+    /* The death of a replica is known a little after the answers that it did not give. */
+    while (!ok && row && json_num(row, "restarts") == 0 &&
+           fast_clock_now() - over < DEATH_TIMEOUT) {
+        usleep(POLL_US);
+        json_decref(row);
+        row = replica(r, &down);
+    }
+    r->ret->memory_bytes = row ? (int64_t)json_num(row, "memory_used_bytes") : 0;
+    if (row && json_num(row, "restarts") > 0)
+        ok = failed(r, "crashed", *json_text(row, "text") ? json_text(row, "text")
+                                                          : "the replica died under load");
+    json_decref(row);
+    if (r->samples) {
+        r->ret->utilization = r->utilization / r->samples;
+        r->ret->sm_activity = r->sm / r->samples;
+        r->ret->occupancy = r->occupancy / r->samples;
+        r->ret->dram = r->dram / r->samples;
+    }
+    return ok;
+}
+
+enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quota_milli,
+                             struct trial *ret)
+{
+    struct run r = {.conf = conf, .ret = ret};
+    fast_ns start = fast_clock_now();
+    enum trial_outcome outcome = TRIAL_DONE;
+    *ret = (struct trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .state = "ok"};
+    snprintf(r.name, sizeof(r.name), "%s-profile", json_text(conf->function, "name"));
+    outcome = deploy(&r);
+    if (outcome != TRIAL_DONE)
+        return outcome;
+    if (wait_ready(&r, &outcome))
+        load(&r);
+    remove_function(conf->cli, r.name);
+    if (!wait_gone(&r))
+        return TRIAL_ABORT;
+    ret->seconds = (double)(fast_clock_now() - start) * 1e-9;
+    return outcome;
+}

@@ -1,0 +1,47 @@
+#ifndef FAST_CLI_TRIAL_RUN_H
+#define FAST_CLI_TRIAL_RUN_H
+
+/* One trial: a hidden function NAME-profile with a copy of the function's deployment on one slice,
+ * load until it is saturated, and what came of it. */
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "cli/cli.h"
+#include "cli/trials.h"
+
+struct trial_conf {
+    struct cli *cli;
+    const char *host;      /* of the gateway, numeric */
+    int port;
+    const json_t *function; /* as GET /system/function/NAME has it */
+    uint64_t mem_bytes;    /* cap of the trial where the deployment names none; 0: the default */
+    const char *body;      /* of each request; NULL: empty */
+    size_t body_len;
+    int users;
+    double seconds;        /* of load */
+};
+
+/* Makes sure that the name of the trial function is free: removes one that an earlier run has left, and
+ * says FAST_EEXIST when it is a function of somebody else's. */
+int trial_prepare(struct cli *cli, const char *function, struct fast_err *err);
+
+/* A process that outlives this one, however it ends, and then removes the trial function. Call
+ * before the first trial, and trial_guard_end() after the last. FAST_EIO where there is no process. */
+struct trial_guard {
+    int fd;
+    int pid;
+};
+int trial_guard_begin(struct trial_guard *g, struct cli *cli, const char *name, struct fast_err *err);
+void trial_guard_end(struct trial_guard *g);
+
+enum trial_outcome {
+    TRIAL_DONE,    /* |ret| is a row, of a trial that succeeded or of one that failed */
+    TRIAL_NO_ROOM, /* no GPU has so large a slice free now: nothing was tried */
+    TRIAL_ABORT,   /* the gateway does not answer or refuses; a message is on stderr */
+};
+
+enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quota_milli,
+                             struct trial *ret);
+
+#endif

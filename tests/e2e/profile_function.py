@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""A function that is healthy and does not do its work: HOW is 500, die or hang."""
+import http.server
+import os
+import time
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, fmt, *args):
+        pass
+
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        self.answer(200)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if os.environ["HOW"] == "die":
+            os._exit(3)
+        if os.environ["HOW"] == "hang":
+            time.sleep(3600)
+        self.answer(500)
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

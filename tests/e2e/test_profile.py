@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""fast profile on the whole stack: trials beside a live function, what they leave behind, functions
+that fail, and the forms a profile is written and read in."""
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+import unittest
+
+import node
+import stack
+
+FAST = os.path.join(node.BUILD, "src", "cli", "fast")
+# Answers 200 to whoever asks for its health, 500 to requests, or dies on them.
+BAD = os.path.join(node.HERE, "profile_function.py")
+AUTHORS = ("namespace,trial_name,key,value,limitations,other_metrics\n"
+           'faas,a,qps,13.5,"{""GPU_QUOTA"": ""0.2"", ""GPU_SM"": ""6"", ""GPU_MEMORY"": ""2073741824"",'
+           ' ""replicas"": ""1""}","{""DCGM_FI_DEV_GPU_UTIL"": 99.0, ""DCGM_FI_PROF_SM_ACTIVE"": 0.05,'
+           ' ""error_rate"": 0.0, ""p95"": 8300.0}"\n'
+           'faas,b,qps,-1,"{""GPU_QUOTA"": ""0.4"", ""GPU_SM"": ""6"", ""GPU_MEMORY"": ""2073741824"",'
+           ' ""replicas"": ""1""}","{""error_rate"": 1.0, ""p95"": 0}"\n')
+
+
+class ProfileTest(unittest.TestCase):
+    def setUp(self):
+        self.stack = stack.Stack()
+        self.addCleanup(self.stack.close)
+        self.db = os.path.join(self.stack.root, "p.db")
+
+    def fast(self, *args):
+        return [FAST, "profile", *args, "--db", self.db,
+                "--gateway", f"http://127.0.0.1:{self.stack.port}"]
+
+    def run_fast(self, *args, status=0):
+        r = subprocess.run(self.fast(*args), capture_output=True, text=True, check=False, timeout=240)
+        self.assertEqual(r.returncode, status, r.stdout + r.stderr)
+        return r.stdout + r.stderr
+
+    def rows(self):
+        with sqlite3.connect(self.db) as db:
+            return db.execute("SELECT sm_pct, quota_milli, state, text, rps, p95_ms, error_rate FROM trial"
+                              " ORDER BY id").fetchall()
+
+    def no_trial_left(self):
+        node.wait_until(lambda: not [r for r in self.stack.replicas() if "-profile" in r["replica"]],
+                        "a trial replica is left")
+        self.assertFalse([f for f in self.stack.get("/system/functions") if "-profile" in f["name"]])
+
+    def deploy(self):
+        self.stack.deploy("resnet50", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}, sm=12,
+                          request="0.2", limit="0.2", mem=1 << 30)
+
+    def test_profile_show_export(self):
+        self.deploy()
+        before = self.stack.ready("resnet50")[0]
+        self.run_fast("resnet50", "--seconds", "1", "--max-trials", "2")
+        rows = self.rows()
+        self.assertEqual([r[2] for r in rows], ["ok", "ok"])
+        for sm, quota, _, _, rps, p95, errors in rows:
+            self.assertGreater(rps, 0)
+            self.assertGreater(p95, 0)
+            self.assertEqual(errors, 0)
+            # Free slices only: what the live function was promised stays out of reach.
+            self.assertTrue(sm <= 88 or quota <= 800)
+        self.no_trial_left()
+        after = self.stack.ready("resnet50")[0]
+        self.assertEqual((after["pid"], after["requests"]), (before["pid"], 0))
+        # It goes on where it was: what is there is not tried again, and one more is.
+        self.run_fast("resnet50", "--seconds", "1", "--max-trials", "3")
+        self.assertEqual(self.rows()[:2], rows)
+        self.assertEqual(len(self.rows()), 3)
+        # Another environment is another version.
+        self.stack.call("PUT", "/system/functions", {
+            "service": "resnet50", "image": "replay", "envVars": {"MODEL": "resnet50", "X": "1",
+                                                                  "MEMORY_SCALE": "0.1"},
+            "annotations": {"fastgshare/gpu_sm_partition": "12", "fastgshare/gpu_quota_request": "0.2",
+                            "fastgshare/gpu_quota_limit": "0.2", "fastgshare/gpu_mem": str(1 << 30)}})
+        self.run_fast("resnet50", "--seconds", "1", "--max-trials", "1")
+        self.assertEqual(len(self.rows()), 4)
+        text = self.run_fast("show", "resnet50", "--plot", "--svg", os.path.join(self.stack.root, "a.svg"))
+        self.assertIn("<- most requests/s per GPU", text)
+        self.assertIn("capital letters: measured", text)
+        with open(os.path.join(self.stack.root, "a.svg"), encoding="utf-8") as f:
+            self.assertIn("<polyline", f.read())
+        self.assertEqual(len(json.loads(self.run_fast("show", "resnet50", "--json"))["trials"]), 1)
+
+    def kill_in_a_trial(self, sig):
+        with subprocess.Popen(self.fast("resnet50", "--seconds", "20"), stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL) as p:
+            self.stack.wait_ready("resnet50-profile")
+            time.sleep(0.5)
+            p.send_signal(sig)
+            p.wait()
+        self.no_trial_left()
+        self.assertEqual(self.rows(), [])
+        self.assertEqual(len(self.stack.ready("resnet50")), 1)
+
+    def test_killed_or_interrupted(self):
+        self.deploy()
+        self.kill_in_a_trial(signal.SIGKILL)
+        self.kill_in_a_trial(signal.SIGINT)
+
+    def test_failing_functions(self):
+        for name, how, state in (("wrong", "500", "errors"), ("dies", "die", "crashed"),
+                                 ("hangs", "hang", "timeout")):
+            self.stack.deploy(name, BAD, env={"HOW": how}, sm=6, request="0.1", limit="0.1", mem=1 << 28)
+            text = self.run_fast(name, "--seconds", "0.5", "--max-trials", "1", status=1)
+            sm, quota, got, why, rps, p95, errors = self.rows()[-1]
+            self.assertEqual((got, rps, p95), (state, None, None), (name, why))
+            self.assertTrue(why, name)
+            self.assertIn("no trial of", text)
+            self.assertTrue(errors > 0 or state != "errors")
+            self.no_trial_left()
+            self.stack.call("DELETE", "/system/functions", {"functionName": name})
+
+    def test_a_function_of_that_name(self):
+        self.deploy()
+        self.stack.deploy("resnet50-profile", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"},
+                          sm=6, request="0.1", limit="0.1", mem=1 << 30)
+        self.assertIn("resnet50-profile", self.run_fast("resnet50", status=1))
+        self.assertEqual(len(self.stack.ready("resnet50-profile")), 1)
+
+
+class FormsTest(unittest.TestCase):
+    """Without a gateway."""
+
+    def setUp(self):
+        self.root = subprocess.check_output(["mktemp", "-d"], text=True).strip()
+        self.addCleanup(subprocess.run, ["rm", "-r", self.root], check=False)
+
+    def fast(self, *args, status=0):
+        r = subprocess.run([FAST, "profile", *args, "--db", os.path.join(self.root, "p.db")], text=True,
+                           capture_output=True, check=False)
+        self.assertEqual(r.returncode, status, r.stdout + r.stderr)
+        return r.stdout if status == 0 else r.stderr
+
+    def file(self, text):
+        path = os.path.join(self.root, "in")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return path
+
+    def test_authors_there_and_back(self):
+        self.fast("import", "f", self.file(AUTHORS))
+        out = self.fast("export", "f", "--format", "authors")
+        got = list(csv.DictReader(io.StringIO(out)))
+        self.assertEqual([float(r["value"]) for r in got], [13.5, -1])
+        self.assertEqual(json.loads(got[0]["limitations"]), {"GPU_QUOTA": "0.2", "GPU_SM": "6",
+                                                             "GPU_MEMORY": "2073741824", "replicas": "1"})
+        self.assertEqual(json.loads(got[0]["other_metrics"])["p95"], 8300)
+        again = self.fast("export", "f", "--format", "json")
+        self.fast("import", "g", self.file(again))
+        self.assertEqual(json.loads(self.fast("export", "g", "--format", "json"))["trials"],
+                         json.loads(again)["trials"])
+        self.assertIn("6,0.200,13.500,8300.000,8300.000", self.fast("export", "g"))
+
+    def test_slo_and_rate(self):
+        rows = "".join(f"{sm},{q},{min(60 * sm / (sm + 12), 90 * q * sm / (sm + 12)):.3f},20,25\n"
+                       for sm in (6, 24, 100) for q in (0.2, 0.6, 1))
+        self.fast("import", "f", self.file("sm,quota,rps,p95_ms,p99_ms\n" + rows))
+        best = json.loads(self.fast("show", "f", "--slo", "200ms", "--rate", "100", "--json"))
+        self.assertEqual([b["gpus"] for b in best], sorted(b["gpus"] for b in best))
+        for b in best:
+            self.assertGreater(b["replicas"] * b["rps"], 100)
+            self.assertLessEqual(b["p95_ms"], 200)
+            self.assertAlmostEqual(b["gpus"], b["replicas"] * b["sm_pct"] / 100 * b["quota"])
+        self.assertIn("no slice carries", self.fast("show", "f", "--slo", "1ms", "--rate", "1", status=1))
+
+    def test_wrong_input_changes_nothing(self):
+        self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n"))
+        before = self.fast("export", "f")
+        for bad in ("", "sm,quota\n", "sm,quota,rps,p95_ms\n101,0.2,1,1\n", AUTHORS + AUTHORS.split("\n")[1],
+                    AUTHORS.replace("13.5", "many"), AUTHORS[:150], "{", '{"schema": 2, "trials": []}'):
+            self.assertIn("fast: ", self.fast("import", "f", self.file(bad), status=1))
+        self.assertEqual(self.fast("export", "f"), before)
+        for args in (("f", "--grid", "--adaptive"), ("f", "--slo", "1s"), ("show", "f", "--rate", "1"),
+                     ("drop", "f"), ("a/b",), ("f", "--max-trials", "0"), ("f", "--users", "0")):
+            self.fast(*args, status=2)
+        self.fast("show", "g", status=1)
+        with sqlite3.connect(os.path.join(self.root, "p.db")) as db:
+            db.execute("PRAGMA user_version=2")
+        self.assertIn("newer version", self.fast("show", "f", status=1))
+
+
+if __name__ == "__main__":
+    unittest.main()
