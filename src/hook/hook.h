@@ -94,6 +94,7 @@ struct fast_gpu {
  * rarely. */
 struct fast_session {
     const struct fast_limits_page *limits;
+    struct fast_limits_page *local; /* grace.c: |limits|, when this process is its own node; else NULL */
     struct fast_counters_page *counters;
     uint32_t gpus;
     bool fail_open;
@@ -111,7 +112,7 @@ static inline uint32_t fast_stream_left(const struct fast_stream *s)
 enum fast_hook_mode {
     FAST_MODE_OFF,    /* not a replica, or no cuInit yet: everything passes */
     FAST_MODE_LINKED, /* |session| is set */
-    FAST_MODE_GRACE,  /* the node went away: as before, for a while */
+    FAST_MODE_GRACE,  /* the node went away: the last slice, for a while */
     FAST_MODE_OPEN,   /* no node: everything passes */
     FAST_MODE_CLOSED, /* no node: everything waits */
 };
@@ -273,6 +274,18 @@ bool fast_link_alive(struct fast_session *session);
 void fast_link_drop(struct fast_session *session);
 bool fast_link_connect(bool reconnect, fast_ns timeout);
 void fast_link_reset(void); /* in a forked child */
+
+/* Waits for a change of |word|, |seen|, for at most |wait|. */
+void fast_hook_sleep(const _Atomic uint32_t *word, uint32_t seen, fast_ns wait);
+
+/* ---- grace.c ---- */
+
+/* The node has not told for long that it is alive: it hangs. */
+bool fast_grace_pulse_lost(const struct fast_session *session, fast_ns now);
+/* A session without a node, with the limits of |last|; NULL: no memory. */
+struct fast_session *fast_grace_session(const struct fast_session *last);
+/* Hook thread: gives out and takes back. Returns when to look again, at the latest. */
+fast_ns fast_grace_turn(struct fast_session *session, fast_ns now);
 
 /* ---- thread.c ---- */
 

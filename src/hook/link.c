@@ -222,6 +222,33 @@ static void set_mode_without_node(void)
                                                           : FAST_MODE_OPEN);
 }
 
+/* Whoever gave out tokens is another one from now on. */
+static void reset_tokens(void)
+{
+    for (uint32_t i = 0; i < FAST_PAGE_GPUS; i++) {
+        struct fast_gpu *g = &fast_hook.gpus[i];
+        atomic_store(&g->held, 0);
+        atomic_store(&g->spent, 0);
+        atomic_store(&g->want_sent, 0);
+        atomic_store(&g->tight, 0);
+        g->done = 0;
+        g->revoked_ns = 0;
+    }
+}
+
+/* Under the lock: the grace time has passed. */
+static void end_grace(void)
+{
+    struct fast_session *s = atomic_load(&fast_hook.session);
+    if (!s || !s->local || atomic_load(&fast_hook.mode) == FAST_MODE_GRACE)
+        return;
+    atomic_store(&fast_hook.session, NULL);
+    reset_tokens();
+    fast_hook_log("grace over mode=%u", atomic_load(&fast_hook.mode));
+    for (uint32_t i = 0; i < s->gpus; i++)
+        syscall(SYS_futex, &s->limits->gpu[i].wake, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
 bool fast_link_connect(bool reconnect, fast_ns timeout)
 {
     if (!lock_link())
@@ -231,14 +258,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
     if (s) {
         if (reconnect)
             report_memory(s);
-        for (uint32_t i = 0; i < FAST_PAGE_GPUS; i++) {
-            struct fast_gpu *g = &fast_hook.gpus[i];
-            atomic_store(&g->held, 0);
-            atomic_store(&g->spent, 0);
-            atomic_store(&g->want_sent, 0);
-            g->done = 0;
-            g->revoked_ns = 0;
-        }
+        reset_tokens();
         if (fast_hook.dead_fd >= 0)
             close(fast_hook.dead_fd);
         fast_hook.dead_fd = -1;
@@ -250,6 +270,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
         if (fd >= 0)
             close(fd);
         set_mode_without_node();
+        end_grace();
     }
     unlock_link();
     if (s)
@@ -261,7 +282,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
 bool fast_link_alive(struct fast_session *session)
 {
     struct pollfd p = {.fd = session->fd, .events = POLLRDHUP};
-    if (atomic_exchange(&fast_hook.lost, 0))
+    if (atomic_exchange(&fast_hook.lost, 0) || fast_grace_pulse_lost(session, fast_hook_now()))
         return false;
     return poll(&p, 1, 0) <= 0 || !(p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL));
 }
@@ -275,7 +296,9 @@ void fast_link_drop(struct fast_session *session)
     atomic_store(&fast_hook.lost_ns, fast_hook_now());
     atomic_store(&fast_hook.grace_ns, atomic_load(&session->limits->grace_ns));
     set_mode_without_node();
-    atomic_store(&fast_hook.session, NULL);
+    bool grace = atomic_load(&fast_hook.mode) == FAST_MODE_GRACE;
+    atomic_store(&fast_hook.session, grace ? fast_grace_session(session) : NULL);
+    reset_tokens();
     unlock_link();
     fast_hook_log("node gone mode=%u", atomic_load(&fast_hook.mode));
     for (uint32_t i = 0; i < session->gpus; i++)
@@ -327,7 +350,7 @@ bool fast_link_want(uint32_t gpu)
 {
     struct fast_session *s = atomic_load(&fast_hook.session);
     struct fast_msg msg = {.type = FAST_MSG_T_token_want, .token_want = {.gpu = gpu}};
-    return s && !send_msg(s->fd, &msg);
+    return s && (s->local || !send_msg(s->fd, &msg));
 }
 
 bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun, bool want)
@@ -336,7 +359,7 @@ bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun,
     struct fast_msg msg = {.type = FAST_MSG_T_token_done,
                            .token_done = {.gpu = gpu, .token = token, .busy_ns = busy,
                                           .overrun_ns = overrun, .want = want}};
-    return s && !send_msg(s->fd, &msg);
+    return s && (s->local || !send_msg(s->fd, &msg));
 }
 
 /* ---- memory ---- */
@@ -345,6 +368,10 @@ bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun,
 static int ask_memory(struct fast_session *s, uint32_t gpu, uint64_t bytes, uint32_t family)
 {
     unsigned char buf[RECV_MAX];
+    if (s->local) {
+        uint64_t cap = atomic_load(&s->limits->gpu[gpu].mem_cap_bytes);
+        return !cap || atomic_load(&fast_hook.gpus[gpu].mem_used) + bytes <= cap;
+    }
     uint32_t id = ++fast_hook.next_id;
     fast_ns deadline = fast_hook_now() + REPLY_NS;
     struct fast_msg msg = {.type = FAST_MSG_T_mem_reserve, .id = id,
@@ -380,7 +407,7 @@ void fast_link_release(uint32_t gpu, uint64_t bytes, uint32_t family)
     struct fast_msg msg = {.type = FAST_MSG_T_mem_release,
                            .mem_release = {.gpu = gpu, .bytes = bytes, .family = family}};
     atomic_fetch_sub(&fast_hook.gpus[gpu].mem_used, bytes);
-    if (s && gpu < s->gpus)
+    if (s && gpu < s->gpus && !s->local)
         send_msg(s->fd, &msg);
     if (locked)
         unlock_link();

@@ -22,6 +22,8 @@
 #define TIGHT_NS FAST_US(400)          /* a look may come so late */
 #define SLACK_NS 1000 /* of this thread's timers; the default of 50 us would be added to every wait */
 #define ALIVE_NS FAST_MS(10)
+#define GRACE_TRY_NS FAST_MS(200) /* looks for a new node at least this often, */
+#define GRACE_WAIT_NS FAST_MS(40) /* and waits for its answer for so long, since its windows go on */
 
 void fast_hook_kick(void)
 {
@@ -122,7 +124,7 @@ static fast_ns look_gpu(const struct fast_session *session, uint32_t gpu)
     return atomic_load(&g->waiters) || atomic_load(&g->want_sent) ? FAST_MS(2) : FAST_NEVER;
 }
 
-static void sleep_on_word(const _Atomic uint32_t *word, uint32_t seen, fast_ns wait)
+void fast_hook_sleep(const _Atomic uint32_t *word, uint32_t seen, fast_ns wait)
 {
     struct timespec ts = {.tv_sec = wait / FAST_S(1), .tv_nsec = wait % FAST_S(1)};
     syscall(SYS_futex, word, FUTEX_WAIT, seen, &ts, NULL, 0);
@@ -160,7 +162,7 @@ static void turn(struct fast_session *session)
         return;
     }
     atomic_store(&fast_hook.asleep, 0);
-    sleep_on_word(&session->limits->gpu[first].wake, seen[first], wait);
+    fast_hook_sleep(&session->limits->gpu[first].wake, seen[first], wait);
 }
 
 static void *run(void *arg)
@@ -174,6 +176,20 @@ static void *run(void *arg)
     for (;;) {
         struct fast_session *session = atomic_load(&fast_hook.session);
         fast_ns now = fast_hook_now();
+        if (session && session->local) {
+            fast_ns wait = fast_grace_turn(session, now);
+            for (uint32_t i = 0; i < session->gpus; i++)
+                look_gpu(session, i);
+            if (now - checked > back_off) {
+                bool again = fast_link_connect(true, GRACE_WAIT_NS);
+                back_off = again ? FAST_MS(10) : back_off * 2 < GRACE_TRY_NS ? back_off * 2 : GRACE_TRY_NS;
+                checked = now;
+                continue;
+            }
+            const _Atomic uint32_t *wake = &session->limits->gpu[0].wake;
+            fast_hook_sleep(wake, atomic_load(wake), wait);
+            continue;
+        }
         if (!session) {
             struct timespec ts = {.tv_sec = back_off / FAST_S(1), .tv_nsec = back_off % FAST_S(1)};
             nanosleep(&ts, NULL);

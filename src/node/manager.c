@@ -61,6 +61,16 @@ static int pool_init(struct node_manager *m, uint32_t gpu, struct fast_err *err)
     return fast_sched_new(&m->conf, fast_clock_now(), &pool->sched, err);
 }
 
+static void on_pulse(void *arg)
+{
+    struct node_manager *m = arg;
+    fast_ns now = fast_clock_now();
+    for (struct node_session *s = m->sessions; s; s = s->next)
+        if (s->share)
+            atomic_store(&s->pages.limits->pulse_ns, now);
+    fast_timer_set(m->pulse, now + FAST_PULSE_NS);
+}
+
 int node_manager_new(struct node *node, struct node_manager **ret, struct fast_err *err)
 {
     struct node_manager *m = calloc(1, sizeof(*m));
@@ -77,8 +87,11 @@ int node_manager_new(struct node *node, struct node_manager **ret, struct fast_e
         if (m->pools)
             m->conf = *fast_sched_conf(m->pool[0].sched);
         m->tick = fast_timer_new(node->loop, node_session_tick, m);
-        r = m->tick ? node_session_listen(m, err)
-                    : fast_err_set(err, FAST_ENOMEM, "no memory for the manager");
+        m->pulse = fast_timer_new(node->loop, on_pulse, m);
+        if (m->pulse)
+            fast_timer_set(m->pulse, fast_clock_now() + FAST_PULSE_NS);
+        r = m->tick && m->pulse ? node_session_listen(m, err)
+                                : fast_err_set(err, FAST_ENOMEM, "no memory for the manager");
     }
     if (r) {
         node_manager_free(m);
@@ -110,6 +123,7 @@ void node_manager_free(struct node_manager *m)
         free(pool->by_client);
     }
     fast_timer_free(m->tick);
+    fast_timer_free(m->pulse);
     fast_watch_free(m->listen_watch);
     if (m->listen_fd >= 0)
         close(m->listen_fd);

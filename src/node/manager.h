@@ -73,6 +73,7 @@ struct node_manager {
     struct fast_watch *listen_watch;
     bool listen_full; /* nobody is accepted until somebody has said hello, or has been thrown out */
     struct fast_timer *tick; /* reads again from who was too fast, accepts again, drops the silent */
+    struct fast_timer *pulse; /* tells all clients that the node is alive */
     struct node_session *sessions;
     uint32_t session_count, strangers; /* strangers: before hello */
     uint64_t last_token;

@@ -209,6 +209,7 @@ void node_share_publish(struct node_share *s)
         atomic_store(&l->epoch, s->pool->m->node->epoch);
         atomic_store(&l->grace_ns, GRACE);
         atomic_store(&l->inflight_ns, INFLIGHT);
+        atomic_store(&l->pulse_ns, fast_clock_now());
         atomic_store(&g->sm_pct, (uint32_t)s->replica->sm_running);
         atomic_store(&g->limit_milli, (uint32_t)s->replica->slice.limit_milli);
         atomic_store(&g->mem_cap_bytes, s->mem.cap);

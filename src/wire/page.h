@@ -31,6 +31,10 @@
 #define FAST_PAGE_MAGIC 0x46615354u /* "FaST" */
 #define FAST_PAGE_VERSION 1
 #define FAST_PAGE_BYTES 4096
+/* The node tells that it is alive this often, and is given up after so long without. */
+#define FAST_PULSE_NS FAST_MS(200)
+#define FAST_PULSE_LOST_NS FAST_S(2)
+
 #define FAST_PAGE_GPUS 8 /* GPUs that one replica can see at most */
 
 struct fast_grant {
@@ -53,7 +57,8 @@ struct fast_limits_page {
     _Atomic uint32_t closing; /* the node is going away on purpose */
     _Atomic int64_t grace_ns; /* without a node the client goes on this long with its last slice */
     _Atomic int64_t inflight_ns; /* how much work a client may keep in flight, as GPU time */
-    uint64_t pad[3];
+    _Atomic int64_t pulse_ns; /* the node was alive then; 0: it does not tell */
+    uint64_t pad[2];
     struct fast_grant gpu[FAST_PAGE_GPUS];
 };
 

@@ -36,7 +36,7 @@ struct fake_node {
     struct client clients[CLIENTS];
     uint64_t next_token;
     int listen_fd;
-    bool stop;
+    bool stop, hang;
     pthread_mutex_t lock;
     pthread_t thread;
 };
@@ -83,6 +83,8 @@ static void welcome(struct fake_node *n, struct client *c, uint32_t id)
     atomic_store(&c->limits->grace_ns, n->conf.grace_ns);
     atomic_store(&c->limits->inflight_ns, n->conf.inflight_ns ? n->conf.inflight_ns : FAST_MS(2));
     atomic_store(&c->limits->gpu[0].mem_cap_bytes, n->conf.cap);
+    atomic_store(&c->limits->gpu[0].limit_milli, n->conf.limit_milli);
+    atomic_store(&c->limits->pulse_ns, n->conf.pulse ? fast_clock_now() : 0);
     atomic_store(&c->limits->gpu[0].contended, n->conf.contended);
     struct fast_msg m = {.type = FAST_MSG_T_welcome, .id = id,
                          .welcome = {.version = FAST_MSG_VERSION, .epoch = 1, .gpus = 1,
@@ -273,6 +275,13 @@ static void read_client(struct fake_node *n, struct client *c)
     }
 }
 
+static void beat(struct fake_node *n)
+{
+    for (int i = 0; n->conf.pulse && i < CLIENTS; i++)
+        if (n->clients[i].fd >= 0 && n->clients[i].limits)
+            atomic_store(&n->clients[i].limits->pulse_ns, fast_clock_now());
+}
+
 static void *run(void *arg)
 {
     struct fake_node *n = arg;
@@ -282,6 +291,12 @@ static void *run(void *arg)
             fds[i + 1] = (struct pollfd){.fd = n->clients[i].fd, .events = POLLIN};
         poll(fds, CLIENTS + 1, 1);
         pthread_mutex_lock(&n->lock);
+        if (n->hang) {
+            pthread_mutex_unlock(&n->lock);
+            usleep(1000);
+            continue;
+        }
+        beat(n);
         for (int i = 0; i < CLIENTS; i++)
             if (fds[i + 1].revents && n->clients[i].fd == fds[i + 1].fd)
                 read_client(n, &n->clients[i]);
@@ -310,6 +325,13 @@ struct fake_node *fake_node_start(const struct fake_conf *conf)
     if (pthread_create(&n->thread, NULL, run, n))
         die("pthread_create");
     return n;
+}
+
+void fake_node_hang(struct fake_node *n)
+{
+    pthread_mutex_lock(&n->lock);
+    n->hang = true;
+    pthread_mutex_unlock(&n->lock);
 }
 
 void fake_node_grant(struct fake_node *n)

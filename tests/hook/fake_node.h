@@ -20,6 +20,8 @@ struct fake_conf {
     fast_ns token_ns;    /* length of a token */
     fast_ns grace_ns;
     fast_ns inflight_ns;
+    uint32_t limit_milli; /* of the slice; 0: no limit */
+    bool pulse;           /* tells that it is alive */
     struct fast_hist *overruns; /* from each revocation until the token is back; NULL: not wanted */
 };
 
@@ -40,6 +42,8 @@ struct fake_node *fake_node_start(const struct fake_conf *conf);
 /* From now on tokens are granted. */
 void fake_node_grant(struct fake_node *node);
 void fake_node_stats(struct fake_node *node, struct fake_stats *ret);
+/* Hangs: the socket stays open, and nothing is done any more. */
+void fake_node_hang(struct fake_node *node);
 /* Ends as if killed: the sockets close, the pages stay as they are. */
 void fake_node_stop(struct fake_node *node);
 

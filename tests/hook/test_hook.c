@@ -434,6 +434,41 @@ static void node_dies_open(void **state)
     assert_true(value(&c, "longest_ms") < 500);
 }
 
+/* In the grace time the last slice holds: a third of every window, so that a launch waits for the
+ * rest of it every time. Afterwards everything passes. */
+static void node_dies_grace(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.limit_milli = 300;
+    conf.grace_ns = FAST_S(60);
+    begin(&conf);
+    start(&c, RUN("run", "2000"), "prog_dlsym");
+    assert_true(read_until(&c, "so_far", 20000));
+    end();
+    assert_int_equal(finish(&c), 0);
+    assert_in_range(value(&c, "longest_ms"), 50, 500);
+    assert_true(value(&c, "launched") > 0);
+}
+
+/* A node whose socket stays open and that does nothing is given up. */
+static void node_hangs(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_MS(50);
+    conf.pulse = true;
+    struct fake_node *n = begin(&conf);
+    start(&c, RUN("run", "5000"), "prog_dlsym");
+    assert_true(read_until(&c, "so_far", 20000));
+    fake_node_hang(n);
+    assert_int_equal(finish(&c), 0);
+    end();
+    assert_true(value(&c, "longest_ms") < 4000);
+}
+
 /* Closed: launches stop after the grace time and go on when there is a node again, which is told
  * what the process holds. */
 static void node_dies_closed(void **state)
@@ -520,7 +555,7 @@ int main(int argc, char **argv)
         T(copies),
         T(forks),
         T(environment),
-        T(node_dies_open),
+        T(node_dies_open), T(node_dies_grace), T(node_hangs),
         T(node_dies_closed),
         T(no_node),
         T(other_libraries),
