@@ -20,7 +20,7 @@
 #define TRIALS_MIN 4 /* before the stated confidence is believed */
 
 struct opts {
-    bool grid, adaptive, fresh, plot;
+    bool grid, adaptive, fresh, plot, predicted;
     const char *max_time, *max_trials, *confidence, *seconds, *users, *body, *db, *slo, *rate, *svg;
     const char *format;
 };
@@ -36,7 +36,7 @@ static const struct cli_opt opts[] = {
      "adaptive trials at most (default 10)"},
     {"max-time", 0, CLI_STR, offsetof(struct opts, max_time), "TIME",
      "begin no trial that would end later; what is missing is tried the next time"},
-    {"seconds", 0, CLI_STR, offsetof(struct opts, seconds), "N", "of load in a trial (default 6)"},
+    {"seconds", 0, CLI_STR, offsetof(struct opts, seconds), "N", "of load in a trial (default 10)"},
     {"users", 0, CLI_STR, offsetof(struct opts, users), "N",
      "requests under way while a trial is saturated (default 2)"},
     {"body", 0, CLI_STR, offsetof(struct opts, body), "FILE", "request body"},
@@ -48,6 +48,8 @@ static const struct cli_opt opts[] = {
     {"svg", 0, CLI_STR, offsetof(struct opts, svg), "FILE", "write the plot as SVG"},
     {"format", 0, CLI_STR, offsetof(struct opts, format), "FORM",
      "of export: csv (fast-gateway --profiles, the default), authors, json"},
+    {"predicted", 0, CLI_FLAG, offsetof(struct opts, predicted), NULL,
+     "export all 35 slices of the grid, those not tried as predicted"},
     {"db", 0, CLI_STR, offsetof(struct opts, db), "FILE",
      "profile database (default: profiles.db in the state directory)"},
 };
@@ -60,7 +62,7 @@ struct plan {
 
 static int parse(const struct opts *o, struct plan *p, struct fast_err *err)
 {
-    *p = (struct plan){40, 10, 6000, 2, 0, FAST_NEVER, 0};
+    *p = (struct plan){40, 10, 10000, 2, 0, FAST_NEVER, 0};
     int r = 0;
     if (o->grid && o->adaptive)
         r = fast_err_set(err, FAST_EINVAL, "--grid or --adaptive, not both");
@@ -292,11 +294,36 @@ static int from_db(const char *name, struct trials *db, struct profile *p, struc
     return r ? r : trials_get(db, name, p->version, p->trial, &p->trials, err);
 }
 
+/* Adds what is predicted of the slices that were not tried; their latency is that of a replica
+ * at 60 % of what it can carry. */
+static int fill_in(struct profile *p, struct fast_err *err)
+{
+    struct fast_predict_point all[PROFILE_GRID];
+    struct fast_predict *f = NULL;
+    if (profile_fit(p, &f, err))
+        return -err->code;
+    profile_candidates(all);
+    for (int i = 0; i < PROFILE_GRID && p->trials < TRIALS_MAX; i++) {
+        int sm = all[i].sm_pct, quota = all[i].quota_milli;
+        struct fast_predict_value v = fast_predict_look(f, sm, quota);
+        struct fast_predict_load load = {.rate_milli = v.rps_milli * 6 / 10, .replicas = 1,
+                                         .window_ns = FAST_WINDOW_DEFAULT};
+        fast_ns p95 = fast_predict_p95(f, sm, quota, &load);
+        struct trial t = {.sm_pct = sm, .quota_milli = quota, .state = "ok", .text = "predicted",
+                          .rps = (double)v.rps_milli * 1e-3, .p95_ms = (double)p95 * 1e-6};
+        t.p50_ms = t.p99_ms = t.p95_ms;
+        if (!has(p, sm, quota) && p95 != FAST_NEVER)
+            p->trial[p->trials++] = t;
+    }
+    fast_predict_free(f);
+    return 0;
+}
+
 static int export_to(const struct opts *o, struct trials *db, const char *name, const char *path)
 {
     static struct profile p;
     struct fast_err err;
-    if (from_db(name, db, &p, &err))
+    if (from_db(name, db, &p, &err) || (o->predicted && fill_in(&p, &err)))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     FILE *out = path ? fopen(path, "we") : stdout;
     if (!out)

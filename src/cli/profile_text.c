@@ -53,8 +53,9 @@ static void write_csv(const struct profile *p, FILE *out)
     for (int i = 0; i < p->trials; i++) {
         const struct trial *t = &p->trial[i];
         if (!strcmp(t->state, "ok"))
-            fprintf(out, "%d,%.3f,%.3f,%.3f,%.3f\n", t->sm_pct, t->quota_milli * 1e-3, t->rps, t->p95_ms,
-                    fmax(t->p99_ms, t->p95_ms));
+            fprintf(out, "%s%d,%.3f,%.3f,%.3f,%.3f\n",
+                    strcmp(t->text, "predicted") ? "" : "# predicted:\n", t->sm_pct,
+                    t->quota_milli * 1e-3, t->rps, t->p95_ms, fmax(t->p99_ms, t->p95_ms));
     }
 }
 

@@ -297,16 +297,17 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
     memset(due, 0, sizeof(*due) * REQUESTS_MAX);
     if (!play(r, due, REQUESTS_MAX, r->conf->users, length, res))
         return false;
-    uint64_t bad = res->server_errors + res->client_errors + res->throttled + res->lost + res->wrong;
+    uint64_t other = res->client_errors + res->throttled;
+    uint64_t bad = res->server_errors + other + res->lost + res->wrong, all = res->ok + bad;
     char text[200];
-    r->ret->error_rate = res->ok + bad ? (double)bad / (double)(res->ok + bad) : 0;
-    if (!res->ok && !bad)
+    r->ret->error_rate = all ? (double)bad / (double)all : 0;
+    if (!all)
         return failed(r, "timeout", "no answer in the time of the trial");
     if (r->ret->error_rate > FAILURES_MAX) {
         snprintf(text, sizeof(text), "of %llu requests under load %llu were answered 5xx, %llu other than "
-                 "2xx, %llu not at all", (unsigned long long)(res->ok + bad),
+                 "2xx, %llu not at all", (unsigned long long)all,
                  (unsigned long long)res->server_errors,
-                 (unsigned long long)(res->client_errors + res->throttled),
+                 (unsigned long long)other,
                  (unsigned long long)res->lost);
         return failed(r, "errors", text);
     }

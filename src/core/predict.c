@@ -417,7 +417,7 @@ struct fast_predict_value fast_predict_look(const struct fast_predict *f, int sm
 
 /* Adds what |m| knows of the covariance between all |n| candidates to |c|, an n x n matrix. */
 static void add_covariance(const struct fast_predict *f, const struct model *m,
-                           const struct fast_predict_point *cand, int n, double *c, double *w)
+                           const struct fast_predict_point *cand, int n, double *c, double (*w)[N])
 {
     struct place at[FAST_PREDICT_POINTS_MAX];
     double d[FAST_PREDICT_POINTS_MAX];
@@ -425,13 +425,13 @@ static void add_covariance(const struct fast_predict *f, const struct model *m,
         at[i] = place_of(m, f->n, cand[i].sm_pct, cand[i].quota_milli);
         d[i] = mean_at(m, f->n, cand[i].sm_pct, cand[i].quota_milli) -
                mean_all(f, cand[i].sm_pct, cand[i].quota_milli);
-        project(m, f->n, &at[i], &w[i * N]);
+        project(m, f->n, &at[i], w[i]);
     }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
             double v = cov(m, &at[i], &at[j]) + d[i] * d[j];
             for (int k = 0; k < f->n; k++)
-                v -= w[i * N + k] * w[j * N + k];
+                v -= w[i][k] * w[j][k];
             c[i * n + j] += m->weight * v;
         }
 }
@@ -443,7 +443,7 @@ int fast_predict_next(const struct fast_predict *f, const struct fast_predict_po
     double most = -1, sum = 0;
     n = n > N ? N : n;
     fast_autofree double *c = calloc((size_t)n * (size_t)n + 1, sizeof(*c));
-    fast_autofree double *w = calloc((size_t)n * N + 1, sizeof(*w));
+    fast_autofree double(*w)[N] = calloc((size_t)n + 1, sizeof(*w));
     if (!c || !w)
         return -1;
     for (int i = 0; i < f->models; i++)

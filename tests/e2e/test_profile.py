@@ -170,6 +170,18 @@ class FormsTest(unittest.TestCase):
             self.assertAlmostEqual(b["gpus"], b["replicas"] * b["sm_pct"] / 100 * b["quota"])
         self.assertIn("no slice carries", self.fast("show", "f", "--slo", "1ms", "--rate", "1", status=1))
 
+    def test_export_predicted(self):
+        self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n100,1,30,9\n24,0.4,10,9\n"))
+        out = self.fast("export", "f", "--predicted")
+        self.assertEqual(out.count("# predicted"), 32)
+        self.fast("import", "g", self.file(out))  # the gateway's own parser reads it
+        rps = {tuple(map(float, r.split(",")[:2])): float(r.split(",")[2])
+               for r in out.split("\n") if r[:1].isdigit()}
+        self.assertEqual(len(rps), 35)
+        for (sm, quota), v in rps.items():
+            self.assertTrue(3 <= v <= 30)
+            self.assertTrue(all(w >= v for (s, q), w in rps.items() if s >= sm and q >= quota))
+
     def test_wrong_input_changes_nothing(self):
         self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n"))
         before = self.fast("export", "f")
