@@ -11,7 +11,13 @@
  * meets the SLO count. It has no memory of its own: cool-down is 0 unless asked for.
  *
  * FAST_SCALE_TARGET is for functions without a profile: ceil(load / target) replicas of one slice;
- * the newest (highest id) go first. */
+ * the newest (highest id) go first.
+ *
+ * FAST_SCALE_QUEUE is for functions with a profile and an SLO. Replicas are enough when the queue that
+ * they share would make at most LATE_MILLI (scale.c) of 1,000 requests late (scale_queue.h: an upper
+ * estimate) at the load expected when a start is done. Of the configurations the one goes first whose
+ * replicas take the least SM x quota together. A replica goes only while the others would do at
+ * CALM_MILLI times that load, so that small changes of the load change nothing. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,7 +28,7 @@
 #define FAST_SCALE_REASON 112
 #define FAST_SCALE_REPLICAS_MAX 1000
 
-enum fast_scale_policy { FAST_SCALE_PAPER, FAST_SCALE_TARGET, FAST_SCALE_COUNT };
+enum fast_scale_policy { FAST_SCALE_PAPER, FAST_SCALE_TARGET, FAST_SCALE_QUEUE, FAST_SCALE_COUNT };
 
 /* What a function asks for. */
 struct fast_scale_conf {
@@ -50,6 +56,8 @@ struct fast_scale_replica {
 struct fast_scale_input {
     fast_ns now;
     int64_t load_milli;     /* requests/s, thousandths */
+    int64_t expected_milli; /* FAST_SCALE_QUEUE: load when a start is done; 0: not known */
+    int queued;             /* FAST_SCALE_QUEUE: requests that wait; they are worked off in a second */
     fast_ns last_request;   /* when the last one came */
     fast_ns last_up, last_down; /* when an action was last carried out; 0: never */
     const struct fast_profile *profile; /* NULL: none, then as FAST_SCALE_TARGET */
