@@ -2,11 +2,15 @@
  * keeps a few in flight. It knows nothing of this project; its port answers so that it counts as
  * alive.
  *
- * Usage: spin MICROSECONDS [BLOCKS] */
+ * Usage: spin MICROSECONDS [BLOCKS [PERIOD_US FILE]]
+ *
+ * With a period it has work only once in that time, and writes the microseconds that each piece of work
+ * took as lines into FILE. */
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,20 +43,53 @@ static int listen_on(const char *port)
     return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) || listen(fd, 16) ? -1 : fd;
 }
 
-static int spin(const struct cuda *cuda, CUfunction f, CUdeviceptr count, unsigned blocks,
-                unsigned long long block_ns, char *msg, size_t msg_size)
+struct work {
+    CUfunction f;
+    CUdeviceptr count;
+    unsigned blocks;
+    unsigned long long block_ns;
+    double period_us; /* 0: always */
+    FILE *times;
+};
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+/* The next piece of work is due a period after the one before was, or at once when that took longer. */
+static void wait_due(double *due, double period_us)
+{
+    *due += period_us;
+    double left = *due - now_us();
+    if (left > 0)
+        usleep((useconds_t)left);
+    else
+        *due = now_us();
+}
+
+static int spin(const struct cuda *cuda, struct work *w, char *msg, size_t msg_size)
 {
     int occupancy = 500, dram = 0;
-    void *params[] = {&block_ns, &occupancy, &dram, &count};
+    void *params[] = {&w->block_ns, &occupancy, &dram, &w->count};
+    double due = now_us();
     CUstream stream;
     int r = cuda_check(cuda, cuda->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate",
                        msg, msg_size);
     while (!r) {
+        double start = now_us();
         for (int i = 0; i < IN_FLIGHT && !r; i++)
-            r = cuda_check(cuda, cuda->cuLaunchKernel(f, blocks, 1, 1, 256, 1, 1, 0, stream, params, NULL),
+            r = cuda_check(cuda, cuda->cuLaunchKernel(w->f, w->blocks, 1, 1, 256, 1, 1, 0, stream, params, NULL),
                            "cuLaunchKernel", msg, msg_size);
         if (!r)
             r = cuda_check(cuda, cuda->cuStreamSynchronize(stream), "cuStreamSynchronize", msg, msg_size);
+        if (w->times) {
+            fprintf(w->times, "%.0f\n", now_us() - start);
+            fflush(w->times);
+            wait_due(&due, w->period_us);
+        }
     }
     return r;
 }
@@ -81,7 +118,9 @@ int main(int argc, char **argv)
     }
     if (fd >= 0 && pthread_create(&thread, NULL, answer, &fd))
         return 1;
-    spin(&cuda, f, count, blocks, ns, msg, sizeof(msg));
+    struct work work = {f, count, blocks, ns, argc > 4 ? strtod(argv[3], NULL) : 0,
+                        argc > 4 ? fopen(argv[4], "w") : NULL};
+    spin(&cuda, &work, msg, sizeof(msg));
     fprintf(stderr, "spin: %s\n", msg);
     return 1;
 }
