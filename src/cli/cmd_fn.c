@@ -129,6 +129,8 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     print_map("Annotations", json_object_get(f, "annotations"));
     print_map("Labels", json_object_get(f, "labels"));
     print_map("Environment", json_object_get(f, "envVars"));
+    puts("Limits:    time and memory hold for processes with the hook; one that removes LD_PRELOAD is\n"
+         "           held by MPS alone (advisory, see docs/manager.md)");
     if (!api_json(cli, "GET", "/system/replicas", NULL, &replicas))
         print_replicas(replicas, json_text(f, "name"), ns);
     json_decref(replicas);
