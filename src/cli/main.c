@@ -12,7 +12,7 @@
 
 const struct cli_cmd *const cli_cmds[] = {
     &cmd_up,   &cmd_deploy, &cmd_ls,  &cmd_describe, &cmd_rm,     &cmd_scale, &cmd_invoke,
-    &cmd_logs, &cmd_top,    &cmd_gpu, &cmd_policy,   &cmd_load, &cmd_profile,
+    &cmd_logs, &cmd_top,    &cmd_gpu, &cmd_policy,   &cmd_load, &cmd_profile, &cmd_simulate,
     &cmd_demo, &cmd_completion,
 };
 const size_t cli_cmd_count = FAST_COUNT_OF(cli_cmds);

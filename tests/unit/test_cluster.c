@@ -1,0 +1,153 @@
+#include "sim/cluster.h"
+
+#include <stdlib.h>
+
+#include "core/scale_queue.h"
+#include "test.h"
+
+/* 20 ms of GPU time on any partition, no host time: at quota 0.4 of a window of 100 ms two requests. */
+static struct fast_profile *profile(void)
+{
+    struct fast_profile *p = NULL;
+    struct fast_err err = {0};
+    if (fast_profile_parse("sm,quota,rps,p95_ms\n10,0.2,10,100\n10,0.4,20,80\n10,1.0,50,20\n", &p, &err))
+        fail_msg("%s", err.msg);
+    return p;
+}
+
+static struct sim_cluster_result *result;
+
+static void run(struct sim_cluster_conf *conf)
+{
+    struct fast_err err = {0};
+    if (sim_cluster_run(conf, result, &err))
+        fail_msg("%s", err.msg);
+}
+
+static struct sim_cluster_conf conf_of(const struct fast_profile *p, const struct fast_arrivals *a,
+                                       fast_ns slo)
+{
+    struct sim_cluster_conf conf = {.gpus = 2, .gpu_mem = 1000, .start_ns = FAST_S(1),
+                                    .end_ns = FAST_S(40), .functions = 1};
+    conf.function[0] = (struct sim_cluster_function){"f", p, a, slo, 1, 1, 20};
+    return conf;
+}
+
+/* One request on a warm replica takes its GPU time, and no more. */
+static void one_request(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(5)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(25));
+    run(&conf);
+    assert_int_equal(result->requests, 1);
+    assert_int_equal(result->violations, 0);
+    assert_int_equal(result->function[0].latency.max, FAST_MS(20));
+    assert_int_equal(result->replica_ns, FAST_S(40));
+    fast_profile_free(p);
+}
+
+/* From zero, the first request waits for the start; a second start is not asked for. */
+static void from_zero(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(5) + FAST_MS(500)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(25));
+    conf.function[0].min = 0;
+    conf.zero_after = FAST_S(10);
+    run(&conf);
+    assert_int_equal(result->starts, 1);
+    assert_int_equal(result->stops, 1);
+    assert_int_equal(result->function[0].latency.max, FAST_MS(1020));
+    assert_int_equal(result->violations, 1);
+    fast_profile_free(p);
+}
+
+/* Every request is counted once, whatever becomes of it; the same configuration, the same result. */
+static void all_counted(void **state)
+{
+    (void)state;
+    struct fast_arrivals a = {0};
+    struct fast_profile *p = profile();
+    uint64_t late = 0, events = 0;
+    assert_int_equal(fast_arrivals_poisson(&a, 120000, FAST_S(35), 3, NULL), 0);
+    for (int i = 0; i < 2; i++) {
+        struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(100));
+        conf.fail_gpu_at = FAST_S(20);
+        run(&conf);
+        assert_int_equal(result->requests, a.count);
+        assert_true(result->violations > 0 && result->timeouts > 0);
+        assert_true(!i || (late == result->violations && events == result->events));
+        late = result->violations;
+        events = result->events;
+        assert_true(result->busy_s <= result->gpu_s);
+    }
+    fast_arrivals_fini(&a);
+    fast_profile_free(p);
+}
+
+/* A cluster that is too small refuses, and late requests end as time-outs. */
+static void full_cluster(void **state)
+{
+    (void)state;
+    struct fast_arrivals a = {0};
+    struct fast_profile *p = profile();
+    assert_int_equal(fast_arrivals_constant(&a, 1000000, FAST_S(20), NULL), 0);
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(100));
+    conf.gpus = 1;
+    conf.function[0].max = 1000;
+    conf.timeout_ns = FAST_S(2);
+    run(&conf);
+    assert_true(result->refused > 0 && result->timeouts > a.count / 4);
+    assert_int_equal(result->requests, a.count);
+    fast_profile_free(p);
+    fast_arrivals_fini(&a);
+}
+
+/* Steady load under the queue policy: warm after the first seconds, few late, few changes. */
+static void steady(void **state)
+{
+    (void)state;
+    struct fast_arrivals a = {0};
+    struct fast_profile *p = profile();
+    const struct fast_rate_point points[] = {{0, 0}, {FAST_S(60), 120000}, {FAST_S(300), 120000}};
+    assert_int_equal(fast_arrivals_ramp(&a, points, 3, 5, NULL), 0);
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(100));
+    conf.end_ns = FAST_S(300);
+    run(&conf);
+    assert_true(result->violations * 100 < result->requests);
+    assert_true(result->stops < 30);
+    fast_arrivals_fini(&a);
+    fast_profile_free(p);
+}
+
+static void estimate(void **state)
+{
+    (void)state;
+    /* One server at half load: half wait, and exp(-2 (50 - 25) 0.08) of them longer than 80 ms. */
+    const struct scale_queue q = {1, 50000, FAST_MS(20)};
+    assert_true(scale_queue_keeps(&q, 25000, FAST_MS(100), 10));
+    assert_false(scale_queue_keeps(&q, 25000, FAST_MS(100), 9));
+    assert_false(scale_queue_keeps(&q, 50000, FAST_MS(1000), 999)); /* no queue lasts at full load */
+    assert_false(scale_queue_keeps(&q, 1000, FAST_MS(20), 999));
+    const struct fast_profile_point point = {10, 1000, 50000, FAST_MS(20), FAST_MS(20)};
+    assert_int_equal(scale_queue_count(&point, FAST_MS(20), 25000, FAST_MS(100), 10, 9), 1);
+    assert_int_equal(scale_queue_count(&point, FAST_MS(20), 25000, FAST_MS(100), 9, 9), 2);
+    assert_int_equal(scale_queue_count(&point, FAST_MS(20), 900000, FAST_MS(100), 9, 9), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_request),  cmocka_unit_test(from_zero), cmocka_unit_test(all_counted),
+        cmocka_unit_test(full_cluster), cmocka_unit_test(steady),    cmocka_unit_test(estimate),
+    };
+    result = calloc(1, sizeof(*result));
+    int failed = result ? cmocka_run_group_tests_name("cluster", tests, NULL, NULL) : 1;
+    free(result);
+    return failed;
+}
