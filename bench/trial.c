@@ -10,6 +10,7 @@ int bench_trial(const struct sim_model *model, int sm_pct, int quota_milli, fast
     conf = (struct sim_exp_conf){
         .mps = true,
         .tokens = true,
+        .in_flight = true,
         .sched = {.policy = FAST_POLICY_FAST},
         .duration_ns = length,
         .seed = 1,

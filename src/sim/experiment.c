@@ -32,6 +32,7 @@ struct replica {
     uint64_t submitted; /* the last operation */
     uint64_t token;     /* 0: none */
     bool revoked, contended;
+    fast_ns in_flight_ns;
     fast_ns busy_at_grant;
     int waiting, first; /* requests in |sent_at|, the one being served included */
     fast_ns sent_at[USERS_MAX];
@@ -52,6 +53,22 @@ struct exp {
 static const struct sim_model *model_of(const struct exp *x, const struct replica *r)
 {
     return &x->conf->function[r->function].model;
+}
+
+static fast_ns busy_ns(const struct exp *x, const struct replica *r)
+{
+    return x->conf->in_flight ? r->in_flight_ns : sim_gpu_client_busy_ns(x->gpu, r->client);
+}
+
+/* The time until |next|, between two events. Step 1 is the first kernel: from step 2 on it is out. */
+static void count_in_flight(struct exp *x, fast_ns next)
+{
+    for (int i = 0; i < x->replicas; i++) {
+        struct replica *r = &x->replica[i];
+        bool at_work = r->state == HOST || r->state == FULL || r->state == SYNC;
+        if (r->submitted > sim_gpu_done(x->gpu, r->queue) || (at_work && r->step > 1))
+            r->in_flight_ns += next - x->now;
+    }
 }
 
 /* xorshift64*, then the upper bits. */
@@ -175,7 +192,7 @@ static bool give_back(struct exp *x, struct replica *r)
     bool idle = r->state == IDLE;
     if (!r->token || !drained(x, r) || !(r->revoked || (idle && r->contended)))
         return false;
-    fast_ns busy = sim_gpu_client_busy_ns(x->gpu, r->client) - r->busy_at_grant;
+    fast_ns busy = busy_ns(x, r) - r->busy_at_grant;
     fast_sched_done(x->sched, r->sched, r->token, busy, r->state == TOKEN, x->now, NULL);
     r->token = 0;
     r->revoked = false;
@@ -203,7 +220,7 @@ static bool obey(struct exp *x)
         if (act.kind == FAST_SCHED_GRANT && !act.extended) {
             r->token = act.token;
             r->revoked = false;
-            r->busy_at_grant = sim_gpu_client_busy_ns(x->gpu, r->client);
+            r->busy_at_grant = busy_ns(x, r);
             if (r->state == TOKEN)
                 r->state = FULL; /* goes on in react() */
         }
@@ -273,6 +290,7 @@ static void run(struct exp *x)
             next = end;
         if (is_active(x))
             x->ret->active_ns += next - x->now;
+        count_in_flight(x, next);
         x->now = next;
         sim_gpu_advance(x->gpu, next);
         if (x->sched)

@@ -29,6 +29,9 @@ struct sim_exp_conf {
     struct sim_gpu_conf gpu;
     bool mps;    /* partitions hold, kernels of replicas run side by side */
     bool tokens; /* kernels need a token of the scheduler */
+    bool in_flight; /* a replica is charged as the hook measures it: from the first kernel of a request
+                     * until it sees the last one complete, host time between kernels included; else
+                     * for its kernels alone */
     struct fast_sched_conf sched;
     int host_slowdown_milli; /* host work of a replica takes so many thousandths longer for each
                               * other replica whose host works: cores, caches, driver locks */

@@ -62,6 +62,28 @@ static void launch_bound(void **state)
     assert_int_equal(run(&conf)->span_ns, FAST_MS(1) + 10 * FAST_US(100) + FAST_US(30));
 }
 
+/* Ten kernels of 30 us each, 100 us apart: 300 us of kernels, 930 us from the first to the last. The
+ * second is what a time quota of 10 % counts. The replica ends what it began, so a request may overdraw. */
+static void charged_for_kernels_or_in_flight(void **state)
+{
+    (void)state;
+    struct sim_exp_conf conf = base;
+    conf.tokens = true;
+    conf.sched.charge = FAST_CHARGE_BUSY;
+    conf.function[0].model.large.block_ns = FAST_US(30);
+    conf.function[0].slice = (struct fast_slice){.sm_pct = 100, .request_milli = 100, .limit_milli = 100};
+    double kernels = (double)run(&conf)->function[0].requests;
+    conf.in_flight = true;
+    double in_flight = (double)run(&conf)->function[0].requests;
+    assert_true(in_flight > 0.85 * 1000 / 0.93 && in_flight < 1.15 * 1000 / 0.93);
+    assert_true(kernels > 2 * in_flight);
+    /* What is not held back does not depend on what is charged. */
+    conf.function[0].slice.request_milli = conf.function[0].slice.limit_milli = 1000;
+    double free_of_it = (double)run(&conf)->function[0].requests;
+    conf.in_flight = false;
+    assert_true((double)run(&conf)->function[0].requests == free_of_it);
+}
+
 static void closed_loop(void **state)
 {
     (void)state;
@@ -189,6 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_request),
         cmocka_unit_test(launch_bound),
+        cmocka_unit_test(charged_for_kernels_or_in_flight),
         cmocka_unit_test(closed_loop),
         cmocka_unit_test(quota_limits),
         cmocka_unit_test(two_functions_side_by_side),
