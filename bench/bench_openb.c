@@ -190,7 +190,7 @@ static double fragmentation(const struct world *w, const struct node *n)
 
 /* ---- a pod on a node ---- */
 
-/* The tightest GPUs that will do; |first| for a share. */
+/* A share goes to |gpu|, whole GPUs to the first that are free. */
 static void take(struct node *n, const struct openb_pod *p, int gpu)
 {
     n->cpu -= p->cpu;

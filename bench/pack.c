@@ -28,6 +28,8 @@ void pack_fini(struct pack_pool *pool)
 
 /* ---- split ---- */
 
+#define WINDOW_PART INT64_C(1000)
+
 static bool schedulable(struct pack_gpu *gpu, struct pack_item item)
 {
     struct fast_plan_item items[FAST_PLAN_CLIENTS];
@@ -39,7 +41,7 @@ static bool schedulable(struct pack_gpu *gpu, struct pack_item item)
     for (int i = 0; i < gpu->n; i++)
         items[i] = (struct fast_plan_item){gpu->rect[i].sm, gpu->rect[i].quota * 1000};
     items[gpu->n] = (struct fast_plan_item){item.sm, item.quota * 1000};
-    if (fast_plan_fits(items, gpu->n + 1, FAST_MILLI * 1000))
+    if (fast_plan_fits(items, gpu->n + 1, FAST_MILLI * WINDOW_PART))
         return true;
     if (gpu->nrefused < PACK_ITEMS)
         gpu->refused[gpu->nrefused++] = item;

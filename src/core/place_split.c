@@ -15,7 +15,7 @@
 #define PLANS_MAX 32
 
 /* Lengths are in units of a millionth of the window. */
-#define WINDOW (FAST_MILLI * 1000)
+#define WINDOW (FAST_MILLI * INT64_C(1000))
 
 static int collect(const struct fast_fleet *fleet, int g, uint64_t except,
                    struct fast_plan_item *ret)
