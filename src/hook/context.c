@@ -202,6 +202,8 @@ static CUresult wait_stream(CUresult (*call)(CUstream), CUstream stream, bool pe
         fast_stream_synced(s, left);
         fast_gate_look(waited_since(start));
     }
+    if (r == CUDA_SUCCESS)
+        fast_pool_look(false);
     return r;
 }
 
@@ -249,6 +251,8 @@ static CUresult wait_context(CUresult (*call)(void *), void *arg)
             fast_stream_synced(&ctx->streams[i], left[i]);
         fast_gate_look(waited_since(start));
     }
+    if (r == CUDA_SUCCESS)
+        fast_pool_look(false);
     return r;
 }
 

@@ -141,6 +141,9 @@ struct fast_driver {
     CUresult (*device_attribute)(int *, int, CUdevice);
     CUresult (*device_uuid)(CUuuid *, CUdevice);
     CUresult (*driver_version)(int *);
+    CUresult (*device_pool)(CUmemoryPool *, CUdevice);
+    CUresult (*pool_attribute)(CUmemoryPool, int, void *);
+    CUresult (*pool_trim)(CUmemoryPool, size_t);
     CUresult (*capture_mode)(CUstreamCaptureMode *);
 };
 
@@ -188,6 +191,8 @@ struct fast_hook {
     struct fast_table blocks;   /* device pointers, arrays -> bytes, gpu */
     struct fast_table handles;  /* cuMemCreate: handle -> bytes, gpu, references */
     struct fast_table mappings; /* cuMemMap: address -> handle, bytes */
+    struct fast_table pools;    /* memory pools -> bytes charged, gpu */
+    _Atomic uint32_t pools_used; /* there may be rows in |pools| */
 };
 
 /* What a thread knows by itself. */

@@ -63,6 +63,8 @@ static void reset_locks(void)
     fast_table_init(&fast_hook.blocks);
     fast_table_init(&fast_hook.handles);
     fast_table_init(&fast_hook.mappings);
+    fast_table_init(&fast_hook.pools);
+    atomic_store(&fast_hook.pools_used, 0);
 }
 
 static void reset_work(void)

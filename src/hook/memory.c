@@ -8,8 +8,7 @@
  * made before the first cuInit). An allocation that the table has no room for is released again and
  * refused, so that nothing is ever charged for good.
  *
- * Stream-ordered allocations are charged by the size that was asked for, until cuMemFreeAsync; what
- * the pool itself keeps beyond that is not charged yet. Managed memory is charged in full. */
+ * Stream-ordered allocations are charged with their pool (pool.c). Managed memory is charged in full. */
 
 static bool charging(void)
 {
@@ -30,11 +29,21 @@ static int current_gpu(void)
     return device;
 }
 
+bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
+{
+    if (fast_link_reserve(gpu, bytes, family))
+        return true;
+    if (!atomic_load(&fast_hook.pools_used))
+        return false;
+    fast_pool_look(true);
+    return fast_link_reserve(gpu, bytes, family);
+}
+
 /* -1 with *|ret_gpu| < 0: not limited here. */
 static bool reserve(uint64_t bytes, uint32_t family, int *ret_gpu)
 {
     int gpu = *ret_gpu = current_gpu();
-    return gpu < 0 || bytes == 0 || fast_link_reserve((uint32_t)gpu, bytes, family);
+    return gpu < 0 || bytes == 0 || fast_memory_reserve((uint32_t)gpu, bytes, family);
 }
 
 static void release(int gpu, uint64_t bytes, uint32_t family)
@@ -112,16 +121,37 @@ ALLOC(cuMemAlloc, (CUdeviceptr_v1 * ret, unsigned bytes), (ret, bytes), bytes, F
 ALLOC(cuMemAlloc_v2, (CUdeviceptr * ret, size_t bytes), (ret, bytes), bytes, FAST_FAMILY_DEVICE)
 ALLOC(cuMemAllocManaged, (CUdeviceptr * ret, size_t bytes, unsigned flags), (ret, bytes, flags),
       bytes, FAST_FAMILY_MANAGED)
-ALLOC(cuMemAllocAsync, (CUdeviceptr * ret, size_t bytes, CUstream stream), (ret, bytes, stream),
-      bytes, FAST_FAMILY_POOL)
-ALLOC(cuMemAllocAsync_ptsz, (CUdeviceptr * ret, size_t bytes, CUstream stream),
-      (ret, bytes, stream), bytes, FAST_FAMILY_POOL)
-ALLOC(cuMemAllocFromPoolAsync,
-      (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
-      (ret, bytes, pool, stream), bytes, FAST_FAMILY_POOL)
-ALLOC(cuMemAllocFromPoolAsync_ptsz,
-      (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
-      (ret, bytes, pool, stream), bytes, FAST_FAMILY_POOL)
+/* From a pool, |from| or the device's own: see pool.c. The pointer has no row of its own. */
+#define ALLOC_POOL(symbol, decl, call, from)                                                       \
+    FAST_EXPORT CUresult symbol decl                                                               \
+    {                                                                                              \
+        CUmemoryPool of = (from);                                                                  \
+        uint64_t charged = 0;                                                                      \
+        int gpu = current_gpu();                                                                   \
+        if (gpu >= 0 && !fast_pool_before(&of, gpu, bytes, &charged))                              \
+            return CUDA_ERROR_OUT_OF_MEMORY;                                                       \
+        CUresult r = FAST_REAL(symbol) call;                                                       \
+        if (gpu >= 0)                                                                              \
+            fast_pool_after(of, gpu, charged);                                                     \
+        return r;                                                                                  \
+    }
+
+ALLOC_POOL(cuMemAllocAsync, (CUdeviceptr * ret, size_t bytes, CUstream stream),
+           (ret, bytes, stream), NULL)
+ALLOC_POOL(cuMemAllocAsync_ptsz, (CUdeviceptr * ret, size_t bytes, CUstream stream),
+           (ret, bytes, stream), NULL)
+ALLOC_POOL(cuMemAllocFromPoolAsync,
+           (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
+           (ret, bytes, pool, stream), pool)
+ALLOC_POOL(cuMemAllocFromPoolAsync_ptsz,
+           (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
+           (ret, bytes, pool, stream), pool)
+
+FAST_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool)
+{
+    fast_pool_forget(pool);
+    return FAST_REAL(cuMemPoolDestroy)(pool);
+}
 
 FREE(cuMemFree, (CUdeviceptr_v1 ptr), (ptr))
 FREE(cuMemFree_v2, (CUdeviceptr ptr), (ptr))
@@ -204,7 +234,7 @@ FAST_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *ret, size_t bytes
     bool device = prop && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE && charging() &&
                   prop->location.id >= 0 && prop->location.id < FAST_PAGE_GPUS;
     uint32_t gpu = device ? (uint32_t)prop->location.id : 0;
-    if (device && !fast_link_reserve(gpu, bytes, FAST_FAMILY_VMM))
+    if (device && !fast_memory_reserve(gpu, bytes, FAST_FAMILY_VMM))
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUresult r = FAST_REAL(cuMemCreate)(ret, bytes, prop, flags);
     struct fast_table_row row = {.key = r == CUDA_SUCCESS ? *ret : 0, .bytes = bytes, .gpu = gpu,

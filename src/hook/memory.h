@@ -17,6 +17,20 @@ enum fast_family {
     FAST_FAMILY_ARRAY,
 };
 
+/* Reserves at the node; when the cap does not have it, pools give up what they keep unused first. */
+bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family);
+
+/* ---- pool.c ---- */
+
+/* Reserves what |pool| (NULL: the device's, which is set) lacks for |bytes| more. False: refused. */
+bool fast_pool_before(CUmemoryPool *pool, int gpu, uint64_t bytes, uint64_t *ret_charged);
+/* After the driver's answer. False: the pool has reserved more than the cap has. */
+bool fast_pool_after(CUmemoryPool pool, int gpu, uint64_t charged);
+/* Brings the charges of all pools up to date. |trim|: after they gave up what is unused. */
+void fast_pool_look(bool trim);
+/* The pool is about to be destroyed; its handle may not be used any more. */
+void fast_pool_forget(CUmemoryPool pool);
+
 /* A context has ended, and with it all memory that was allocated in it but cuMemCreate's. */
 void fast_memory_forget(CUcontext ctx);
 

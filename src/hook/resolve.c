@@ -68,6 +68,9 @@ static void find_own(void *lib, struct fast_driver *d)
     TAKE(device_attribute, "cuDeviceGetAttribute");
     TAKE(device_uuid, "cuDeviceGetUuid_v2");
     TAKE(driver_version, "cuDriverGetVersion");
+    TAKE(device_pool, "cuDeviceGetMemPool");
+    TAKE(pool_attribute, "cuMemPoolGetAttribute");
+    TAKE(pool_trim, "cuMemPoolTrimTo");
     TAKE(capture_mode, "cuThreadExchangeStreamCaptureMode");
 }
 

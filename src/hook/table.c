@@ -113,6 +113,20 @@ bool fast_table_take(struct fast_table *table, uint64_t key, struct fast_table_r
     return found;
 }
 
+uint32_t fast_table_list(struct fast_table *table, struct fast_table_row *ret, uint32_t max)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < FAST_TABLE_SHARDS; i++) {
+        struct fast_table_shard *s = &table->shards[i];
+        pthread_mutex_lock(&s->lock);
+        for (uint32_t k = 0; s->used && k < s->cap && n < max; k++)
+            if (s->rows[k].key)
+                ret[n++] = s->rows[k];
+        pthread_mutex_unlock(&s->lock);
+    }
+    return n;
+}
+
 static uint64_t take_owned(struct fast_table_shard *s, uint64_t owner, uint32_t *ret_gpu)
 {
     uint64_t sum = 0;

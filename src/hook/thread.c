@@ -106,6 +106,13 @@ static fast_ns look_gpu(const struct fast_session *session, uint32_t gpu)
     uint64_t last = atomic_load(&grant->last);
     if (held && token == held && held != atomic_load(&g->spent))
         return look_held(session, gpu, held, atomic_load(&grant->contended), now);
+    if (held && held != token && held != last) {
+        /* A thread took it from the page of the session before this one: this node knows nothing of it. */
+        fast_gpu_settle(gpu, false, true);
+        if (!fast_gpu_pending(gpu))
+            atomic_compare_exchange_strong(&g->held, &held, 0);
+        return FAST_US(200);
+    }
     if (held)
         return look_revoked(gpu, held, now);
     if (token && token != atomic_load(&g->spent) && token != g->done) {

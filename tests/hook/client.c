@@ -204,10 +204,15 @@ static int do_families(int argc, char **argv)
     printf("async=%d\n", r);
     if (!r)
         need(CALL(cuMemFreeAsync, p, self.stream), "free");
+    size_t left = 0, total = 0;
+    need(CALL(cuMemGetInfo_v2, &left, &total), "info");
+    printf("kept_free_mib=%zu\n", left >> 20);
+    need(CALL(cuCtxSynchronize), "sync"); /* the pool gives up what it has */
     r = CALL(cuMemAllocAsync_ptsz, &p, bytes, NULL);
     printf("async_ptsz=%d\n", r);
     if (!r)
         need(CALL(cuMemFreeAsync_ptsz, p, NULL), "free");
+    need(CALL(cuCtxSynchronize), "sync");
     printf("vmm=%d\n", vmm(bytes));
     return 0;
 }

@@ -138,11 +138,13 @@ static void families(void **state)
             for (size_t k = 0; k < 6; k++)
                 if (value(&c, names[k]) != (above ? 2 : 0))
                     fail_msg("%s, %s: %s", programs[i], names[k], c.text);
-            assert_int_equal(s.mem_asked, 6);
+            assert_in_range(s.mem_asked, 5, 8); /* the pool may have room, or be trimmed first */
             assert_int_equal(s.mem_refused, above ? 6 : 0);
             assert_true(s.mem_used == 0);
             if (!above) /* still there through its mapping, though the handle was released */
                 assert_int_equal(value(&c, "vmm_free_mib"), 512);
+            if (!above) /* freed, and still reserved by the pool */
+                assert_int_equal(value(&c, "kept_free_mib"), 512);
         }
 }
 
