@@ -145,6 +145,7 @@ int api_json(struct cli *cli, const char *method, const char *path, const json_t
 struct stream {
     void (*line)(void *, const char *);
     void *arg;
+    CURL *call;
     struct api_reply buf;
 };
 
@@ -154,6 +155,10 @@ static size_t on_stream(char *p, size_t size, size_t n, void *arg)
     if (!append(&s->buf, p, size * n))
         return 0;
     char *start = s->buf.body;
+    long status = 0;
+    curl_easy_getinfo(s->call, CURLINFO_RESPONSE_CODE, &status);
+    if (status < 200 || status > 299)
+        return size * n; /* why it failed, for explain() */
     for (char *nl; s->line && (nl = memchr(start, '\n', s->buf.len - (size_t)(start - s->buf.body)));
          start = nl + 1) {
         *nl = 0;
@@ -167,8 +172,8 @@ static size_t on_stream(char *p, size_t size, size_t n, void *arg)
 int api_stream(struct cli *cli, const char *path, void (*line)(void *arg, const char *text),
                void *arg)
 {
-    struct stream s = {line, arg, {0}};
     CURL *c = open_call(cli, "GET", path);
+    struct stream s = {line, arg, c, {0}};
     if (!c)
         return cli_fail(CLI_FAILED, "out of memory");
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_stream);

@@ -76,6 +76,22 @@ static void print_map(const char *title, const json_t *map)
         printf("  %s = %s\n", key, json_string_value(value) ? json_string_value(value) : "");
 }
 
+static bool is_of(const json_t *replica, const char *name, const char *ns)
+{
+    return !strcmp(json_text(replica, "function"), name) &&
+           !strcmp(json_text(replica, "namespace"), ns);
+}
+
+static json_t *replicas_of(const json_t *list, const char *name, const char *ns)
+{
+    json_t *ret = json_array(), *r;
+    size_t i;
+    json_array_foreach(list, i, r)
+        if (is_of(r, name, ns))
+            json_array_append(ret, r);
+    return ret;
+}
+
 static void print_replicas(const json_t *list, const char *name, const char *ns)
 {
     static const char *const heads[] = {"REPLICA", "STATE", "GPU", "SM%", "QUOTA", "MEMORY",
@@ -84,7 +100,7 @@ static void print_replicas(const json_t *list, const char *name, const char *ns)
     json_t *r;
     size_t i;
     json_array_foreach(list, i, r) {
-        if (strcmp(json_text(r, "function"), name) || strcmp(json_text(r, "namespace"), ns))
+        if (!is_of(r, name, ns))
             continue;
         if (!t)
             t = table_new(heads);
@@ -113,12 +129,17 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     int s = api_json(cli, "GET", with_ns(base, fn, path, sizeof(path)), NULL, &f);
     if (s)
         return s;
-    if (cli->json) {
-        api_print(f);
-        json_decref(f);
-        return CLI_OK;
-    }
     const char *ns = *json_text(f, "namespace") ? json_text(f, "namespace") : "openfaas-fn";
+    s = api_json(cli, "GET", "/system/replicas", NULL, &replicas);
+    if (cli->json && !s) {
+        json_object_set_new(f, "replicaList", replicas_of(replicas, json_text(f, "name"), ns));
+        api_print(f);
+    }
+    if (cli->json || s) {
+        json_decref(replicas);
+        json_decref(f);
+        return s;
+    }
     printf("Function:  %s\nNamespace: %s\nImage:     %s\nReady:     %.0f of %.0f replicas\n"
            "Calls:     %.0f\nURL:       %s/function/%s.%s\n",
            json_text(f, "name"), ns, json_text(f, "image"), json_num(f, "availableReplicas"),
@@ -131,8 +152,7 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     print_map("Environment", json_object_get(f, "envVars"));
     puts("Limits:    time and memory hold for processes with the hook; one that removes LD_PRELOAD is\n"
          "           held by MPS alone (advisory, see docs/manager.md)");
-    if (!api_json(cli, "GET", "/system/replicas", NULL, &replicas))
-        print_replicas(replicas, json_text(f, "name"), ns);
+    print_replicas(replicas, json_text(f, "name"), ns);
     json_decref(replicas);
     json_decref(f);
     return CLI_OK;

@@ -9,9 +9,11 @@
 #include "cli/platform.h"
 #include "io/loop.h"
 
-/* A daemon that dies is started again; one that dies this often within a minute is given up. */
-#define DEATHS_MAX 5
-#define DEATHS_WITHIN FAST_S(60)
+/* A daemon that dies is started again: at once after it lived for LIVED_WELL, else after a pause that
+ * doubles. It is never given up, since functions run on without it and would end with `fast up`. */
+#define LIVED_WELL FAST_S(10)
+#define PAUSE_MIN FAST_MS(100)
+#define PAUSE_MAX FAST_S(10)
 
 struct up {
     const char *sim, *state_dir, *listen, *metrics, *policy, *charge, *window;
@@ -39,32 +41,58 @@ static int wait_signal(const sigset_t *set, fast_ns timeout)
     return s > 0 ? s : 0;
 }
 
-struct deaths {
-    fast_ns since;
-    int count;
+static fast_ns clamp(fast_ns v, fast_ns min, fast_ns max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
+struct life {
+    fast_ns born, pause, due; /* the start, the last pause, the next start if it is dead */
 };
 
-static int revive(struct platform *p, struct deaths *d)
+static void mourn(const struct platform *p, int which, int status, struct life *l)
+{
+    fast_ns now = fast_clock_now();
+    bool killed = WIFSIGNALED(status);
+    if (now - l->born >= LIVED_WELL)
+        l->pause = 0;
+    else
+        l->pause = clamp(2 * l->pause, PAUSE_MIN, PAUSE_MAX);
+    l->due = now + l->pause;
+    fprintf(stderr, "fast: %s died (%s %d); ", platform_name(which), killed ? "signal" : "status",
+            killed ? WTERMSIG(status) : WEXITSTATUS(status));
+    if (l->pause < FAST_S(1))
+        fputs("it is started again\n", stderr);
+    else
+        fprintf(stderr, "it is started again in %lld s; its log is %s\n",
+                (long long)(l->pause / FAST_S(1)), p->log[which]);
+}
+
+/* Starts what is dead and due; returns how long to wait at most until the next look. Nothing here
+ * waits for a daemon to be ready: the other one may have to be started for that. */
+static fast_ns revive(struct platform *p, struct life *lives)
 {
     struct fast_err err;
+    fast_ns wait = FAST_S(1);
     for (int i = 0; i < PLATFORM_COUNT; i++) {
+        struct life *l = &lives[i];
         int status;
-        if (p->pid[i] <= 0 || waitpid(p->pid[i], &status, WNOHANG) != p->pid[i])
-            continue;
-        p->pid[i] = 0;
+        if (p->pid[i] > 0 && waitpid(p->pid[i], &status, WNOHANG) == p->pid[i]) {
+            p->pid[i] = 0;
+            mourn(p, i, status, l);
+        }
         fast_ns now = fast_clock_now();
-        if (now - d->since > DEATHS_WITHIN)
-            *d = (struct deaths){now, 0};
-        if (++d->count > DEATHS_MAX)
-            return cli_fail(CLI_FAILED, "%s died %d times within a minute; its log is %s",
-                            platform_name(i), d->count, p->log[i]);
-        fprintf(stderr, "fast: %s died (%s %d); it is started again\n", platform_name(i),
-                WIFSIGNALED(status) ? "signal" : "status",
-                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
-        if (platform_restart(p, i, &err))
-            return cli_fail(CLI_FAILED, "%s", err.msg);
+        if (p->pid[i] <= 0 && now >= l->due) {
+            l->born = now;
+            if (platform_restart(p, i, &err)) {
+                fprintf(stderr, "fast: %s; it is tried again in 10 s\n", err.msg);
+                l->due = now + PAUSE_MAX;
+            }
+        }
+        if (p->pid[i] <= 0)
+            wait = clamp(l->due - now, 0, wait);
     }
-    return CLI_OK;
+    return wait;
 }
 
 static void greet(const struct platform *p, const struct up *up)
@@ -87,7 +115,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
                                  .charge = up->charge, .window = up->window, .images = &up->images};
     struct platform p;
     struct fast_err err;
-    struct deaths deaths = {fast_clock_now(), 0};
+    struct life lives[PLATFORM_COUNT] = {{0}};
     sigset_t set;
     (void)argc;
     (void)argv;
@@ -100,15 +128,14 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if (platform_start(&p, cli, &conf, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     greet(&p, up);
-    int status = CLI_OK;
-    for (int s = 0; status == CLI_OK; s = wait_signal(&set, FAST_S(1))) {
-        if (s == SIGINT || s == SIGTERM || s == SIGHUP)
-            break;
-        status = revive(&p, &deaths);
-    }
+    for (int i = 0; i < PLATFORM_COUNT; i++)
+        lives[i].born = fast_clock_now();
+    fast_ns wait = 0;
+    for (int s = 0; s != SIGINT && s != SIGTERM && s != SIGHUP; s = wait_signal(&set, wait))
+        wait = revive(&p, lives);
     fputs("\nStopping functions and daemons.\n", stderr);
     platform_stop(&p);
-    return status;
+    return CLI_OK;
 }
 
 const struct cli_cmd cmd_up = {

@@ -182,8 +182,7 @@ static int wait_for(struct platform *p, int which, struct fast_err *err)
 
 int platform_restart(struct platform *p, int which, struct fast_err *err)
 {
-    int r = spawn(p, which, err);
-    return r ? r : wait_for(p, which, err);
+    return spawn(p, which, err);
 }
 
 static void set_state_dir(struct platform *p)

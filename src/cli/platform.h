@@ -33,7 +33,7 @@ struct platform {
 int platform_start(struct platform *p, struct cli *cli, const struct platform_conf *conf,
                    struct fast_err *err);
 
-/* Starts one of them again after its death. */
+/* Starts one of them again after its death, and does not wait until it answers. */
 int platform_restart(struct platform *p, int which, struct fast_err *err);
 
 /* SIGTERM to the gateway, then to the node, which stops all replicas; SIGKILL after 15 s. */
