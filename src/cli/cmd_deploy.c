@@ -142,6 +142,12 @@ static int build(const char *name, const struct deploy *d, json_t **ret, struct 
     return 0;
 }
 
+static int no_gateway(const struct cli *cli, const struct api_reply *r)
+{
+    return cli_fail(CLI_NOREACH, "no gateway at %s (%s). Start one with `fast up`, or name it with "
+                    "--gateway", cli->gateway, r->body ? r->body : "out of memory");
+}
+
 int deploy_send(struct cli *cli, const json_t *d)
 {
     api_autoreply r = {0};
@@ -153,8 +159,7 @@ int deploy_send(struct cli *cli, const json_t *d)
         rc = api_call(cli, "POST", "/system/functions", text, strlen(text), NULL, &r);
     }
     if (rc)
-        return cli_fail(CLI_NOREACH, "no gateway at %s (%s). Start one with `fast up`, or name it "
-                        "with --gateway", cli->gateway, r.body ? r.body : "out of memory");
+        return no_gateway(cli, &r);
     if (r.status != 200 && r.status != 202)
         return cli_fail(CLI_FAILED, "%s was not deployed: %s", name, r.len ? r.body : "no reason given");
     if (cli->json)
@@ -162,6 +167,24 @@ int deploy_send(struct cli *cli, const json_t *d)
     else
         printf("%s is being deployed. Try: fast invoke %s\n", name, name);
     return CLI_OK;
+}
+
+/* Asks whether all functions of a stack are valid, so that one that is not leaves nothing behind. */
+static int check_all(struct cli *cli, const json_t *list)
+{
+    json_t *d;
+    size_t i;
+    int status = CLI_OK;
+    json_array_foreach(list, i, d) {
+        api_autoreply r = {0};
+        fast_autofree char *text = json_dumps(d, JSON_COMPACT);
+        if (api_call(cli, "PUT", "/system/functions?check=true", text, strlen(text), NULL, &r))
+            return no_gateway(cli, &r);
+        /* Another gateway than ours does not know the question. */
+        if (r.status == 400)
+            status = cli_fail(CLI_FAILED, "%s: %s", json_text(d, "service"), r.len ? r.body : "refused");
+    }
+    return status ? cli_fail(status, "nothing was deployed") : CLI_OK;
 }
 
 static int run(struct cli *cli, void *arg, int argc, char **argv)
@@ -179,7 +202,11 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
             return cli_fail(CLI_USAGE, "deploy: %s", err.msg);
         list = json_pack("[o]", one);
     }
-    int status = CLI_OK;
+    int status = json_array_size(list) > 1 ? check_all(cli, list) : CLI_OK;
+    if (status) {
+        json_decref(list);
+        return status;
+    }
     json_array_foreach(list, i, item) {
         int s = deploy_send(cli, item);
         status = s ? s : status;

@@ -120,24 +120,30 @@ static json_t *parse_body(const struct gw_request *rq)
 
 /* ---- changing ---- */
 
+/* With ?check=true nothing is changed: 200 when the function could be deployed. */
 static void deploy(const struct gw_request *rq, bool must_exist)
 {
-    char ns[GW_NAME_MAX] = "";
+    char ns[GW_NAME_MAX] = "", check[8] = "";
     struct gw_spec *spec = NULL;
     struct fast_err err;
     gw_query_get(rq->query, "namespace", ns, sizeof(ns));
+    gw_query_get(rq->query, "check", check, sizeof(check));
+    bool only_check = !strcmp(check, "true");
     if (gw_spec_parse(rq->body, rq->len, ns, &rq->gw->conf->paths, &spec, &err)) {
         gw_reply_err(rq->req, &err);
         return;
     }
-    if (must_exist && !gw_function_find(rq->gw, spec->name, strlen(spec->name), spec->ns,
+    if (must_exist && !only_check && !gw_function_find(rq->gw, spec->name, strlen(spec->name), spec->ns,
                                         strlen(spec->ns))) {
         fast_http_req_text_reply(rq->req, 404, "there is no function %s in namespace %s",
                                  spec->name, spec->ns);
     } else if (!gw_link_synced(rq->gw->link)) {
         fast_http_req_text_reply(rq->req, 503, "fast-node is not there: nothing can be deployed now");
-    } else if (gw_function_deploy(rq->gw, spec, &err)) {
+    } else if (only_check ? gw_function_check(rq->gw, spec, &err)
+                          : gw_function_deploy(rq->gw, spec, &err)) {
         gw_reply_err(rq->req, &err);
+    } else if (only_check) {
+        fast_http_req_reply(rq->req, 200, NULL, NULL, "", 0);
     } else {
         fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);
         return; /* the function has the spec now */

@@ -246,11 +246,15 @@ static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *sp
     return 0;
 }
 
-int gw_function_deploy(struct gateway *gw, struct gw_spec *spec, struct fast_err *err)
+int gw_function_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err)
 {
     int r = check_gpus(gw, spec, err);
-    if (!r)
-        r = gw_secret_check(gw, spec, err);
+    return r ? r : gw_secret_check(gw, spec, err);
+}
+
+int gw_function_deploy(struct gateway *gw, struct gw_spec *spec, struct fast_err *err)
+{
+    int r = gw_function_check(gw, spec, err);
     if (r)
         return r;
     struct gw_function *fn =

@@ -125,6 +125,8 @@ struct gw_function *gw_function_find(struct gateway *gw, const char *name, size_
                                      const char *ns, size_t ns_len);
 /* Creates a function or changes the one that is there; takes |spec| over when it succeeds. On an
  * error nothing has changed. FAST_EINVAL: it fits nowhere. FAST_ENOROOM: there is no room now. */
+/* Whether |spec| could ever be deployed here; that there is room for it now is not asked. */
+int gw_function_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err);
 int gw_function_deploy(struct gateway *gw, struct gw_spec *spec, struct fast_err *err);
 int gw_function_remove(struct gateway *gw, struct gw_function *fn, struct fast_err *err);
 /* Sets how many replicas there shall be. On an error nothing has changed. */

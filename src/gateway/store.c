@@ -3,8 +3,11 @@
 
 #include "gateway/store.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define SCHEMA_VERSION 1
 
@@ -88,6 +91,13 @@ int gw_store_open(const char *path, struct gw_store **ret, struct fast_err *err)
     if (!s)
         return fast_err_set(err, FAST_ENOMEM, "no memory for the state");
     int r = 0;
+    /* Environments of functions hold what only their owner should read; SQLite gives its other files
+     * the mode of this one. */
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        fchmod(fd, 0600);
+        close(fd);
+    }
     if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
         r = fast_err_set(err, FAST_EIO, "cannot open %s: %s", path,
                          s->db ? sqlite3_errmsg(s->db) : "no memory");
