@@ -49,8 +49,9 @@ static bool finish(uint32_t gpu, uint64_t token, fast_ns overrun)
     g->revoked_ns = 0;
     atomic_compare_exchange_strong(&g->held, &token, 0);
     /* A thread that came to wait before |held| was 0 relies on us. */
-    if (!want && atomic_load(&g->waiters) && !atomic_exchange(&g->want_sent, 1))
-        fast_link_want(gpu);
+    if (!want && atomic_load(&g->waiters) && !atomic_exchange(&g->want_sent, 1) &&
+        !fast_link_want(gpu))
+        atomic_store(&g->want_sent, 0);
     return true;
 }
 
