@@ -85,6 +85,7 @@ struct fast_gpu {
     _Atomic uint64_t graph;     /* CUgraphExec */
     _Atomic uint32_t graph_mixed;
     _Atomic uint64_t mem_used;    /* bytes of this process, as charged */
+    _Atomic uint32_t mem_unsaid;  /* the node may have missed a change of it */
     /* Of the hook thread alone. */
     int64_t revoked_ns; /* when it saw the revocation of |held|, 0: not yet */
     uint64_t done;      /* the token that it gave back last */
@@ -275,6 +276,8 @@ void fast_link_release(uint32_t gpu, uint64_t bytes, uint32_t family);
 /* Hook thread: looks whether the node is still there, and after it went away tries to get a new
  * session. Returns how long to wait until the next try. */
 void fast_link_report(const struct fast_session *session);
+/* Tells the node the sums that it may have missed a change of. */
+void fast_link_memory(const struct fast_session *session);
 bool fast_link_alive(struct fast_session *session);
 void fast_link_drop(struct fast_session *session);
 bool fast_link_connect(bool reconnect, fast_ns timeout);

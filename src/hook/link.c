@@ -203,13 +203,22 @@ void fast_link_report(const struct fast_session *s)
 }
 
 /* Under the lock, so that no reservation falls between the sum and the new ledger. */
-static void report_memory(const struct fast_session *s)
+static void report_memory(const struct fast_session *s, uint32_t gpu)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    struct fast_msg msg = {.type = FAST_MSG_T_mem_state,
+                           .mem_state = {.gpu = gpu, .bytes = atomic_load(&g->mem_used)}};
+    atomic_store(&g->mem_unsaid, send_msg(s->fd, &msg) != 0);
+}
+
+void fast_link_memory(const struct fast_session *s)
 {
     for (uint32_t i = 0; i < s->gpus; i++) {
-        uint64_t bytes = atomic_load(&fast_hook.gpus[i].mem_used);
-        struct fast_msg msg = {.type = FAST_MSG_T_mem_state, .mem_state = {.gpu = i, .bytes = bytes}};
-        if (bytes)
-            send_msg(s->fd, &msg);
+        if (!atomic_load(&fast_hook.gpus[i].mem_unsaid) ||
+            pthread_mutex_trylock(&fast_hook.link_lock)) /* who has it may wait for the node */
+            continue;
+        report_memory(s, i);
+        unlock_link();
     }
 }
 
@@ -256,8 +265,9 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
     int fd = open_socket();
     struct fast_session *s = fd < 0 ? NULL : shake_hands(fd, reconnect, fast_hook_now() + timeout);
     if (s) {
-        if (reconnect)
-            report_memory(s);
+        for (uint32_t i = 0; reconnect && i < s->gpus; i++)
+            if (atomic_load(&fast_hook.gpus[i].mem_used))
+                report_memory(s, i);
         reset_tokens();
         if (fast_hook.dead_fd >= 0)
             close(fast_hook.dead_fd);
@@ -364,6 +374,13 @@ bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun,
 
 /* ---- memory ---- */
 
+/* The sum of what is held goes to the node as soon as the socket takes it. */
+static void say_later(uint32_t gpu)
+{
+    atomic_store(&fast_hook.gpus[gpu].mem_unsaid, 1);
+    fast_hook_kick();
+}
+
 /* Under the lock. 1: charged, 0: refused, -1: there was no answer. */
 static int ask_memory(struct fast_session *s, uint32_t gpu, uint64_t bytes, uint32_t family)
 {
@@ -376,8 +393,12 @@ static int ask_memory(struct fast_session *s, uint32_t gpu, uint64_t bytes, uint
     fast_ns deadline = fast_hook_now() + REPLY_NS;
     struct fast_msg msg = {.type = FAST_MSG_T_mem_reserve, .id = id,
                            .mem_reserve = {.gpu = gpu, .bytes = bytes, .family = family}};
-    if (send_msg(s->fd, &msg))
-        return -1;
+    while (send_msg(s->fd, &msg)) {
+        struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+        if (atomic_load(&fast_hook.lost) || fast_hook_now() >= deadline)
+            return -1;
+        poll(&p, 1, 10); /* the node is behind with reading */
+    }
     do
         if (recv_msg(s->fd, deadline, buf, &msg, NULL))
             return -1;
@@ -387,13 +408,20 @@ static int ask_memory(struct fast_session *s, uint32_t gpu, uint64_t bytes, uint
 
 bool fast_link_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
 {
-    if (!lock_link())
-        return !fast_hook.fail_closed;
+    if (!lock_link()) {
+        if (fast_hook.fail_closed)
+            return false;
+        atomic_fetch_add(&fast_hook.gpus[gpu].mem_used, bytes);
+        say_later(gpu);
+        return true;
+    }
     struct fast_session *s = atomic_load(&fast_hook.session);
     int granted = s && gpu < s->gpus ? ask_memory(s, gpu, bytes, family) : -1;
     bool ok = granted > 0 || (granted < 0 && atomic_load(&fast_hook.mode) != FAST_MODE_CLOSED);
     if (ok)
         atomic_fetch_add(&fast_hook.gpus[gpu].mem_used, bytes);
+    if (s && granted < 0)
+        say_later(gpu);
     unlock_link();
     if (!ok)
         fast_hook_log("memory refused gpu=%u bytes=%llu", gpu, (unsigned long long)bytes);
@@ -407,8 +435,8 @@ void fast_link_release(uint32_t gpu, uint64_t bytes, uint32_t family)
     struct fast_msg msg = {.type = FAST_MSG_T_mem_release,
                            .mem_release = {.gpu = gpu, .bytes = bytes, .family = family}};
     atomic_fetch_sub(&fast_hook.gpus[gpu].mem_used, bytes);
-    if (s && gpu < s->gpus && !s->local)
-        send_msg(s->fd, &msg);
+    if (s && gpu < s->gpus && !s->local && send_msg(s->fd, &msg))
+        say_later(gpu);
     if (locked)
         unlock_link();
 }

@@ -215,6 +215,7 @@ static void *run(void *arg)
         }
         if (atomic_load(&fast_hook.unhooked_new))
             fast_link_report(session);
+        fast_link_memory(session);
         turn(session);
     }
     return NULL;

@@ -2,6 +2,7 @@
 """Functions under fast-node with the hook on simulated GPUs: counted, limited, capped, and alive
 through a crash of the node."""
 import os
+import signal
 import time
 import unittest
 import urllib.error
@@ -12,11 +13,12 @@ import wire
 
 READY = wire.STATES.index("ready")
 DIGITS = os.path.join(node.BUILD, "functions", "digits")
+HOARDER = os.path.join(node.HERE, "hoarder.py")
 REPLAY = os.path.join(node.BUILD, "functions", "replay")
 
 
-def post(port, data=b"", timeout=60):
-    url = f"http://127.0.0.1:{port}/"
+def post(port, data=b"", timeout=60, path=""):
+    url = f"http://127.0.0.1:{port}/{path}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data), timeout=timeout) as answer:
             return answer.status, answer.read()
@@ -85,6 +87,19 @@ class HookNodeTest(unittest.TestCase):
             argv=[REPLAY, "--model", "resnet50"], start_timeout_ms=30000, stop_grace_ms=5000)
         self.assertEqual(done.code, 0, done.text)
         node.wait_until(lambda: self.stats("replay").mem_refused > 0, "nothing was refused")
+
+    def test_a_node_that_is_late_misses_no_memory(self):
+        row = self.start("hoarder", [HOARDER])
+        before = self.stats("hoarder").mem_bytes
+        self.assertEqual(post(row.port, path="hold"), (200, b"2000"))
+        self.assertGreaterEqual(self.stats("hoarder").mem_bytes, before + 2000 * 65536)
+        self.node.process.send_signal(signal.SIGSTOP)
+        try:
+            self.assertEqual(post(row.port, path="free"), (200, b"2000"))
+        finally:
+            self.node.process.send_signal(signal.SIGCONT)
+        node.wait_until(lambda: self.stats("hoarder").mem_bytes == before,
+                        "the node takes freed memory for used")
 
     def test_node_crash(self):
         row = self.start("digits", [DIGITS])
