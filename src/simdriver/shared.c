@@ -102,8 +102,13 @@ static int make_dir(struct shared *sh, struct fast_err *err)
     if (n >= (int)sizeof(sh->dir))
         return fast_err_set(err, FAST_EINVAL, "FAST_SIM_DIR: longer than %zu bytes",
                             sizeof(sh->dir) - 1);
-    if (mkdir(sh->dir, 0700) && errno != EEXIST)
+    struct stat st;
+    if ((mkdir(sh->dir, 0700) && errno != EEXIST) || lstat(sh->dir, &st))
         return fast_err_set(err, FAST_EIO, "%s: %s", sh->dir, strerror(errno));
+    /* The default is in a folder that everybody writes to. */
+    if (!strncmp(sh->dir, "/dev/shm/", 9) && (!S_ISDIR(st.st_mode) || st.st_uid != geteuid()))
+        return fast_err_set(err, FAST_EPERM, "%s: it belongs to somebody else; set FAST_SIM_DIR",
+                            sh->dir);
     return 0;
 }
 
