@@ -137,8 +137,9 @@ static double price_shares(struct world *w)
         if (demand[s] <= 0)
             continue;
         lp.size[lp.n] = s;
-        lp.inv[lp.n][lp.n] = 1.0 / (100 / s);
-        lp.amount[lp.n] = demand[s] / (100 / s);
+        int fits = 100 / s;
+        lp.inv[lp.n][lp.n] = 1.0 / fits;
+        lp.amount[lp.n] = demand[s] / fits;
         lp.n++;
     }
     for (int step = 0; step < 10000; step++) {
@@ -344,11 +345,11 @@ static struct run play(struct world *w, struct cache *c, enum rule rule, const i
         if (at >= 0) {
             take(&w->nodes[at], p, c->score[(size_t)shape[order[i]] * (size_t)t->nnodes + (size_t)at].gpu);
             c->now[at]++;
-            placed += p->gpus * p->milli;
+            placed += (int64_t)p->gpus * p->milli;
         } else if (p->gpus) {
             r.failed[p->gpus > 1 ? 2 : p->milli == 1000]++;
         }
-        arrived += p->gpus * p->milli;
+        arrived += (int64_t)p->gpus * p->milli;
         if (!r.at100 && arrived >= capacity)
             r.at100 = 100 * (double)placed / (double)capacity;
     }
@@ -414,7 +415,7 @@ static int draw_order(const struct openb *t, uint64_t *random, int *ret, int max
     int n = 0;
     while (sum < (int64_t)t->ngpus * 1300 && n < max) {
         int i = (int)draw(random, (unsigned)t->npods);
-        sum += t->pods[i].gpus * t->pods[i].milli;
+        sum += (int64_t)t->pods[i].gpus * t->pods[i].milli;
         ret[n++] = i;
     }
     return n;
@@ -454,6 +455,8 @@ static void measure(const struct bench *b, const struct openb *t)
     if (!shape || !order)
         abort();
     int shapes = number_shapes(t, shape);
+    if (shapes < 1)
+        abort();
     size_t cells = (size_t)shapes * (size_t)t->nnodes;
     w.trace = t;
     w.nodes = calloc((size_t)t->nnodes, sizeof(*w.nodes));

@@ -80,7 +80,7 @@ static double place(struct world *w, bool timed)
     double took = timed ? cpu_s() - from : 0;
     if (!rc) {
         w->live[w->n++] = (struct live){w->next, want.slice.sm_pct * want.slice.request_milli};
-        w->area += want.slice.sm_pct * want.slice.request_milli;
+        w->area += (int64_t)want.slice.sm_pct * want.slice.request_milli;
     }
     w->next++;
     return took;
@@ -144,7 +144,7 @@ static void decide(int gpus, double *ret_p50, double *ret_p99, double *ret_max)
     }
     qsort(us, DECISIONS, sizeof(us[0]), by_value);
     *ret_p50 = us[DECISIONS / 2];
-    *ret_p99 = us[DECISIONS / 100 * 99];
+    *ret_p99 = us[(size_t)(DECISIONS / 100 * 99)];
     *ret_max = us[DECISIONS - 1];
     world_fini(&w);
 }

@@ -259,7 +259,7 @@ static void round_of_decisions(const struct bench *b)
         for (int i = 0; i < FUNCTIONS; i++) {
             struct fast_scale_action actions[8];
             const struct fast_scale_input in = {.now = FAST_S(100), .profile = profile,
-                                                .load_milli = (i * 37) % 300 * 1000,
+                                                .load_milli = (int64_t)((i * 37) % 300) * 1000,
                                                 .replicas = replicas, .nreplicas = 3};
             if (fast_scale_decide(&conf, &in, actions, 8, NULL) < 0)
                 abort();

@@ -39,8 +39,8 @@ static bool schedulable(struct pack_gpu *gpu, struct pack_item item)
         if (gpu->refused[i].sm <= item.sm && gpu->refused[i].quota <= item.quota)
             return false;
     for (int i = 0; i < gpu->n; i++)
-        items[i] = (struct fast_plan_item){gpu->rect[i].sm, gpu->rect[i].quota * 1000};
-    items[gpu->n] = (struct fast_plan_item){item.sm, item.quota * 1000};
+        items[i] = (struct fast_plan_item){gpu->rect[i].sm, gpu->rect[i].quota * WINDOW_PART};
+    items[gpu->n] = (struct fast_plan_item){item.sm, item.quota * WINDOW_PART};
     if (fast_plan_fits(items, gpu->n + 1, FAST_MILLI * WINDOW_PART))
         return true;
     if (gpu->nrefused < PACK_ITEMS)
@@ -64,6 +64,7 @@ static int skyline_at(const struct pack_gpu *gpu, int from, int length)
 /* The lowest place, then the leftmost; it begins at 0, or where an item begins or ends. */
 static bool skyline_find(const struct pack_gpu *gpu, struct pack_item item, struct fast_rect *ret)
 {
+    *ret = (struct fast_rect){0};
     int best = FAST_SM_PCT_MAX + 1;
     for (int i = -1; i < 2 * gpu->n; i++) {
         const struct fast_rect *r = &gpu->rect[i < 0 ? 0 : i / 2];
@@ -174,7 +175,7 @@ int64_t pack_rate(const struct pack_pool *pool, int g, struct pack_item item)
             return -1;
         return p->pick == PACK_WORST ? left : fit_score(&free, item, p->fit);
     case PACK_SKYLINE:
-        return skyline_find(gpu, item, &rect) ? rect.sm_at * 10000 + rect.quota_at : -1;
+        return skyline_find(gpu, item, &rect) ? (int64_t)rect.sm_at * 10000 + rect.quota_at : -1;
     case PACK_GUILLOTINE:
         at = guillotine_find(gpu, item);
         return at < 0 ? -1 : fast_rect_area(&gpu->free[at]) - item.sm * item.quota;
@@ -237,7 +238,7 @@ int pack_place(struct pack_pool *pool, struct pack_item item)
             if (score < 0)
                 continue;
             if (pool->policy->pick == PACK_WORST)
-                score = FAST_PLANE_AREA - score;
+                score = (int64_t)FAST_PLANE_AREA - score;
             if (best >= 0 && score >= best_score)
                 continue;
             best = g;

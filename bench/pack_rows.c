@@ -13,6 +13,7 @@
 #define FILL_GPUS 2500
 #define CHURN_GPUS 200
 #define CHURN_ARRIVALS 30000
+#define CHURN_COUNTED 20000 /* the last ones */
 #define SHAPES_MAX 7
 
 static const struct pack_policy policies[] = {
@@ -31,6 +32,8 @@ static const struct pack_policy policies[] = {
 /* xorshift64*: the same on every machine. */
 static unsigned draw(uint64_t *state, unsigned n)
 {
+    if (!n)
+        abort();
     *state ^= *state >> 12;
     *state ^= *state << 25;
     *state ^= *state >> 27;
@@ -201,12 +204,12 @@ static double churn_policy(const struct pack_policy *policy, uint64_t random)
         int64_t area = 0;
         if (pack_place(&pool, item_m5(&random)) < 0)
             leave(&pool, &random);
-        for (int g = 0; i >= CHURN_ARRIVALS / 3 && g < CHURN_GPUS; g++)
+        for (int g = 0; i >= CHURN_ARRIVALS - CHURN_COUNTED && g < CHURN_GPUS; g++)
             area += pool.gpus[g].area;
         sum += (double)area;
     }
     pack_fini(&pool);
-    return 100 * sum / (CHURN_ARRIVALS - CHURN_ARRIVALS / 3) / CHURN_GPUS / FAST_PLANE_AREA;
+    return 100 * sum / CHURN_COUNTED / CHURN_GPUS / FAST_PLANE_AREA;
 }
 
 static double churn_fleet(uint64_t random, bool split)
@@ -225,7 +228,7 @@ static double churn_fleet(uint64_t random, bool split)
         struct fast_placed placed;
         if (!fast_fleet_place(fleet, (uint64_t)i, &want, &placed, NULL)) {
             live[n++] = (struct live){(uint64_t)i, item.sm * item.quota};
-            area += item.sm * item.quota;
+            area += (int64_t)item.sm * item.quota;
         } else {
             int k = (int)draw(&random, (unsigned)n);
             if (fast_fleet_remove(fleet, live[k].id, NULL))
@@ -233,11 +236,11 @@ static double churn_fleet(uint64_t random, bool split)
             area -= live[k].area;
             live[k] = live[--n];
         }
-        if (i >= CHURN_ARRIVALS / 3)
+        if (i >= CHURN_ARRIVALS - CHURN_COUNTED)
             sum += (double)area;
     }
     fast_fleet_free(fleet);
-    return 100 * sum / (CHURN_ARRIVALS - CHURN_ARRIVALS / 3) / CHURN_GPUS / FAST_PLANE_AREA;
+    return 100 * sum / CHURN_COUNTED / CHURN_GPUS / FAST_PLANE_AREA;
 }
 
 struct pack_result pack_churn(int seeds)
