@@ -55,20 +55,27 @@ static bool capturing(CUstream stream, bool per_thread)
 
 /* ---- tokens ---- */
 
-/* Somebody looks at a token that is new to us. */
-static void adopt(struct fast_gpu *g, uint64_t token)
+/* Somebody looks at a token that is new to us. Who changes the session forgets |held| afterwards: so
+ * either that comes after this, or the change is seen here, and a token of a node that is gone is
+ * not taken for one of the new node's. */
+static bool adopt(const struct fast_session *session, struct fast_gpu *g, uint64_t token)
 {
     if (atomic_exchange(&g->held, token) == token)
-        return;
+        return true;
+    if (atomic_load(&fast_hook.session) != session) {
+        atomic_compare_exchange_strong(&g->held, &token, 0);
+        return false;
+    }
     atomic_store(&g->want_sent, 0);
     atomic_store(&g->idle_since, fast_hook_now());
     fast_hook_kick();
+    return true;
 }
 
 /* True when work may be submitted now. */
-static inline bool have_token(const struct fast_limits_page *limits, struct fast_gpu *g,
-                              uint32_t gpu)
+static inline bool have_token(const struct fast_session *session, struct fast_gpu *g, uint32_t gpu)
 {
+    const struct fast_limits_page *limits = session->limits;
     uint64_t token = atomic_load(&limits->gpu[gpu].token);
     if (token && token == atomic_load_explicit(&g->held, memory_order_relaxed) &&
         token != atomic_load(&g->spent))
@@ -77,8 +84,7 @@ static inline bool have_token(const struct fast_limits_page *limits, struct fast
         return true;
     if (!token || token == atomic_load(&g->spent))
         return false;
-    adopt(g, token);
-    return true;
+    return adopt(session, g, token);
 }
 
 /* Waits a while for a change of the token word. */
@@ -90,7 +96,7 @@ static void wait_token(struct fast_session *session, uint32_t gpu)
     struct timespec ts = {.tv_nsec = TOKEN_WAIT_NS};
     atomic_fetch_add(&g->waiters, 1);
     uint32_t seen = atomic_load(&grant->wake);
-    if (!have_token(session->limits, g, gpu)) {
+    if (!have_token(session, g, gpu)) {
         /* While an old token is not given back yet, the hook thread asks for the new one with it. */
         if (!atomic_load(&g->held) && !atomic_exchange(&g->want_sent, 1) && !fast_link_want(gpu))
             atomic_store(&g->want_sent, 0);
@@ -175,7 +181,7 @@ static bool admit(struct fast_session *session, struct fast_gate_op *op)
     fast_ns room_since = 0;
     for (;;) {
         atomic_fetch_add(&op->stream->entered, op->cost);
-        bool token = have_token(session->limits, g, gpu);
+        bool token = have_token(session, g, gpu);
         if (token && (has_room(session, op) || waited_long(room_since)))
             break;
         atomic_fetch_sub(&op->stream->entered, op->cost);

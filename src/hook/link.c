@@ -268,7 +268,6 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
         for (uint32_t i = 0; reconnect && i < s->gpus; i++)
             if (atomic_load(&fast_hook.gpus[i].mem_used))
                 report_memory(s, i);
-        reset_tokens();
         if (fast_hook.dead_fd >= 0)
             close(fast_hook.dead_fd);
         fast_hook.dead_fd = -1;
@@ -276,6 +275,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
         atomic_store(&fast_hook.lost, 0);
         atomic_store(&fast_hook.mode, FAST_MODE_LINKED);
         atomic_store(&fast_hook.session, s);
+        reset_tokens();
     } else {
         if (fd >= 0)
             close(fd);

@@ -160,8 +160,11 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
         return 0;
     case FAST_MSG_T_token_done:
         if (!node_share_done(s->share, s, msg->token_done.token, msg->token_done.busy_ns,
-                             msg->token_done.want != 0))
+                             msg->token_done.want != 0)) {
             odd(s, "it gave back a token that it does not hold");
+            if (msg->token_done.want) /* it waits, whatever it thought it had */
+                node_share_want(s->share, s);
+        }
         return 0;
     case FAST_MSG_T_mem_reserve:
         return on_reserve(s, msg);
