@@ -162,6 +162,24 @@ static bool is_allowed(const struct gateway *gw, const struct fast_http_req *req
     return a && b;
 }
 
+/* A web page of another origin could otherwise have its reader's browser deploy programs here: a
+ * browser says where a request comes from, other clients say nothing. */
+static bool is_foreign(const struct fast_http_req *req)
+{
+    const char *text = fast_http_req_text(req);
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const struct fast_http_field *origin = fast_http_head_find(h, text, "origin");
+    const struct fast_http_field *host = fast_http_head_find(h, text, "host");
+    if (!origin)
+        return false;
+    const char *from = text + origin->value;
+    size_t len = origin->value_len;
+    const char *slashes = memmem(from, len, "://", 3);
+    size_t skip = slashes ? (size_t)(slashes - from) + 3 : len;
+    return !host || host->value_len != len - skip ||
+           memcmp(from + skip, text + host->value, host->value_len) != 0;
+}
+
 /* ---- routes ---- */
 
 struct route {
@@ -267,6 +285,8 @@ static void system_request(struct gateway *gw, struct fast_http_req *req, const 
         static const char why[] = "invalid credentials\n";
         fast_http_req_reply(req, 401, "WWW-Authenticate: Basic realm=\"Restricted\"\r\n",
                             "text/plain; charset=utf-8", why, sizeof(why) - 1);
+    } else if (is_foreign(req)) {
+        fast_http_req_text_reply(req, 403, "a web page of another origin may not use this API");
     } else if (!r) {
         fast_http_req_text_reply(req, 404, "404 page not found");
     } else if (!has_method(r->methods, method)) {

@@ -1,7 +1,7 @@
 /* One connection of node.sock: a process of a replica. Everything that it says is checked here; what
  * makes no sense closes or slows down this one connection and nothing else.
  *
- *  - no hello within five seconds, a wrong ticket, a malformed or unknown message: closed
+ *  - no hello within five seconds (or too many others without one), a wrong ticket, a malformed or unknown message: closed
  *  - more than MESSAGES_MAX messages in 100 ms: not read from until these are over
  *  - it does not read its answers: closed
  *  - token_done for a token that it does not hold, a GPU that it does not have, memory released that
@@ -253,13 +253,25 @@ static void session_new(struct node_manager *m, int fd)
     tick_soon(m, TICK);
 }
 
+/* Who connects and says nothing must not hold the door for those who do: the one that has been silent
+ * for longest goes (new sessions are at the head of the list). */
+static void drop_a_stranger(struct node_manager *m)
+{
+    struct node_session *oldest = NULL;
+    for (struct node_session *s = m->sessions; s; s = s->next)
+        if (!s->share)
+            oldest = s;
+    if (oldest)
+        node_session_close(oldest);
+}
+
 static void on_connection(void *arg, int events)
 {
     struct node_manager *m = arg;
     bool out_of_files = false;
     (void)events;
     for (int i = 0; i < BATCH && !out_of_files; i++) {
-        if (m->strangers >= STRANGERS_MAX || m->session_count >= SESSIONS_MAX)
+        if (m->session_count >= SESSIONS_MAX)
             break;
         int fd = accept4(m->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
@@ -267,8 +279,10 @@ static void on_connection(void *arg, int events)
         out_of_files = fd < 0;
         if (fd >= 0)
             session_new(m, fd);
+        if (m->strangers > STRANGERS_MAX)
+            drop_a_stranger(m);
     }
-    if (m->strangers < STRANGERS_MAX && m->session_count < SESSIONS_MAX && !out_of_files)
+    if (m->session_count < SESSIONS_MAX && !out_of_files)
         return;
     fast_watch_set(m->listen_watch, 0);
     m->listen_full = true;

@@ -113,6 +113,17 @@ class Api(GatewayTest):
         self.assertEqual(gw.get("/system/functions").json(), [])
         self.assertEqual(gw.get("/system/replicas").json(), [])
 
+    def test_pages_of_other_origins_are_refused(self):
+        gw = self.gw
+        body = {"service": "x", "image": "/bin/true"}
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", ""):
+            answer = gw.ask("POST", "/system/functions", body, headers={"Origin": origin})
+            self.assert_answer(answer, 403, "another origin")
+        self.assertEqual([f["name"] for f in gw.get("/system/functions").json()
+                          if f["name"] == "x"], [])
+        own = {"Origin": f"http://127.0.0.1:{gw.port}"}
+        self.assertEqual(gw.get("/system/functions", headers=own).status, 200)
+
     def test_a_full_gpu_refuses(self):
         gw = self.gw
         gw.up("big", annotations=notes(sm_partition="60", quota_request="1", mem="1Gi"))

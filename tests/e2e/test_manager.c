@@ -91,6 +91,27 @@ static void wrong_hellos(void **state)
     world_end(&world);
 }
 
+/* Many who connect and say nothing do not keep out one who has a ticket. The answer has to be there
+ * long before the silent ones are given up. */
+static void silent_crowd(void **state)
+{
+    (void)state;
+    struct client c;
+    int fds[200];
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 24, 300, 800, 0);
+    world_start(&world);
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        assert_int_equal(fast_packet_connect(world.node.socket, false, &fds[i], NULL), 0);
+    fast_ns before = fast_clock_now();
+    client_replica(&c, &world, 0);
+    assert_true(fast_clock_now() - before < FAST_S(3));
+    client_close(&c);
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        close(fds[i]);
+    world_end(&world);
+}
+
 static void garbage(void **state)
 {
     (void)state;
@@ -410,7 +431,7 @@ int main(void)
         cmocka_unit_test(hello),
         cmocka_unit_test(limits_are_read_only),
         cmocka_unit_test(wrong_hellos),
-        cmocka_unit_test(garbage),
+        cmocka_unit_test(silent_crowd), cmocka_unit_test(garbage),
         cmocka_unit_test(tokens_go_round),
         cmocka_unit_test(revoked_at_the_limit),
         cmocka_unit_test(processes_take_turns),
