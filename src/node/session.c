@@ -1,7 +1,8 @@
 /* One connection of node.sock: a process of a replica. Everything that it says is checked here; what
  * makes no sense closes or slows down this one connection and nothing else.
  *
- *  - no hello within five seconds (or too many others without one), a wrong ticket, a malformed or unknown message: closed
+ *  - no hello within five seconds, or sixty-four newer ones without a hello; a wrong ticket; a
+ *    malformed or unknown message: closed
  *  - more than MESSAGES_MAX messages in 100 ms: not read from until these are over
  *  - it does not read its answers: closed
  *  - token_done for a token that it does not hold, a GPU that it does not have, memory released that
