@@ -26,8 +26,7 @@ def start_fields(number=1, *args, **more):
               "argv": [sys.executable, node.FUNCTION, *args], "start_timeout_ms": 20000,
               "stop_grace_ms": 10000}
     fields.update(more)
-    # The hook of a build with AddressSanitizer comes into a program without it.
-    fields["env"] = [*fields.get("env", []), "ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0"]
+    fields["env"] = [*fields.get("env", []), wire.ASAN]
     return fields
 
 

@@ -90,6 +90,10 @@ def decode(packet):
     return Message(name, msg_id, values)
 
 
+# The hook of a build with AddressSanitizer comes into programs without it.
+ASAN = "ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0"
+
+
 class Session:
     """A connection to a Unix SOCK_SEQPACKET socket of a node."""
 
@@ -132,6 +136,8 @@ class Session:
 
     def ask(self, name, /, **values):
         """Sends a request; returns its rows and its done."""
+        if name == "replica_start" and ASAN not in values.get("env", []):
+            values["env"] = [*values.get("env", []), ASAN]
         self.last_id += 1
         self.send(name, self.last_id, **values)
         rows = []
