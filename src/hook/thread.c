@@ -39,11 +39,14 @@ static bool finish(uint32_t gpu, uint64_t token, fast_ns overrun)
     struct fast_gpu *g = &fast_hook.gpus[gpu];
     bool want = atomic_load(&g->waiters) != 0;
     fast_ns busy = atomic_exchange(&g->busy_ns, 0);
-    atomic_store(&g->want_sent, want);
+    if (want)
+        atomic_store(&g->want_sent, 1); /* before the answer can come */
     if (!fast_link_done(gpu, token, busy, overrun, want)) {
         atomic_fetch_add(&g->busy_ns, busy);
         return false;
     }
+    if (!want)
+        atomic_store(&g->want_sent, 0); /* who looked at it meanwhile is among the waiters below */
     g->done = token;
     atomic_store(&g->tight, 0);
     g->revoked_ns = 0;

@@ -31,6 +31,7 @@ struct node_session {
     struct node_session *share_prev, *share_next; /* of share->sessions */
     struct node_session *queue_next;              /* of share->queue, while |queued| */
     bool queued;                                  /* wants a token */
+    bool again;                                   /* holder: and wants another one after it */
     int fd;
     struct fast_watch *watch;
     struct node_pages pages;

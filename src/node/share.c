@@ -137,8 +137,12 @@ void node_share_contended(struct node_share *s, bool contended)
 
 void node_share_want(struct node_share *s, struct node_session *x)
 {
-    if (x == s->holder || x->queued || s->pool->m->conf.policy == FAST_POLICY_RACING)
+    if (x->queued || s->pool->m->conf.policy == FAST_POLICY_RACING)
         return;
+    if (x == s->holder) {
+        x->again = true; /* it has not seen its token: the wish is for one after that */
+        return;
+    }
     queue_push(s, x);
     if (s->token) {
         node_share_contended(s, true);
@@ -153,8 +157,9 @@ bool node_share_done(struct node_share *s, struct node_session *x, uint64_t toke
 {
     if (s->holder != x || token != s->holder_token)
         return false;
-    if (want && s->pool->m->conf.policy != FAST_POLICY_RACING)
+    if ((want || x->again) && s->pool->m->conf.policy != FAST_POLICY_RACING)
         queue_push(s, x);
+    x->again = false;
     end_holding(s, busy);
     return true;
 }

@@ -178,6 +178,34 @@ static void tokens_go_round(void **state)
     world_end(&world);
 }
 
+/* A wish that crosses a token which its sender has not seen, or has just lost, is not lost with it. */
+static void wish_of_the_holder(void **state)
+{
+    (void)state;
+    struct client a;
+    begin((struct fast_sched_conf){.token_ns = FAST_MS(1)});
+    world_add(&world, 100, 500, 1000, 0);
+    world_start(&world);
+    client_replica(&a, &world, 0);
+    client_want(&a);
+    assert_true(client_wait(&a, true, LONG));
+    uint64_t last = a.limits->gpu[0].last;
+    for (int i = 0; i < 50; i++) {
+        uint64_t token = last;
+        client_want(&a);
+        client_done(&a, token, 0, false);
+        for (fast_ns end = world_now() + LONG; last == token && world_now() < end; usleep(50))
+            last = a.limits->gpu[0].last;
+        assert_true(last > token);
+    }
+    client_done(&a, last, 0, false); /* one wish, one token */
+    assert_true(client_wait(&a, false, LONG));
+    assert_false(client_wait(&a, true, SHORT));
+    assert_int_equal(a.limits->gpu[0].last, last);
+    client_close(&a);
+    world_end(&world);
+}
+
 /* A token is taken back at its end, and the limit of a window holds. */
 static void revoked_at_the_limit(void **state)
 {
@@ -433,6 +461,7 @@ int main(void)
         cmocka_unit_test(wrong_hellos),
         cmocka_unit_test(silent_crowd), cmocka_unit_test(garbage),
         cmocka_unit_test(tokens_go_round),
+        cmocka_unit_test(wish_of_the_holder),
         cmocka_unit_test(revoked_at_the_limit),
         cmocka_unit_test(processes_take_turns),
         cmocka_unit_test(memory),
