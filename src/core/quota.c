@@ -7,6 +7,12 @@ static fast_ns least(fast_ns a, fast_ns b)
     return a < b ? a : b;
 }
 
+/* A window's worth; of a limit below the shortest token, one such token. */
+static fast_ns debt_max(const struct fast_quota *q)
+{
+    return q->limit_ns > FAST_QUOTA_DEBT_MIN ? q->limit_ns : FAST_QUOTA_DEBT_MIN;
+}
+
 void fast_quota_set(struct fast_quota *q, const struct fast_slice *slice, fast_ns window_ns)
 {
     q->window_ns = window_ns;
@@ -24,7 +30,7 @@ void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bo
     if (!carry)
         return;
     /* The window before is closed: what it is overdrawn by now and was not when it closed. */
-    fast_ns debt = least(q->before_ns - q->limit_ns, q->limit_ns);
+    fast_ns debt = least(q->before_ns - q->limit_ns, debt_max(q));
     if (debt > q->debt_ns) {
         q->used_ns += debt - q->debt_ns;
         q->debt_ns = debt;
@@ -33,7 +39,7 @@ void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bo
 
 void fast_quota_roll(struct fast_quota *q, int64_t windows, bool carry)
 {
-    fast_ns over = least(q->used_ns - q->limit_ns, q->limit_ns);
+    fast_ns over = least(q->used_ns - q->limit_ns, debt_max(q));
     q->before_ns = windows == 1 ? q->used_ns : 0;
     q->debt_ns = carry && windows == 1 && over > 0 ? over : 0;
     q->used_ns = q->debt_ns;

@@ -8,6 +8,8 @@
 
 #include "core/types.h"
 
+#define FAST_QUOTA_DEBT_MIN FAST_US(100)
+
 struct fast_quota {
     fast_ns request_ns, limit_ns; /* per window */
     fast_ns window_ns;
@@ -24,7 +26,7 @@ void fast_quota_set(struct fast_quota *q, const struct fast_slice *slice, fast_n
 void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bool carry);
 
 /* |windows| windows have passed (at least one). With |carry|, what was used beyond the limit becomes
- * debt, at most one limit's worth, and each further window pays a limit of it back. */
+ * debt, at most one limit's worth (or FAST_QUOTA_DEBT_MIN), and each further window pays a limit of it back. */
 void fast_quota_roll(struct fast_quota *q, int64_t windows, bool carry);
 
 static inline fast_ns fast_quota_left(const struct fast_quota *q)

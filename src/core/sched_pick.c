@@ -28,23 +28,27 @@ bool sched_owns_slot(const struct fast_sched *s, const struct client *c)
            s->plan.owners[s->slot] >> c->plan_i & 1;
 }
 
-/* A rest of quota up to this length is not worth a hand-over. */
-static fast_ns sliver(const struct fast_sched *s)
+/* A rest up to this length of |quota| is not worth a hand-over; the whole of it always is, however
+ * small it is beside a token. */
+static fast_ns sliver(const struct fast_sched *s, fast_ns quota)
 {
-    return s->conf.whole_tokens ? 0 : s->conf.token_ns / 100;
+    fast_ns most = s->conf.token_ns / 100;
+    if (s->conf.whole_tokens)
+        return 0;
+    return quota / 10 < most ? quota / 10 : most;
 }
 
 static bool at_limit(const struct fast_sched *s, const struct client *c)
 {
     return s->conf.policy != FAST_POLICY_RACING &&
-           c->quota.limit_ns - sched_used(s, c) <= sliver(s);
+           c->quota.limit_ns - sched_used(s, c) <= sliver(s, c->quota.limit_ns);
 }
 
 static void set_key(const struct fast_sched *s, const struct client *c, int64_t key[3])
 {
     fast_ns used = sched_used(s, c);
     fast_ns missing = c->quota.request_ns - used;
-    if (missing > sliver(s)) {
+    if (missing > sliver(s, c->quota.request_ns)) {
         key[0] = sched_owns_slot(s, c) ? CLASS_OWNER : CLASS_MISSING;
         key[1] = -missing;
     } else {
@@ -109,10 +113,14 @@ static fast_ns token_end(const struct fast_sched *s, const struct client *c)
     if (s->conf.whole_tokens)
         return end;
     fast_ns left = c->quota.limit_ns - sched_used(s, c);
+    /* Who may have less than that in a window gets it all the same, or nothing would ever run, and pays
+     * in the next ones. */
+    if (c->quota.limit_ns < FAST_TOKEN_MIN && left < FAST_TOKEN_MIN)
+        left = FAST_TOKEN_MIN;
     if (s->now + left < end)
         end = s->now + left;
     fast_ns missing = c->quota.request_ns - sched_used(s, c);
-    if (missing > sliver(s) && s->now + missing < end)
+    if (missing > FAST_TOKEN_MIN / 2 && s->now + missing < end)
         end = s->now + missing; /* from there on it stands behind those who still miss theirs */
     if (s->plan.slots > 1 && s->window_at + s->plan.end_ns[s->slot] < end)
         end = s->window_at + s->plan.end_ns[s->slot];

@@ -61,6 +61,25 @@ static void any_set_keeps_the_rules(void **state)
     }
 }
 
+/* However little a client may have, it gets that, in tokens that are worth a hand-over, and over many
+ * windows no more. */
+static void a_thousandth_is_not_nothing(void **state)
+{
+    (void)state;
+    static const fast_ns windows[] = {FAST_MS(10), FAST_MS(50), FAST_MS(100)};
+    for (size_t i = 0; i < 3; i++) {
+        struct world w;
+        world_init(&w, &(struct fast_sched_conf){.charge = FAST_CHARGE_HELD, .window_ns = windows[i]}, 1);
+        struct world_client *c = world_add(&w, 12, 0, 1), *other = world_add(&w, 100, 500, 1000);
+        world_run(&w, FAST_S(10));
+        assert_true(c->held >= FAST_MS(9) && c->held <= FAST_MS(11));
+        assert_true(c->held / (fast_ns)c->grants >= FAST_US(10));
+        assert_true(windows[i] >= FAST_MS(100) || c->held / (fast_ns)c->grants >= FAST_US(50));
+        assert_true(other->held > FAST_S(9));
+        world_fini(&w);
+    }
+}
+
 /* Two runs of the same events are the same, to the nanosecond. */
 static void deterministic(void **state)
 {
@@ -353,7 +372,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plans_are_schedules),
         cmocka_unit_test(any_set_keeps_the_rules),
-        cmocka_unit_test(deterministic),
+        cmocka_unit_test(a_thousandth_is_not_nothing), cmocka_unit_test(deterministic),
         cmocka_unit_test(feasible_sets_are_met),
         cmocka_unit_test(feasible_sets_are_met_with_kernels),
         cmocka_unit_test(greedy_is_not_enough),
