@@ -98,7 +98,7 @@ static void wait_token(struct fast_session *session, uint32_t gpu)
     uint32_t seen = atomic_load(&grant->wake);
     if (!have_token(session, g, gpu)) {
         /* While an old token is not given back yet, the hook thread asks for the new one with it. */
-        if (!atomic_load(&g->held) && !atomic_exchange(&g->want_sent, 1) && !fast_link_want(gpu))
+        if (!atomic_load(&g->held) && !atomic_exchange(&g->want_sent, 1) && !fast_link_want(gpu, false))
             atomic_store(&g->want_sent, 0);
         fast_hook_kick();
         syscall(SYS_futex, &grant->wake, FUTEX_WAIT, seen, &ts, NULL, 0);

@@ -89,6 +89,7 @@ struct fast_gpu {
     /* Of the hook thread alone. */
     int64_t revoked_ns; /* when it saw the revocation of |held|, 0: not yet */
     uint64_t done;      /* the token that it gave back last */
+    int64_t waits_ns;   /* since when it sees threads wait, or asked again for them; 0: none */
 };
 
 /* A connection to the node. Never freed: threads read its pages at any time, and a node restarts
@@ -268,7 +269,7 @@ void *fast_real_dlopen(const char *path, int flags);
 /* After a successful cuInit: connects once, waits for at most 2 s. */
 void fast_link_start(void);
 /* Asks for a token, or gives one back. False: the connection is broken. */
-bool fast_link_want(uint32_t gpu);
+bool fast_link_want(uint32_t gpu, bool again);
 bool fast_link_done(uint32_t gpu, uint64_t token, fast_ns busy, fast_ns overrun, bool want);
 /* Memory. |family| is enum fast_family. */
 bool fast_link_reserve(uint32_t gpu, uint64_t bytes, uint32_t family);

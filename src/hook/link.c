@@ -242,6 +242,7 @@ static void reset_tokens(void)
         atomic_store(&g->tight, 0);
         g->done = 0;
         g->revoked_ns = 0;
+        g->waits_ns = 0;
     }
 }
 
@@ -356,10 +357,10 @@ void fast_link_start(void)
 
 /* ---- tokens ---- */
 
-bool fast_link_want(uint32_t gpu)
+bool fast_link_want(uint32_t gpu, bool again)
 {
     struct fast_session *s = atomic_load(&fast_hook.session);
-    struct fast_msg msg = {.type = FAST_MSG_T_token_want, .token_want = {.gpu = gpu}};
+    struct fast_msg msg = {.type = FAST_MSG_T_token_want, .token_want = {.gpu = gpu, .again = again}};
     return s && (s->local || !send_msg(s->fd, &msg));
 }
 

@@ -21,6 +21,7 @@
 #define IDLE_ALONE_NS FAST_MS(5)       /* and after so long when nobody waits for it */
 #define TIGHT_NS FAST_US(400)          /* a look may come so late */
 #define SLACK_NS 1000 /* of this thread's timers; the default of 50 us would be added to every wait */
+#define AGAIN_NS FAST_MS(500) /* threads that wait so long for a token ask once more */
 #define ALIVE_NS FAST_MS(10)
 #define GRACE_TRY_NS FAST_MS(200) /* looks for a new node at least this often, */
 #define GRACE_WAIT_NS FAST_MS(40) /* and waits for its answer for so long, since its windows go on */
@@ -53,9 +54,28 @@ static bool finish(uint32_t gpu, uint64_t token, fast_ns overrun)
     atomic_compare_exchange_strong(&g->held, &token, 0);
     /* A thread that came to wait before |held| was 0 relies on us. */
     if (!want && atomic_load(&g->waiters) && !atomic_exchange(&g->want_sent, 1) &&
-        !fast_link_want(gpu))
+        !fast_link_want(gpu, false))
         atomic_store(&g->want_sent, 0);
     return true;
+}
+
+/* No token, and none that came and went. Whoever waits has asked for one. It is asked for once more
+ * when that takes long, so that no wish that was lost, in whatever way, is lost for ever. */
+static void look_waiting(const struct fast_session *session, uint32_t gpu, fast_ns now)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    if (!atomic_load(&g->waiters) || session->local) {
+        g->waits_ns = 0;
+        return;
+    }
+    bool again = atomic_exchange(&g->want_sent, 1);
+    if (again && !g->waits_ns)
+        g->waits_ns = now;
+    if (again && now - g->waits_ns < AGAIN_NS)
+        return;
+    g->waits_ns = now;
+    if (!fast_link_want(gpu, again))
+        atomic_store(&g->want_sent, 0);
 }
 
 static fast_ns look_revoked(uint32_t gpu, uint64_t held, fast_ns now)
@@ -108,6 +128,8 @@ static fast_ns look_gpu(const struct fast_session *session, uint32_t gpu)
     fast_ns now = fast_hook_now();
     uint64_t held = atomic_load(&g->held), token = atomic_load(&grant->token);
     uint64_t last = atomic_load(&grant->last);
+    if (held || token)
+        g->waits_ns = 0;
     if (held && token == held && held != atomic_load(&g->spent))
         return look_held(session, gpu, held, atomic_load(&grant->contended), now);
     if (held && held != token && held != last) {
@@ -130,6 +152,8 @@ static fast_ns look_gpu(const struct fast_session *session, uint32_t gpu)
         finish(gpu, last, 0); /* it came and went unseen */
         return FAST_US(200);
     }
+    if (!token)
+        look_waiting(session, gpu, now);
     if (!fast_gpu_settle(gpu, false, true))
         return FAST_MS(2);
     return atomic_load(&g->waiters) || atomic_load(&g->want_sent) ? FAST_MS(2) : FAST_NEVER;

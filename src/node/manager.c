@@ -17,6 +17,7 @@ static void on_timer(void *arg)
 static void perform(struct node_pool *pool, const struct fast_sched_action *a)
 {
     if (a->kind == FAST_SCHED_CONTENDED) {
+        pool->contended = a->contended;
         for (struct node_share *s = pool->shares; s; s = s->next)
             node_share_contended(s, a->contended);
         return;
@@ -166,6 +167,8 @@ int node_policy_set(struct node_manager *m, const struct fast_msg_policy_set *se
         for (struct node_share *s = m->pool[i].shares; s; s = s->next)
             node_share_publish(s);
         node_pool_apply(&m->pool[i]);
+        for (struct node_share *s = m->pool[i].shares; s && c.policy != FAST_POLICY_RACING; s = s->next)
+            node_share_resume(s);
     }
     return 0;
 }

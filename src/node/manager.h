@@ -22,6 +22,7 @@ struct node_pool {
     struct node_share **by_client; /* of the scheduler's numbers, |by_client_len| long */
     int by_client_len;
     bool applying;
+    bool contended; /* as told last: somebody waits for a token */
 };
 
 struct node_session {
@@ -31,7 +32,7 @@ struct node_session {
     struct node_session *share_prev, *share_next; /* of share->sessions */
     struct node_session *queue_next;              /* of share->queue, while |queued| */
     bool queued;                                  /* wants a token */
-    bool again;                                   /* holder: and wants another one after it */
+    bool wished;                                  /* policy racing: would wait under another one */
     int fd;
     struct fast_watch *watch;
     struct node_pages pages;
@@ -78,6 +79,7 @@ struct node_manager {
     struct node_session *sessions;
     uint32_t session_count, strangers; /* strangers: before hello */
     uint64_t last_token;
+    uint64_t lost_wishes; /* clients asked again for a token that the node did not know of */
     int pools;
     struct node_pool pool[FAST_NODE_GPUS_MAX];
     unsigned char buf[FAST_MSG_MAX];
@@ -98,7 +100,9 @@ void node_pool_apply(struct node_pool *pool);
 void node_share_granted(struct node_share *s, const struct fast_sched_action *a);
 void node_share_revoked(struct node_share *s);
 void node_share_contended(struct node_share *s, bool contended);
-void node_share_want(struct node_share *s, struct node_session *session);
+void node_share_want(struct node_share *s, struct node_session *session, bool again);
+/* The policy is not racing any more: who asked for a token meanwhile gets in line. */
+void node_share_resume(struct node_share *s);
 /* False: the session does not hold this token. */
 bool node_share_done(struct node_share *s, struct node_session *session, uint64_t token,
                      fast_ns busy_ns, bool want);

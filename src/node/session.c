@@ -155,7 +155,7 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
     switch (msg->type) {
     case FAST_MSG_T_token_want:
         if (msg->token_want.gpu == 0)
-            node_share_want(s->share, s);
+            node_share_want(s->share, s, msg->token_want.again != 0);
         else
             odd(s, "it wants a token for a GPU that it does not have");
         return 0;
@@ -164,7 +164,7 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
                              msg->token_done.want != 0)) {
             odd(s, "it gave back a token that it does not hold");
             if (msg->token_done.want) /* it waits, whatever it thought it had */
-                node_share_want(s->share, s);
+                node_share_want(s->share, s, false);
         }
         return 0;
     case FAST_MSG_T_mem_reserve:

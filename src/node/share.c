@@ -93,7 +93,7 @@ static void end_holding(struct node_share *s, fast_ns busy)
     struct node_session *was = s->holder;
     s->holder = NULL;
     if (!s->revoked && s->queue && s->queue != was)
-        hand_on(s, false);
+        hand_on(s, s->pool->contended);
     else
         give_back(s);
     node_pool_apply(s->pool);
@@ -135,13 +135,20 @@ void node_share_contended(struct node_share *s, bool contended)
                               memory_order_release);
 }
 
-void node_share_want(struct node_share *s, struct node_session *x)
+/* From a holder it crosses a token that it has not seen, or has just lost: what it still wants, it says
+ * when it gives that back. */
+void node_share_want(struct node_share *s, struct node_session *x, bool again)
 {
-    if (x->queued || s->pool->m->conf.policy == FAST_POLICY_RACING)
+    if (s->pool->m->conf.policy == FAST_POLICY_RACING) {
+        x->wished = true;
         return;
-    if (x == s->holder) {
-        x->again = true; /* it has not seen its token: the wish is for one after that */
+    }
+    if (x->queued || x == s->holder)
         return;
+    if (again) {
+        s->pool->m->lost_wishes++;
+        fast_log(WARN, "wish was lost", "replica=%s pid=%d last=%llu", s->replica->id, x->pid,
+                 (unsigned long long)atomic_load(&grant_of(x)->last));
     }
     queue_push(s, x);
     if (s->token) {
@@ -157,11 +164,23 @@ bool node_share_done(struct node_share *s, struct node_session *x, uint64_t toke
 {
     if (s->holder != x || token != s->holder_token)
         return false;
-    if ((want || x->again) && s->pool->m->conf.policy != FAST_POLICY_RACING)
+    x->wished = false;
+    if (want && s->pool->m->conf.policy == FAST_POLICY_RACING)
+        x->wished = true;
+    else if (want)
         queue_push(s, x);
-    x->again = false;
     end_holding(s, busy);
     return true;
+}
+
+void node_share_resume(struct node_share *s)
+{
+    for (struct node_session *x = s->sessions; x; x = x->share_next) {
+        bool wished = x->wished;
+        x->wished = false;
+        if (wished)
+            node_share_want(s, x, false);
+    }
 }
 
 /* ---- processes ---- */

@@ -19,8 +19,8 @@
  *   client: submits no more, waits until all that it submitted is complete, sends token_done
  *   client: a token that came and went before it looked is in |last|; it is given back like any other
  *   node:   only now gives the SMs to another client
- *   node:   a token_want that arrives while its sender still holds a token, which it may not have seen,
- *           counts for one after that token
+ *   node:   token_done says whether its sender waits for another one, and outweighs every token_want
+ *           that was sent before it
  * A client that is idle gives its token back by itself as soon as |contended| is not 0.
  *
  * All moments are CLOCK_MONOTONIC. Futexes on these words are shared ones (no FUTEX_PRIVATE). */

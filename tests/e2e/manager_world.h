@@ -111,13 +111,12 @@ static inline int world_add(struct world *w, int sm, int request, int limit, uin
     return node_share_add(w->node.manager, r, NULL);
 }
 
-static inline int world_begin(struct world *w, struct fast_sched_conf conf)
+/* In a directory that is there and stays there. */
+static inline int world_begin_in(struct world *w, const char *dir, struct fast_sched_conf conf)
 {
     memset(w, 0, sizeof(*w));
     the_world = w;
-    snprintf(w->dir, sizeof(w->dir), "/tmp/fast-manager-XXXXXX");
-    if (!mkdtemp(w->dir))
-        return -1;
+    snprintf(w->dir, sizeof(w->dir), "%s", dir);
     w->conf = (struct node_conf){.name = "test", .state_dir = w->dir, .sched = conf};
     w->node.conf = &w->conf;
     w->node.epoch = 7;
@@ -127,6 +126,12 @@ static inline int world_begin(struct world *w, struct fast_sched_conf conf)
     if (fast_loop_new(&w->node.loop, NULL) || node_manager_new(&w->node, &w->node.manager, NULL))
         return -1;
     return fast_watch_new(w->node.loop, w->call_fd, FAST_LOOP_IN, world_on_call, w) ? 0 : -1;
+}
+
+static inline int world_begin(struct world *w, struct fast_sched_conf conf)
+{
+    char dir[] = "/tmp/fast-manager-XXXXXX";
+    return mkdtemp(dir) ? world_begin_in(w, dir, conf) : -1;
 }
 
 static inline void world_start(struct world *w)

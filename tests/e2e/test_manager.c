@@ -178,7 +178,8 @@ static void tokens_go_round(void **state)
     world_end(&world);
 }
 
-/* A wish that crosses a token which its sender has not seen, or has just lost, is not lost with it. */
+/* What a client says with a token that it gives back outweighs what it said before: a wish that crosses
+ * a token which its sender has not seen neither is lost with it nor leads to a second one. */
 static void wish_of_the_holder(void **state)
 {
     (void)state;
@@ -193,12 +194,13 @@ static void wish_of_the_holder(void **state)
     for (int i = 0; i < 50; i++) {
         uint64_t token = last;
         client_want(&a);
-        client_done(&a, token, 0, false);
+        client_done(&a, token, 0, true);
         for (fast_ns end = world_now() + LONG; last == token && world_now() < end; usleep(50))
             last = a.limits->gpu[0].last;
         assert_true(last > token);
     }
-    client_done(&a, last, 0, false); /* one wish, one token */
+    client_want(&a);
+    client_done(&a, last, 0, false);
     assert_true(client_wait(&a, false, LONG));
     assert_false(client_wait(&a, true, SHORT));
     assert_int_equal(a.limits->gpu[0].last, last);
@@ -372,6 +374,12 @@ static void set_fast(struct world *w)
     assert_int_equal(node_policy(w->node.manager)->window_ns, FAST_MS(20));
 }
 
+static void set_fast_again(struct world *w)
+{
+    struct fast_msg_policy_set set = {.window_ns = FAST_MS(20)};
+    assert_int_equal(node_policy_set(w->node.manager, &set, NULL), 0);
+}
+
 static void policy_at_run_time(void **state)
 {
     (void)state;
@@ -387,9 +395,14 @@ static void policy_at_run_time(void **state)
     assert_true(client_wait(&a, false, LONG));
     client_done(&a, a.limits->gpu[0].last, 0, true);
     assert_false(client_wait(&a, true, SHORT));
-    world_call(&world, set_fast);
+    world_call(&world, set_fast); /* what was asked for meanwhile is remembered */
     assert_int_equal(a.limits->gated, 1);
+    assert_true(client_wait(&a, true, LONG));
+    client_done(&a, a.limits->gpu[0].last, 0, false);
+    world_call(&world, set_racing);
     client_want(&a);
+    assert_false(client_wait(&a, true, SHORT));
+    world_call(&world, set_fast_again);
     assert_true(client_wait(&a, true, LONG));
     client_close(&a);
     world_end(&world);
