@@ -17,6 +17,7 @@
 
 #define BODY_MAX (16u << 20)
 #define IMPORT_MAX (1u << 20)
+#define BUSY_MS 5000 /* how long to wait for another program that writes the database */
 #define TRIALS_MIN 4 /* before the stated confidence is believed */
 
 struct opts {
@@ -71,7 +72,7 @@ static int parse(const struct opts *o, struct plan *p, struct fast_err *err)
         p->confidence_milli = (p->confidence_milli + 50) / 100;
     }
     if (!r && o->max_trials)
-        r = fast_parse_int(o->max_trials, "--max-trials", 1, TRIALS_MAX, &p->max_trials, err);
+        r = fast_parse_int(o->max_trials, "--max-trials", 1, FAST_TRIALS_MAX, &p->max_trials, err);
     if (!r && o->seconds)
         r = fast_parse_milli(o->seconds, "--seconds", 500, 600000, &p->seconds_milli, err);
     if (!r && o->users)
@@ -87,33 +88,18 @@ static int parse(const struct opts *o, struct plan *p, struct fast_err *err)
     return r;
 }
 
-static int open_db(const struct opts *o, struct trials **ret, struct fast_err *err)
+static int open_db(const struct opts *o, struct fast_trials **ret, struct fast_err *err)
 {
     char dir[3000], path[3100];
     const char *home = getenv("HOME");
     if (o->db)
-        return trials_open(o->db, ret, err);
+        return fast_trials_open(o->db, BUSY_MS, ret, err);
     if (geteuid() == 0)
         snprintf(dir, sizeof(dir), "/var/lib/fast-gshare");
     else
         snprintf(dir, sizeof(dir), "%s/.local/state/fast-gshare", home ? home : "/tmp");
     snprintf(path, sizeof(path), "%s/profiles.db", dir);
-    return fast_dir_make(dir, 0755, err) ? -err->code : trials_open(path, ret, err);
-}
-
-/* A function with another program, command or environment does something else: a new profile. */
-static void version_of(const json_t *function, char ret[TRIAL_VERSION_MAX])
-{
-    static const char *const keys[] = {"image", "envProcess", "envVars"};
-    uint64_t h = UINT64_C(14695981039346656037); /* FNV-1a */
-    for (size_t k = 0; k < FAST_COUNT_OF(keys); k++) {
-        const json_t *v = json_object_get(function, keys[k]);
-        fast_autofree char *text = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_SORT_KEYS) : NULL;
-        for (const char *c = text ? text : ""; *c; c++)
-            h = (h ^ (unsigned char)*c) * UINT64_C(1099511628211);
-        h = (h ^ 0xff) * UINT64_C(1099511628211);
-    }
-    snprintf(ret, TRIAL_VERSION_MAX, "%016llx", (unsigned long long)h);
+    return fast_dir_make(dir, 0755, err) ? -err->code : fast_trials_open(path, BUSY_MS, ret, err);
 }
 
 /* ---- trials ---- */
@@ -122,7 +108,7 @@ struct session {
     struct cli *cli;
     const struct opts *o;
     struct plan plan;
-    struct trials *db;
+    struct fast_trials *db;
     struct profile profile;
     struct trial_conf conf;
     bool no_room[PROFILE_GRID]; /* of these slices nothing was free */
@@ -184,7 +170,7 @@ static int run_trials(struct session *s)
     int slice;
     s->start = fast_clock_now();
     while ((slice = next_slice(s)) >= 0) {
-        struct trial t;
+        struct fast_trial t;
         fast_ns began = fast_clock_now();
         if (s->plan.max_time != FAST_NEVER && began - s->start + s->longest > s->plan.max_time) {
             view_progress_end();
@@ -202,8 +188,8 @@ static int run_trials(struct session *s)
             s->no_room[slice] = true;
             continue;
         }
-        if (trials_put(s->db, s->profile.name, s->profile.version, &t, &err) ||
-            trials_get(s->db, s->profile.name, s->profile.version, s->profile.trial, &s->profile.trials,
+        if (fast_trials_put(s->db, s->profile.name, s->profile.version, &t, &err) ||
+            fast_trials_get(s->db, s->profile.name, s->profile.version, s->profile.trial, &s->profile.trials,
                        &err))
             return cli_fail(CLI_FAILED, "%s", err.msg);
         s->tried++;
@@ -287,11 +273,11 @@ static int show(struct cli *cli, const struct opts *o, const struct plan *plan,
 
 /* ---- the forms of the command ---- */
 
-static int from_db(const char *name, struct trials *db, struct profile *p, struct fast_err *err)
+static int from_db(const char *name, struct fast_trials *db, struct profile *p, struct fast_err *err)
 {
     p->name = name;
-    int r = trials_latest(db, name, p->version, err);
-    return r ? r : trials_get(db, name, p->version, p->trial, &p->trials, err);
+    int r = fast_trials_latest(db, name, p->version, err);
+    return r ? r : fast_trials_get(db, name, p->version, p->trial, &p->trials, err);
 }
 
 /* Adds what is predicted of the slices that were not tried; their latency is that of a replica
@@ -303,13 +289,13 @@ static int fill_in(struct profile *p, struct fast_err *err)
     if (profile_fit(p, &f, err))
         return -err->code;
     profile_candidates(all);
-    for (int i = 0; i < PROFILE_GRID && p->trials < TRIALS_MAX; i++) {
+    for (int i = 0; i < PROFILE_GRID && p->trials < FAST_TRIALS_MAX; i++) {
         int sm = all[i].sm_pct, quota = all[i].quota_milli;
         struct fast_predict_value v = fast_predict_look(f, sm, quota);
         struct fast_predict_load load = {.rate_milli = v.rps_milli * 6 / 10, .replicas = 1,
                                          .window_ns = FAST_WINDOW_DEFAULT};
         fast_ns p95 = fast_predict_p95(f, sm, quota, &load);
-        struct trial t = {.sm_pct = sm, .quota_milli = quota, .state = "ok", .text = "predicted",
+        struct fast_trial t = {.sm_pct = sm, .quota_milli = quota, .state = "ok", .text = "predicted",
                           .rps = (double)v.rps_milli * 1e-3, .p95_ms = (double)p95 * 1e-6};
         t.p50_ms = t.p99_ms = t.p95_ms;
         if (!has(p, sm, quota) && p95 != FAST_NEVER)
@@ -319,7 +305,7 @@ static int fill_in(struct profile *p, struct fast_err *err)
     return 0;
 }
 
-static int export_to(const struct opts *o, struct trials *db, const char *name, const char *path)
+static int export_to(const struct opts *o, struct fast_trials *db, const char *name, const char *path)
 {
     static struct profile p;
     struct fast_err err;
@@ -334,7 +320,7 @@ static int export_to(const struct opts *o, struct trials *db, const char *name, 
     return r ? cli_fail(r == -FAST_EINVAL ? CLI_USAGE : CLI_FAILED, "%s", err.msg) : CLI_OK;
 }
 
-static int import_from(struct trials *db, const char *name, const char *path)
+static int import_from(struct fast_trials *db, const char *name, const char *path)
 {
     static struct profile p;
     struct fast_err err;
@@ -345,10 +331,7 @@ static int import_from(struct trials *db, const char *name, const char *path)
         return cli_fail(CLI_FAILED, "%s", err.msg);
     if (profile_read(text, len, &p, &err))
         return cli_fail(CLI_FAILED, "%s: %s", path, err.msg);
-    int r = trials_forget(db, name, "imported", &err);
-    for (int i = 0; !r && i < p.trials; i++)
-        r = trials_put(db, name, "imported", &p.trial[i], &err);
-    if (r)
+    if (fast_trials_replace(db, name, FAST_TRIALS_IMPORTED, p.trial, p.trials, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     printf("%d slices of %s\n", p.trials, name);
     return CLI_OK;
@@ -359,7 +342,7 @@ static int try_all(struct session *s, const char *name, struct fast_err *err)
     struct trial_guard guard;
     char trial_name[80];
     snprintf(trial_name, sizeof(trial_name), "%s-profile", name);
-    if (trials_get(s->db, name, s->profile.version, s->profile.trial, &s->profile.trials, err) ||
+    if (fast_trials_get(s->db, name, s->profile.version, s->profile.trial, &s->profile.trials, err) ||
         trial_prepare(s->cli, name, err) || trial_guard_begin(&guard, s->cli, trial_name, err))
         return cli_fail(CLI_FAILED, "%s", err->msg);
     if (s->profile.trials)
@@ -369,7 +352,7 @@ static int try_all(struct session *s, const char *name, struct fast_err *err)
     return status ? status : show(s->cli, s->o, &s->plan, &s->profile, true);
 }
 
-static int profile(struct cli *cli, const struct opts *o, const struct plan *plan, struct trials *db,
+static int profile(struct cli *cli, const struct opts *o, const struct plan *plan, struct fast_trials *db,
                    const char *name)
 {
     static struct session s;
@@ -389,12 +372,12 @@ static int profile(struct cli *cli, const struct opts *o, const struct plan *pla
     int status = api_json(cli, "GET", path, NULL, &function);
     if (status)
         return status;
-    version_of(function, s.profile.version);
+    fast_trials_version(function, s.profile.version);
     s.conf = (struct trial_conf){.cli = cli, .host = host, .port = s.conf.port, .function = function,
                                  .mem_bytes = live_memory(cli, name), .body = body,
                                  .body_len = body_len, .users = (int)plan->users,
                                  .seconds = (double)plan->seconds_milli * 1e-3};
-    if (o->fresh && trials_forget(db, name, s.profile.version, &err))
+    if (o->fresh && fast_trials_forget(db, name, s.profile.version, &err))
         status = cli_fail(CLI_FAILED, "%s", err.msg);
     if (!status)
         status = try_all(&s, name, &err);
@@ -406,7 +389,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct opts *o = arg;
     struct plan plan;
-    struct trials *db = NULL;
+    struct fast_trials *db = NULL;
     struct fast_err err;
     static struct profile p;
     if (parse(o, &plan, &err))
@@ -430,7 +413,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
                                            : show(cli, o, &plan, &p, false);
     else
         s = profile(cli, o, &plan, db, argv[0]);
-    trials_close(db);
+    fast_trials_close(db);
     return s;
 }
 

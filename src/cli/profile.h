@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
-#include "cli/trials.h"
+#include "io/trials.h"
 #include "core/predict.h"
 
 #define PROFILE_SMS 7
@@ -20,8 +20,8 @@ extern const int profile_quotas[PROFILE_QUOTAS];
 /* The trials of one function. */
 struct profile {
     const char *name;
-    char version[TRIAL_VERSION_MAX];
-    struct trial trial[TRIALS_MAX];
+    char version[FAST_TRIAL_VERSION_MAX];
+    struct fast_trial trial[FAST_TRIALS_MAX];
     int trials;
 };
 

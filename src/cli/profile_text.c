@@ -16,7 +16,7 @@
 #define FIELD_MAX 2048
 #define AUTHORS_HEAD "namespace,trial_name,key,value,limitations,other_metrics"
 
-static json_t *trial_json(const struct trial *t)
+static json_t *trial_json(const struct fast_trial *t)
 {
     bool ok = !strcmp(t->state, "ok");
     json_t *o = json_pack("{s:i, s:f, s:s, s:s, s:f, s:I, s:f}", "sm_pct", t->sm_pct, "quota",
@@ -51,7 +51,7 @@ static void write_csv(const struct profile *p, FILE *out)
 {
     fprintf(out, "# %s, version %s\nsm,quota,rps,p95_ms,p99_ms\n", p->name, p->version);
     for (int i = 0; i < p->trials; i++) {
-        const struct trial *t = &p->trial[i];
+        const struct fast_trial *t = &p->trial[i];
         if (!strcmp(t->state, "ok"))
             fprintf(out, "%s%d,%.3f,%.3f,%.3f,%.3f\n",
                     strcmp(t->text, "predicted") ? "" : "# predicted:\n", t->sm_pct,
@@ -64,7 +64,7 @@ static void write_authors(const struct profile *p, FILE *out)
 {
     fprintf(out, "%s\n", AUTHORS_HEAD);
     for (int i = 0; i < p->trials; i++) {
-        const struct trial *t = &p->trial[i];
+        const struct fast_trial *t = &p->trial[i];
         bool ok = !strcmp(t->state, "ok");
         fprintf(out,
                 "openfaas-fn,%s-%d-%d,qps,%.6g,\"{\"\"GPU_QUOTA\"\": \"\"%.3g\"\", \"\"GPU_SM\"\": "
@@ -93,7 +93,7 @@ int profile_write(const struct profile *p, const char *form, FILE *out, struct f
 
 /* ---- reading ---- */
 
-static int add(struct profile *p, const struct trial *t, struct fast_err *err)
+static int add(struct profile *p, const struct fast_trial *t, struct fast_err *err)
 {
     if (t->sm_pct < 1 || t->sm_pct > 100 || t->quota_milli < 1 || t->quota_milli > 1000 ||
         !(t->rps >= 0 && t->rps < 1e6))
@@ -103,8 +103,8 @@ static int add(struct profile *p, const struct trial *t, struct fast_err *err)
         if (p->trial[i].sm_pct == t->sm_pct && p->trial[i].quota_milli == t->quota_milli)
             return fast_err_set(err, FAST_EINVAL, "SM %d %% x quota %.3f is there twice", t->sm_pct,
                                 t->quota_milli * 1e-3);
-    if (p->trials == TRIALS_MAX)
-        return fast_err_set(err, FAST_EINVAL, "more than %d slices", TRIALS_MAX);
+    if (p->trials == FAST_TRIALS_MAX)
+        return fast_err_set(err, FAST_EINVAL, "more than %d slices", FAST_TRIALS_MAX);
     p->trial[p->trials++] = *t;
     return 0;
 }
@@ -115,7 +115,7 @@ static int read_csv(const char *text, struct profile *ret, struct fast_err *err)
     int r = fast_profile_parse(text, &table, err);
     for (int i = 0; !r && i < fast_profile_count(table); i++) {
         const struct fast_profile_point *at = fast_profile_at(table, i);
-        struct trial t = {.sm_pct = at->sm_pct, .quota_milli = at->quota_milli, .state = "ok",
+        struct fast_trial t = {.sm_pct = at->sm_pct, .quota_milli = at->quota_milli, .state = "ok",
                           .text = "imported", .rps = (double)at->rps_milli * 1e-3,
                           .p50_ms = (double)at->p95_ns * 1e-6, .p95_ms = (double)at->p95_ns * 1e-6,
                           .p99_ms = (double)at->p99_ns * 1e-6};
@@ -136,7 +136,7 @@ static int read_json(const char *text, size_t len, struct profile *ret, struct f
     else if (json_num(o, "schema") != 1 || !json_is_array(list))
         r = fast_err_set(err, FAST_EINVAL, "\"schema\" is not 1, or \"trials\" is no list");
     json_array_foreach(list, i, row) {
-        struct trial t = {
+        struct fast_trial t = {
             .sm_pct = (int)json_num(row, "sm_pct"), .quota_milli = (int)lround(json_num(row, "quota") * 1e3),
             .rps = json_num(row, "rps"), .p50_ms = json_num(row, "p50_ms"),
             .p95_ms = json_num(row, "p95_ms"), .p99_ms = json_num(row, "p99_ms"),
@@ -183,12 +183,12 @@ static double text_num(const json_t *o, const char *key)
     return s ? strtod(s, NULL) : json_num(o, key);
 }
 
-static int authors_row(char field[6][FIELD_MAX], struct trial *ret, struct fast_err *err)
+static int authors_row(char field[6][FIELD_MAX], struct fast_trial *ret, struct fast_err *err)
 {
     json_t *limits = json_loads(field[4], 0, NULL), *more = json_loads(field[5], 0, NULL);
     char *end;
     int r = 0;
-    *ret = (struct trial){.state = "ok", .text = "imported", .rps = strtod(field[3], &end)};
+    *ret = (struct fast_trial){.state = "ok", .text = "imported", .rps = strtod(field[3], &end)};
     if (strcmp(field[2], "qps") != 0 || *end || !*field[3] || !limits || !more)
         r = fast_err_set(err, FAST_EINVAL, "key is not qps, value no number, or limitations and "
                          "other_metrics are not JSON");
@@ -218,7 +218,7 @@ static int read_authors(const char *text, struct profile *ret, struct fast_err *
         return fast_err_set(err, FAST_ENOMEM, "out of memory");
     const char *at = text + strcspn(text, "\n");
     for (int line = 2; *at; line++) {
-        struct trial t;
+        struct fast_trial t;
         at += strspn(at, "\r\n");
         if (!*at)
             break;

@@ -30,14 +30,14 @@ void profile_candidates(struct fast_predict_point ret[PROFILE_GRID])
                                              profile_quotas[i % PROFILE_QUOTAS], 0};
 }
 
-static bool is_ok(const struct trial *t)
+static bool is_ok(const struct fast_trial *t)
 {
     return !strcmp(t->state, "ok") && t->rps >= 0.001;
 }
 
 int profile_fit(const struct profile *p, struct fast_predict **ret, struct fast_err *err)
 {
-    struct fast_predict_point point[TRIALS_MAX];
+    struct fast_predict_point point[FAST_TRIALS_MAX];
     int n = 0;
     for (int i = 0; i < p->trials; i++)
         if (is_ok(&p->trial[i]))
@@ -49,7 +49,7 @@ int profile_fit(const struct profile *p, struct fast_predict **ret, struct fast_
     return fast_predict_new(point, n, ret, err);
 }
 
-static double rpr(const struct trial *t)
+static double rpr(const struct fast_trial *t)
 {
     return t->rps * 1e5 / ((double)t->sm_pct * t->quota_milli);
 }
@@ -58,7 +58,7 @@ void profile_print(const struct cli *cli, const struct profile *p)
 {
     static const char *const heads[] = {"SM %", "QUOTA", "RPS", "P50 ms", "P95 ms", "P99 ms",
                                         "UTIL %", "SM ACT %", "OCC %", "RPR", "", NULL};
-    const struct trial *best = NULL;
+    const struct fast_trial *best = NULL;
     (void)cli;
     for (int i = 0; i < p->trials; i++)
         if (is_ok(&p->trial[i]) && (!best || rpr(&p->trial[i]) > rpr(best)))
@@ -67,7 +67,7 @@ void profile_print(const struct cli *cli, const struct profile *p)
     if (!t)
         return;
     for (int i = 0; i < p->trials; i++) {
-        const struct trial *r = &p->trial[i];
+        const struct fast_trial *r = &p->trial[i];
         table_add(t, "%d", r->sm_pct);
         table_add(t, "%.3g", r->quota_milli * 1e-3);
         if (!is_ok(r)) {
@@ -150,7 +150,7 @@ void profile_svg(const struct profile *p, const struct fast_predict *f, FILE *ou
                 "y=\"%d\">SM %d %%</text>\n", 60 + 20 * s, colors[s], 66 + 20 * s, profile_sms[s]);
     }
     for (int i = 0; i < p->trials; i++) {
-        const struct trial *t = &p->trial[i];
+        const struct fast_trial *t = &p->trial[i];
         int s = 0;
         while (s < PROFILE_SMS - 1 && profile_sms[s] < t->sm_pct)
             s++;

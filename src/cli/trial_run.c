@@ -105,7 +105,7 @@ void trial_guard_end(struct trial_guard *g)
 
 struct run {
     const struct trial_conf *conf;
-    struct trial *ret;
+    struct fast_trial *ret;
     char name[80];
     fast_ns sampled;
     int samples;
@@ -363,12 +363,12 @@ static bool load(struct run *r)
 }
 
 enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quota_milli,
-                             struct trial *ret)
+                             struct fast_trial *ret)
 {
     struct run r = {.conf = conf, .ret = ret};
     fast_ns start = fast_clock_now();
     enum trial_outcome outcome = TRIAL_DONE;
-    *ret = (struct trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .state = "ok"};
+    *ret = (struct fast_trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .state = "ok"};
     snprintf(r.name, sizeof(r.name), "%s-profile", json_text(conf->function, "name"));
     outcome = deploy(&r);
     if (outcome != TRIAL_DONE)

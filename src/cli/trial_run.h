@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 #include "cli/cli.h"
-#include "cli/trials.h"
+#include "io/trials.h"
 
 struct trial_conf {
     struct cli *cli;
@@ -42,6 +42,6 @@ enum trial_outcome {
 };
 
 enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quota_milli,
-                             struct trial *ret);
+                             struct fast_trial *ret);
 
 #endif
