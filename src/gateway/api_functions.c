@@ -53,6 +53,9 @@ static json_t *status_json(const struct gateway *gw, const struct gw_function *f
         json_object_set_new(o, "availableReplicas", json_integer(ready));
     time_text(fn->created_ns, created, sizeof(created));
     json_object_set_new(o, "createdAt", json_string(created));
+    json_t *profile = gw_profiles_json(fn);
+    if (profile)
+        json_object_set_new(o, "profile", profile);
     return o;
 }
 
@@ -129,8 +132,10 @@ static void deploy(const struct gw_request *rq, bool must_exist)
     gw_query_get(rq->query, "namespace", ns, sizeof(ns));
     gw_query_get(rq->query, "check", check, sizeof(check));
     bool only_check = !strcmp(check, "true");
-    if (gw_spec_parse(rq->body, rq->len, ns, &rq->gw->conf->paths, &spec, &err)) {
+    if (gw_spec_parse(rq->body, rq->len, ns, &rq->gw->conf->paths, &spec, &err) ||
+        gw_profiles_attach(rq->gw, spec, &err)) {
         gw_reply_err(rq->req, &err);
+        gw_spec_free(spec);
         return;
     }
     if (must_exist && !only_check && !gw_function_find(rq->gw, spec->name, strlen(spec->name), spec->ns,

@@ -79,6 +79,7 @@ static void free_function(struct gateway *gw, struct gw_function *fn)
     if (!fn->removed)
         unhash(gw, fn);
     fast_balance_fini(&fn->balance);
+    gw_live_free(fn->live);
     gw_spec_free(fn->spec);
     free(fn);
 }
@@ -319,11 +320,13 @@ static void load_one(void *arg, const struct gw_record *rec)
     struct gw_spec *spec = NULL;
     struct fast_err err;
     struct gw_function *fn = NULL;
-    if (!gw_spec_parse(rec->json, rec->json_len, rec->ns, &gw->conf->paths, &spec, &err))
+    if (!gw_spec_parse(rec->json, rec->json_len, rec->ns, &gw->conf->paths, &spec, &err)) {
+        gw_profiles_attach(gw, spec, NULL); /* it was deployed: a profile of now does not undo that */
         fn = add_function(gw, spec);
-    else
+    } else {
         fast_log(ERROR, "a stored function is not valid here any more", "name=%s.%s why=\"%s\"",
                  rec->name, rec->ns, err.msg);
+    }
     if (!fn) {
         gw_spec_free(spec);
         return;

@@ -11,6 +11,7 @@
 #include "core/balance.h"
 #include "core/place.h"
 #include "gateway/link.h"
+#include "gateway/profiles.h"
 #include "gateway/spec.h"
 #include "gateway/stats.h"
 #include "gateway/store.h"
@@ -45,6 +46,15 @@ enum gw_phase {
     GW_GONE      /* it is not there any more; the last request in flight frees it */
 };
 
+/* What a replica had counted when a span of time began that its profile learns from. */
+struct gw_span {
+    fast_ns began, waiting_ns;
+    int64_t answers;
+    fast_ns gpu_ns;
+    uint64_t failures;
+    uint32_t restarts;
+};
+
 struct gw_replica {
     struct gw_replica *next; /* of the gateway */
     struct gw_function *fn;
@@ -63,7 +73,9 @@ struct gw_replica {
     char *log_path, *text;
     uint64_t session; /* of the link, when it was last told of */
     struct fast_balance_item item;
-    int in_flight;
+    int in_flight; /* changed by gw_replica_count_flight() only */
+    fast_ns waiting_since, waiting_ns; /* with two or more in flight; since 0: not now */
+    struct gw_span span;
     fast_ns drain_until, suspect_until;
     struct fast_http_pool *pool;
     struct gw_stats stats;
@@ -84,6 +96,7 @@ struct gw_function {
     struct gw_stats stats;
     fast_ns last_up, last_down;
     fast_ns retry_at, retry_after; /* starting failed: when again */
+    struct gw_live *live; /* NULL: no measured profile */
     char trouble[256];             /* why there are fewer replicas than wanted; "" */
     char decided[160];             /* what the scaler did last, and why */
 };
@@ -99,6 +112,7 @@ struct gateway {
     struct fast_loop *loop;
     struct fast_http_server *server, *metrics;
     struct gw_store *store;
+    struct gw_profiles *profiles;
     struct gw_link *link;
     uint64_t session; /* goes up when the node is lost */
     bool welcomed, loaded, stopping;

@@ -529,7 +529,7 @@ static void dispatch(struct gw_job *j)
     struct fast_balance_item *item;
     while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
         struct gw_replica *r = FAST_CONTAINER_OF(item, struct gw_replica, item);
-        r->in_flight++;
+        gw_replica_count_flight(r, 1, fast_loop_now(j->gw->loop));
         j->replica = r;
         if (!open_call(j, &err)) {
             j->attempts++;

@@ -223,6 +223,7 @@ static void on_tick(void *arg)
 {
     struct gateway *gw = arg;
     gw_replicas_tick(gw);
+    gw_profiles_tick(gw);
     gw_scaler_tick(gw);
     fast_timer_set(gw->tick, fast_loop_now(gw->loop) + FAST_S(1));
 }
@@ -274,15 +275,18 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
 
 static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_err *err)
 {
-    char db[PATH_MAX + 16];
+    char db[PATH_MAX + 16], profiles[PATH_MAX + 16];
     struct fast_fleet_conf fleet = {.fit = FAST_FIT_AREA, .reclaim = FAST_RECLAIM_RESTRUCTURE};
     snprintf(db, sizeof(db), "%s/gateway.db", gw->conf->state_dir);
+    snprintf(profiles, sizeof(profiles), "%s/profiles.db", gw->conf->state_dir);
     snprintf(control, cap, "%s/control.sock", gw->conf->state_dir);
     int r = fast_loop_new(&gw->loop, err);
     if (!r)
         r = listen_all(gw, err);
     if (!r)
         r = gw_store_open(db, &gw->store, err);
+    if (!r)
+        r = gw_profiles_open(profiles, &gw->profiles, err);
     if (!r)
         r = fast_fleet_new(&fleet, &gw->fleet, err);
     if (!r)
@@ -310,6 +314,7 @@ static void close_all(struct gateway *gw)
     gw_functions_free(gw);
     fast_fleet_free(gw->fleet);
     gw_store_close(gw->store);
+    gw_profiles_close(gw->profiles);
     fast_timer_free(gw->tick);
     fast_timer_free(gw->job_timer);
     fast_timer_free(gw->stop_timer);

@@ -316,7 +316,7 @@ void gw_replica_drain(struct gateway *gw, struct gw_replica *r)
 
 void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
 {
-    r->in_flight--;
+    gw_replica_count_flight(r, -1, fast_loop_now(gw->loop));
     if (r->phase != GW_GONE)
         fast_balance_done(&r->fn->balance, &r->item);
     if (r->in_flight)

@@ -160,6 +160,12 @@ static int slice_from_profile(struct gw_spec *s, struct fast_err *err)
     return 0;
 }
 
+static bool names_slice(const struct gw_spec *s)
+{
+    return gw_spec_map(s, "annotations", NOTE "gpu_quota_request") ||
+           gw_spec_map(s, "annotations", NOTE "gpu_sm_partition");
+}
+
 static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct fast_err *err)
 {
     const char *slo = gw_spec_map(s, "annotations", NOTE "slo");
@@ -176,8 +182,7 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
         profile = gw_spec_map(s, "annotations", NOTE "model");
     if (!r && profile)
         r = load_profile(s, profile, paths, err);
-    if (!r && s->profile && !gw_spec_map(s, "annotations", NOTE "gpu_quota_request") &&
-        !gw_spec_map(s, "annotations", NOTE "gpu_sm_partition"))
+    if (!r && s->profile && !names_slice(s))
         r = slice_from_profile(s, err);
     s->gpu = s->gpu || s->profile;
     return r;
@@ -194,6 +199,13 @@ static int label_int(const struct gw_spec *s, const char *name, int64_t min, int
     if (!r)
         *ret = (int)v;
     return r;
+}
+
+/* Of a function that is scaled, 5, as OpenFaaS has it for one that names a target. */
+static int default_max(const struct gw_spec *s, bool has_target)
+{
+    int least = has_target || (s->profile && s->slo) ? 5 : 1;
+    return s->min > least ? s->min : least;
 }
 
 static int parse_labels(struct gw_spec *s, struct fast_err *err)
@@ -224,8 +236,7 @@ static int parse_labels(struct gw_spec *s, struct fast_err *err)
                             "com.openfaas.scale.max: %d is below com.openfaas.scale.min %d", s->max,
                             s->min);
     if (!s->max_given)
-        s->max = s->target_milli || (s->profile && s->slo) ? (s->min > 5 ? s->min : 5)
-                                                           : (s->min > 1 ? s->min : 1);
+        s->max = default_max(s, s->target_milli);
     s->zero_after = to_zero ? after : FAST_NEVER;
     if (!s->target_milli)
         s->target_milli = 50000; /* the default of OpenFaaS */
@@ -319,6 +330,19 @@ int gw_spec_parse(const char *text, size_t len, const char *query_ns, const stru
     s->health_path = health ? health : "";
     *ret = s;
     return 0;
+}
+
+int gw_spec_use_profile(struct gw_spec *s, struct fast_profile *profile, bool deploying,
+                        struct fast_err *err)
+{
+    fast_profile_free(s->profile);
+    s->profile = profile;
+    if (!s->max_given)
+        s->max = default_max(s, gw_spec_map(s, "labels", "com.openfaas.scale.target"));
+    if (!deploying || names_slice(s))
+        return 0;
+    s->gpu = true;
+    return slice_from_profile(s, err);
 }
 
 void gw_spec_free(struct gw_spec *s)

@@ -33,6 +33,7 @@ struct gw_spec {
     fast_ns slo;      /* 0: none */
     bool slo_p95;     /* the SLO is on the 95th percentile, else on the 99th */
     struct fast_profile *profile; /* NULL: none */
+    bool profile_seen;            /* profiles.h has looked for a measured one since */
     int min, max;     /* replicas */
     bool max_given;
     int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
@@ -44,6 +45,11 @@ struct gw_spec {
 int gw_spec_parse(const char *text, size_t len, const char *query_ns, const struct gw_paths *paths,
                   struct gw_spec **ret, struct fast_err *err);
 void gw_spec_free(struct gw_spec *spec); /* NULL is fine */
+
+/* Takes |profile| over in place of the one that there is. |deploying|: a deployment that names no slice
+ * gets the one of the best RPR that meets the SLO, or FAST_EINVAL where none does. */
+int gw_spec_use_profile(struct gw_spec *spec, struct fast_profile *profile, bool deploying,
+                        struct fast_err *err);
 
 /* Whether a running process of |a| has to be replaced to become one of |b|; what can be changed in
  * place (quota, memory cap, labels) does not count. */

@@ -23,7 +23,7 @@
 #define LIVE_TABLES                                                                                \
     "CREATE TABLE live(function TEXT NOT NULL, version TEXT NOT NULL, sm_pct INTEGER NOT NULL,"    \
     " quota_milli INTEGER NOT NULL, rps REAL NOT NULL, p95_ms REAL, p99_ms REAL,"                  \
-    " spans INTEGER NOT NULL, seen_s INTEGER NOT NULL,"                                            \
+    " spans INTEGER NOT NULL, latency_spans INTEGER NOT NULL, seen_s INTEGER NOT NULL,"           \
     " PRIMARY KEY(function, version, sm_pct, quota_milli));"                                       \
     "CREATE TABLE drift(function TEXT NOT NULL, version TEXT NOT NULL, milli INTEGER NOT NULL,"    \
     " since_s INTEGER NOT NULL, PRIMARY KEY(function, version));"
@@ -320,7 +320,7 @@ static int put_live(struct fast_trials *t, const char *function, const char *ver
 {
     sqlite3_stmt *st = NULL;
     int r = about(t, "INSERT INTO live(function, version, sm_pct, quota_milli, rps, p95_ms, p99_ms,"
-                     " spans, seen_s) VALUES(?,?,?,?,?,?,?,?,?)", function, version, &st, err);
+                     " spans, latency_spans, seen_s) VALUES(?,?,?,?,?,?,?,?,?,?)", function, version, &st, err);
     if (r)
         return r;
     sqlite3_bind_int(st, 3, l->sm_pct);
@@ -329,7 +329,8 @@ static int put_live(struct fast_trials *t, const char *function, const char *ver
     sqlite3_bind_double(st, 6, l->p95_ms);
     sqlite3_bind_double(st, 7, l->p99_ms);
     sqlite3_bind_int64(st, 8, l->spans);
-    sqlite3_bind_int64(st, 9, l->seen_s);
+    sqlite3_bind_int64(st, 9, l->latency_spans);
+    sqlite3_bind_int64(st, 10, l->seen_s);
     return finish(t, st, err);
 }
 
@@ -376,7 +377,7 @@ int fast_trials_live_get(struct fast_trials *t, const char *function, const char
                          struct fast_trial_drift *ret_drift, struct fast_err *err)
 {
     sqlite3_stmt *st = NULL;
-    int n = 0, r = about(t, "SELECT sm_pct, quota_milli, rps, p95_ms, p99_ms, spans, seen_s FROM live"
+    int n = 0, r = about(t, "SELECT sm_pct, quota_milli, rps, p95_ms, p99_ms, spans, latency_spans, seen_s FROM live"
                             " WHERE function=? AND version=? ORDER BY sm_pct, quota_milli",
                          function, version, &st, err);
     if (r)
@@ -385,7 +386,7 @@ int fast_trials_live_get(struct fast_trials *t, const char *function, const char
         ret[n++] = (struct fast_trial_live){
             sqlite3_column_int(st, 0),    sqlite3_column_int(st, 1),   sqlite3_column_double(st, 2),
             sqlite3_column_double(st, 3), sqlite3_column_double(st, 4), sqlite3_column_int64(st, 5),
-            sqlite3_column_int64(st, 6)};
+            sqlite3_column_int64(st, 6),  sqlite3_column_int64(st, 7)};
     sqlite3_finalize(st);
     if (r != SQLITE_DONE && r != SQLITE_ROW)
         return broken(t, err);

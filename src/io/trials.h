@@ -34,9 +34,10 @@ struct fast_trial {
 /* What live requests say of a slice. */
 struct fast_trial_live {
     int sm_pct, quota_milli;
-    double rps, p95_ms, p99_ms;
-    int64_t spans;   /* of time that were looked at */
-    int64_t seen_s;  /* the last of them, seconds since 1970 */
+    double rps;             /* while requests were always waiting; 0: they never were */
+    double p95_ms, p99_ms;  /* at about the load of a trial; 0: there was none */
+    int64_t spans, latency_spans; /* of time, that these come from */
+    int64_t seen_s;         /* the last of them, seconds since 1970 */
 };
 
 /* Whether live requests still are as the trials say. */
