@@ -17,6 +17,10 @@
 #define BOUND_WAIT_NS FAST_S(2)   /* no marker came back for so long: let the launch through */
 #define TOKEN_WAIT_NS FAST_MS(50) /* looks whether the node is still there this often */
 
+/* What is estimated to end so short before a token does may well end after it: kernels do not all begin
+ * at once, and none is as long as the mean. */
+#define END_MARGIN_NS FAST_US(200)
+
 static void sleep_for(fast_ns ns)
 {
     struct timespec ts = {.tv_sec = ns / FAST_S(1), .tv_nsec = ns % FAST_S(1)};
@@ -126,7 +130,7 @@ static bool before_end(const struct fast_limits_page *limits, struct fast_gpu *g
         return true;
     int64_t streams = atomic_load_explicit(&g->streams, memory_order_relaxed);
     fast_ns until = atomic_load_explicit(&limits->gpu[gpu].until_ns, memory_order_relaxed);
-    return fast_hook_now() + FAST_US(units) * (streams ? streams : 1) <= until;
+    return fast_hook_now() + FAST_US(units) * (streams ? streams : 1) + END_MARGIN_NS <= until;
 }
 
 /* True when the stream has room for the work, which is in |entered| already. */

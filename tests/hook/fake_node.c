@@ -115,8 +115,9 @@ static void take_done(struct fake_node *n, struct client *c, const struct fast_m
     n->stats.dones++;
     n->stats.strange += d->token != c->token || d->busy_ns < 0;
     n->stats.busy_ns += d->busy_ns;
-    if (c->revoked && n->conf.overruns)
-        fast_hist_add(n->conf.overruns, fast_clock_now() - c->revoked_at);
+    if (c->revoked && n->conf.revocations && n->stats.revocations < n->conf.revocations_max)
+        n->conf.revocations[n->stats.revocations++] =
+            (struct fake_revocation){c->revoked_at, fast_clock_now()};
     if (d->overrun_ns > n->stats.overrun_max_ns)
         n->stats.overrun_max_ns = d->overrun_ns;
     if (!c->revoked && c->token) {

@@ -7,8 +7,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/hist.h"
 #include "base/units.h"
+
+struct fake_revocation {
+    fast_ns at, back; /* when the token was taken back, and when it was given back */
+};
 
 struct fake_conf {
     const char *path;    /* of the socket */
@@ -22,11 +25,13 @@ struct fake_conf {
     fast_ns inflight_ns;
     uint32_t limit_milli; /* of the slice; 0: no limit */
     bool pulse;           /* tells that it is alive */
-    struct fast_hist *overruns; /* from each revocation until the token is back; NULL: not wanted */
+    struct fake_revocation *revocations; /* gets them in order; NULL: not wanted */
+    int revocations_max;
 };
 
 struct fake_stats {
     int hellos, reconnects, clients, refused;
+    int revocations;
     int wants, dones, tokens, strange; /* strange: a done without a token, or of another one */
     int reports, sm_count, mps, driver_version;
     char unhooked[256];
