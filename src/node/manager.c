@@ -18,6 +18,7 @@ static void perform(struct node_pool *pool, const struct fast_sched_action *a)
 {
     if (a->kind == FAST_SCHED_CONTENDED) {
         pool->contended = a->contended;
+        pool->contended_at = fast_clock_now();
         for (struct node_share *s = pool->shares; s; s = s->next)
             node_share_contended(s, a->contended);
         return;

@@ -23,6 +23,7 @@ struct node_pool {
     int by_client_len;
     bool applying;
     bool contended; /* as told last: somebody waits for a token */
+    fast_ns contended_at; /* since when */
 };
 
 struct node_session {

@@ -208,6 +208,40 @@ static void wish_of_the_holder(void **state)
     world_end(&world);
 }
 
+/* A client that says that the GPU did nothing, while others wait, pays for half of the time that it held
+ * its tokens. */
+static void lies_are_doubted(void **state)
+{
+    (void)state;
+    struct client c[2];
+    uint64_t given_back[2] = {0, 0};
+    int turns[2] = {0, 0};
+    begin((struct fast_sched_conf){.policy = FAST_POLICY_TIMESHARE, .token_ns = FAST_MS(100)});
+    for (int i = 0; i < 2; i++)
+        world_add(&world, 50, 0, 1000, 0);
+    world_start(&world);
+    for (int i = 0; i < 2; i++) {
+        client_replica(&c[i], &world, i);
+        client_want(&c[i]);
+    }
+    for (fast_ns end = world_now() + LONG; turns[0] + turns[1] < 200 && world_now() < end;) {
+        for (int i = 0; i < 2; i++) {
+            uint64_t token = client_token(&c[i]);
+            if (!token || token == given_back[i])
+                continue;
+            usleep(1000);
+            client_done(&c[i], token, i ? FAST_MS(1) : 0, true);
+            given_back[i] = token;
+            turns[i]++;
+        }
+    }
+    assert_true(turns[0] + turns[1] >= 200);
+    assert_true(turns[1] >= 40); /* a third, if the other one counts half; none, if it is believed */
+    for (int i = 0; i < 2; i++)
+        client_close(&c[i]);
+    world_end(&world);
+}
+
 /* A token is taken back at its end, and the limit of a window holds. */
 static void revoked_at_the_limit(void **state)
 {
@@ -475,6 +509,7 @@ int main(void)
         cmocka_unit_test(silent_crowd), cmocka_unit_test(garbage),
         cmocka_unit_test(tokens_go_round),
         cmocka_unit_test(wish_of_the_holder),
+        cmocka_unit_test(lies_are_doubted),
         cmocka_unit_test(revoked_at_the_limit),
         cmocka_unit_test(processes_take_turns),
         cmocka_unit_test(memory),
