@@ -208,6 +208,12 @@ const char *fast_backend_name(uint32_t backend)
     return backend < FAST_BACKEND_COUNT ? names[backend] : "unknown";
 }
 
+const char *fast_store_via_name(uint32_t via)
+{
+    static const char *const names[FAST_STORE_VIA_COUNT] = {"vmm-read-only", "vmm", "ipc"};
+    return via < FAST_STORE_VIA_COUNT ? names[via] : "unknown";
+}
+
 struct fast_str fast_str(const char *text)
 {
     return (struct fast_str){text, text ? (uint32_t)strlen(text) : 0};

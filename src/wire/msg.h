@@ -76,9 +76,18 @@ enum fast_backend {
     FAST_BACKEND_COUNT
 };
 
+/* How a store hands out device memory. */
+enum fast_store_via {
+    FAST_STORE_VIA_VMM_RO, /* descriptors, mapped for reading: a write is caught by the device */
+    FAST_STORE_VIA_VMM,    /* descriptors; the driver maps for reading and lets writes through */
+    FAST_STORE_VIA_IPC,    /* legacy IPC handles, which cannot be mapped for reading alone */
+    FAST_STORE_VIA_COUNT
+};
+
 const char *fast_msg_name(uint32_t type);
 const char *fast_replica_state_name(uint32_t state);
 const char *fast_backend_name(uint32_t backend);
+const char *fast_store_via_name(uint32_t via);
 
 /* Writes |msg| into |buf| of |cap| bytes. */
 int fast_msg_encode(const struct fast_msg *msg, void *buf, size_t cap, size_t *ret_len,

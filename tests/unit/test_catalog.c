@@ -1,0 +1,349 @@
+#include "core/catalog.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "test.h"
+
+static struct fast_catalog *make(void)
+{
+    struct fast_catalog *c = NULL;
+    assert_int_equal(fast_catalog_new(7, &c, NULL), 0);
+    return c;
+}
+
+static struct fast_model_want of(const char *name, uint64_t bytes)
+{
+    return (struct fast_model_want){.ns = "a", .name = name, .version = "1", .digest = {1, 2},
+                                    .bytes = bytes, .wait = FAST_S(1)};
+}
+
+static void want(struct fast_catalog *c, uint64_t client, const struct fast_model_want *w, fast_ns now)
+{
+    struct fast_err err;
+    assert_int_equal(fast_catalog_want(c, client, (uint32_t)client, w, now, &err), 0);
+}
+
+/* The next action must be this one; returns its model. */
+static struct fast_model *expect(struct fast_catalog *c, enum fast_catalog_do what, uint64_t client)
+{
+    struct fast_catalog_action a;
+    assert_true(fast_catalog_next(c, &a));
+    assert_int_equal(a.what, what);
+    assert_true(a.client == client);
+    assert_true(fast_catalog_valid(c));
+    return a.model;
+}
+
+static void nothing(struct fast_catalog *c)
+{
+    struct fast_catalog_action a;
+    assert_false(fast_catalog_next(c, &a));
+    assert_true(fast_catalog_valid(c));
+}
+
+static void one_loads_the_others_wait(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("m", 100);
+    want(c, 1, &w, 0);
+    want(c, 2, &w, 0);
+    want(c, 3, &w, 0);
+    const struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
+    nothing(c);
+    assert_int_equal(m->waiting, 2);
+    assert_int_equal(fast_catalog_commit(c, 2, m->id, 5, NULL), -FAST_EPERM);
+    assert_int_equal(fast_catalog_commit(c, 1, m->id, 5, NULL), 0);
+    expect(c, FAST_CATALOG_GIVE, 2);
+    expect(c, FAST_CATALOG_GIVE, 3);
+    nothing(c);
+    assert_int_equal(m->refs, 3);
+    assert_int_equal(fast_catalog_commit(c, 1, m->id, 5, NULL), -FAST_EPERM);
+    fast_catalog_free(c);
+}
+
+static void a_dead_loader_is_replaced(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("m", 100), look = of("m", 0);
+    want(c, 1, &w, 0);
+    want(c, 2, &look, 0); /* it cannot load */
+    want(c, 3, &w, 0);
+    expect(c, FAST_CATALOG_LOAD, 1);
+    fast_catalog_client_gone(c, 1, 1);
+    const struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 3);
+    nothing(c);
+    fast_catalog_client_gone(c, 3, 2);
+    assert_ptr_equal(expect(c, FAST_CATALOG_FREE, 0), m);
+    expect(c, FAST_CATALOG_EXPIRE, 2);
+    nothing(c);
+    assert_int_equal(fast_catalog_count(c), 0);
+    fast_catalog_free(c);
+}
+
+static void a_wait_ends(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("m", 100);
+    want(c, 1, &w, 0);
+    expect(c, FAST_CATALOG_LOAD, 1);
+    want(c, 2, &w, 10);
+    assert_true(fast_catalog_expiry(c) == FAST_S(1) + 10);
+    fast_catalog_tick(c, FAST_S(1) + 9);
+    nothing(c);
+    fast_catalog_tick(c, FAST_S(1) + 10);
+    expect(c, FAST_CATALOG_EXPIRE, 2);
+    assert_true(fast_catalog_expiry(c) == FAST_NEVER);
+    fast_catalog_free(c);
+}
+
+static void load(struct fast_catalog *c, uint64_t client, const char *name, fast_ns now)
+{
+    struct fast_model_want w = of(name, 100);
+    want(c, client, &w, now);
+    struct fast_model *m = expect(c, FAST_CATALOG_LOAD, client);
+    assert_int_equal(fast_catalog_commit(c, client, m->id, now, NULL), 0);
+    fast_catalog_client_gone(c, client, now);
+    nothing(c);
+}
+
+static void least_recently_used_goes_first(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want b = of("b", 0);
+    load(c, 1, "a", 1);
+    load(c, 1, "b", 2);
+    load(c, 1, "c", 3);
+    load(c, 1, "d", 4);
+    want(c, 9, &b, 9); /* in use */
+    expect(c, FAST_CATALOG_GIVE, 9);
+    assert_int_equal(fast_catalog_pin(c, "a", "a", "", true, NULL), 0);
+    assert_int_equal(fast_catalog_evict(c), 100);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "c");
+    assert_int_equal(fast_catalog_evict(c), 100);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "d");
+    assert_int_equal(fast_catalog_evict(c), 0);
+    assert_int_equal(fast_catalog_pin(c, "a", "a", "1", false, NULL), 0);
+    assert_int_equal(fast_catalog_evict(c), 100);
+    expect(c, FAST_CATALOG_FREE, 0);
+    assert_int_equal(fast_catalog_count(c), 1);
+    fast_catalog_free(c);
+}
+
+static void a_namespace_keeps_its_models(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_err err;
+    struct fast_model_want look = of("m", 0), w = of("m", 100);
+    load(c, 1, "m", 1);
+    look.ns = "b";
+    assert_int_equal(fast_catalog_want(c, 2, 1, &look, 2, &err), -FAST_ENOENT);
+    w.ns = "b"; /* it has to load its own */
+    w.flags = FAST_MODEL_F_SHARED;
+    want(c, 2, &w, 2);
+    struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 2);
+    assert_int_equal(fast_catalog_commit(c, 2, m->id, 2, NULL), 0);
+    look.ns = "c"; /* b's is for all */
+    want(c, 3, &look, 3);
+    assert_ptr_equal(expect(c, FAST_CATALOG_GIVE, 3), m);
+    look.ns = "a"; /* the own one comes first */
+    want(c, 4, &look, 3);
+    assert_string_equal(expect(c, FAST_CATALOG_GIVE, 4)->ns, "a");
+    fast_catalog_free(c);
+}
+
+static void digest_and_version_tell_models_apart(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("m", 100);
+    load(c, 1, "m", 1);
+    w.digest[0] = 77;
+    want(c, 1, &w, 2);
+    struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
+    struct fast_model_want any = of("m", 0);
+    any.digest[0] = any.digest[1] = 0;
+    any.version = "";
+    want(c, 2, &any, 2); /* the one that is ready, not the one that is newer */
+    assert_true(expect(c, FAST_CATALOG_GIVE, 2)->digest[0] == 1);
+    assert_int_equal(fast_catalog_commit(c, 1, m->id, 3, NULL), 0);
+    want(c, 2, &any, 3);
+    assert_ptr_equal(expect(c, FAST_CATALOG_GIVE, 2), m);
+    any.version = "2";
+    assert_int_equal(fast_catalog_want(c, 2, 1, &any, 4, NULL), -FAST_ENOENT);
+    fast_catalog_free(c);
+}
+
+static void removal_waits_for_the_last_reference(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_err err;
+    struct fast_model_want look = of("m", 0);
+    load(c, 1, "m", 1);
+    want(c, 2, &look, 2);
+    struct fast_model *m = expect(c, FAST_CATALOG_GIVE, 2);
+    assert_int_equal(fast_catalog_remove(c, "b", "m", "", &err), -FAST_ENOENT);
+    assert_int_equal(fast_catalog_remove(c, "a", "m", "", &err), 0);
+    assert_int_equal(m->state, FAST_MODEL_RETIRED);
+    assert_int_equal(fast_catalog_want(c, 3, 1, &look, 3, &err), -FAST_ENOENT);
+    assert_int_equal(fast_catalog_close(c, 2, m->id, 4, &err), 0);
+    expect(c, FAST_CATALOG_FREE, 0);
+    nothing(c);
+    fast_catalog_free(c);
+}
+
+static void an_earlier_life_is_told_apart(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_err err;
+    assert_int_equal(fast_catalog_close(c, 1, 0x600000001, 0, &err), -FAST_ENOENT);
+    assert_non_null(strstr(err.msg, "earlier life"));
+    assert_int_equal(fast_catalog_close(c, 1, 0x700000001, 0, &err), -FAST_ENOENT);
+    assert_null(strstr(err.msg, "earlier life"));
+    fast_catalog_free(c);
+}
+
+static void bad_names_are_refused(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    char longest[FAST_CATALOG_NAME + 1];
+    memset(longest, 'x', sizeof(longest) - 1);
+    longest[sizeof(longest) - 1] = 0;
+    struct fast_model_want w = of("", 100);
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
+    w.name = longest;
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
+    w.name = "two\nlines";
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
+    w = of("m", 100);
+    w.digest[0] = w.digest[1] = 0;
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
+    assert_int_equal(fast_catalog_count(c), 0);
+    fast_catalog_free(c);
+}
+
+/* Random clients that want, load, close and die. Whoever was given a model has it until it closes or
+ * dies, no model is freed before, there is one loader, and in the end nothing is left. */
+
+#define CLIENTS 8
+#define HELD 64
+
+struct client {
+    uint64_t held[HELD];
+    int count;
+};
+
+static void forget(struct client *k, uint64_t model)
+{
+    for (int i = 0; i < k->count; i++)
+        if (k->held[i] == model) {
+            k->held[i] = k->held[--k->count];
+            return;
+        }
+    fail();
+}
+
+static void perform(struct fast_catalog *c, struct client *clients)
+{
+    struct fast_catalog_action a;
+    while (fast_catalog_next(c, &a)) {
+        struct client *k = a.client ? &clients[a.client - 1] : NULL;
+        if (a.what == FAST_CATALOG_FREE) {
+            for (int i = 0; i < CLIENTS; i++)
+                for (int n = 0; n < clients[i].count; n++)
+                    assert_true(clients[i].held[n] != a.model->id);
+        } else if (a.what != FAST_CATALOG_EXPIRE) {
+            assert_true(k->count < HELD);
+            assert_int_equal(a.model->state,
+                             a.what == FAST_CATALOG_LOAD ? FAST_MODEL_LOADING : FAST_MODEL_READY);
+            k->held[k->count++] = a.model->id;
+        }
+    }
+    assert_true(fast_catalog_valid(c));
+}
+
+static void step(struct fast_catalog *c, struct client *clients, unsigned *seed, fast_ns now)
+{
+    static const char *const names[] = {"a", "b", "c"};
+    uint64_t id = 1 + (uint64_t)(rand_r(seed) % CLIENTS);
+    struct client *k = &clients[id - 1];
+    struct fast_model_want w = of(names[rand_r(seed) % 3], rand_r(seed) % 3 ? 100 : 0);
+    const struct fast_model *m = NULL;
+    switch (rand_r(seed) % 8) {
+    case 0:
+    case 1:
+    case 2:
+        if (k->count < HELD / 2)
+            fast_catalog_want(c, id, 1, &w, now, NULL);
+        break;
+    case 3:
+        m = k->count ? fast_catalog_find(c, k->held[0]) : NULL;
+        if (m && m->loader == id && m->state == FAST_MODEL_LOADING)
+            assert_int_equal(fast_catalog_commit(c, id, m->id, now, NULL), 0);
+        break;
+    case 4:
+        if (k->count) {
+            uint64_t model = k->held[rand_r(seed) % k->count];
+            assert_int_equal(fast_catalog_close(c, id, model, now, NULL), 0);
+            forget(k, model);
+        }
+        break;
+    case 5:
+        fast_catalog_client_gone(c, id, now);
+        k->count = 0;
+        break;
+    case 6:
+        fast_catalog_tick(c, now);
+        fast_catalog_evict(c);
+        break;
+    default:
+        fast_catalog_remove(c, "a", w.name, "", NULL);
+    }
+    perform(c, clients);
+}
+
+static void references_always_add_up(void **state)
+{
+    (void)state;
+    for (unsigned run = 1; run <= 40; run++) {
+        struct client clients[CLIENTS] = {0};
+        struct fast_catalog *c = make();
+        unsigned seed = run;
+        for (int i = 0; i < 1000; i++)
+            step(c, clients, &seed, FAST_MS(100) * i);
+        for (uint64_t id = 1; id <= CLIENTS; id++) {
+            fast_catalog_client_gone(c, id, 0);
+            clients[id - 1].count = 0;
+        }
+        while (fast_catalog_evict(c))
+            ;
+        perform(c, clients);
+        assert_int_equal(fast_catalog_count(c), 0);
+        fast_catalog_free(c);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_loads_the_others_wait),
+        cmocka_unit_test(a_dead_loader_is_replaced),
+        cmocka_unit_test(a_wait_ends),
+        cmocka_unit_test(least_recently_used_goes_first),
+        cmocka_unit_test(a_namespace_keeps_its_models),
+        cmocka_unit_test(digest_and_version_tell_models_apart),
+        cmocka_unit_test(removal_waits_for_the_last_reference),
+        cmocka_unit_test(an_earlier_life_is_told_apart),
+        cmocka_unit_test(bad_names_are_refused),
+        cmocka_unit_test(references_always_add_up),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
