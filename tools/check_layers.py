@@ -10,7 +10,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PROGRAMS = {"simdriver", "hook", "node", "gateway", "cli"}
+PROGRAMS = {"simdriver", "hook", "node", "store", "gateway", "cli"}
 # Functions know nothing of this project, but for two formats of data: the device code that the
 # simulated driver loads, and the model files.
 FORMATS = {"simdriver/module.h", "sim/model.h"}

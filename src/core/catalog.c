@@ -280,6 +280,18 @@ int fast_catalog_commit(struct fast_catalog *c, uint64_t client, uint64_t model,
     return 0;
 }
 
+int fast_catalog_known(const struct fast_catalog *c, uint64_t model, struct fast_err *err)
+{
+    if (fast_catalog_find(c, model))
+        return 0;
+    if ((model & ~UINT64_C(0xffffffff)) != c->epoch)
+        return fast_err_set(err, FAST_ENOENT,
+                            "model %llx is of an earlier life of this store, which does not know it: "
+                            "who has it mapped keeps it",
+                            (unsigned long long)model);
+    return fast_err_set(err, FAST_ENOENT, "there is no model %llx", (unsigned long long)model);
+}
+
 int fast_catalog_close(struct fast_catalog *c, uint64_t client, uint64_t model, fast_ns now,
                        struct fast_err *err)
 {
@@ -288,11 +300,8 @@ int fast_catalog_close(struct fast_catalog *c, uint64_t client, uint64_t model, 
                    (*at)->model->id != model))
         at = &(*at)->next;
     struct hold *h = *at;
-    if (!h && (model & ~UINT64_C(0xffffffff)) != c->epoch)
-        return fast_err_set(err, FAST_ENOENT,
-                            "model %llx is of an earlier life of this store, which does not know it: "
-                            "who has it mapped keeps it",
-                            (unsigned long long)model);
+    if (!h && fast_catalog_known(c, model, err))
+        return -FAST_ENOENT;
     if (!h)
         return fast_err_set(err, FAST_ENOENT, "this client has no reference to model %llx",
                             (unsigned long long)model);

@@ -99,8 +99,11 @@ int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
 int fast_catalog_commit(struct fast_catalog *c, uint64_t client, uint64_t model, fast_ns now,
                         struct fast_err *err);
 
-/* One reference of |client| less; of a loader: it gives up. FAST_ENOENT: it has none. The message
- * tells a model of an earlier life of the store from one that never was. */
+/* FAST_ENOENT: it is not there. The message tells a model of an earlier life of the store from one
+ * that never was. */
+int fast_catalog_known(const struct fast_catalog *c, uint64_t model, struct fast_err *err);
+
+/* One reference of |client| less; of a loader: it gives up. FAST_ENOENT: it has none. */
 int fast_catalog_close(struct fast_catalog *c, uint64_t client, uint64_t model, fast_ns now,
                        struct fast_err *err);
 
