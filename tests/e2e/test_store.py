@@ -1,0 +1,185 @@
+"""Replicas that share a model through fast-store, on the simulated GPU with real bytes."""
+import os
+import random
+import unittest
+
+import node
+import store as e2e
+
+MIB = 1 << 20
+CONTEXT = 300 * MIB  # what a process costs on the simulated device
+HOLD = """
+model = lib.load(store, os.environ["MODEL_FILE"], "m")
+lib.verify(model)
+hashes = [t[4] for t in lib.tensors(model).values()]
+print(lib.c.fast_store_model_loaded(model), hash(tuple(hashes)), flush=True)
+sys.stdin.readline()
+lib.verify(model)
+lib.c.fast_store_release(model)
+"""
+
+
+class StoreTest(unittest.TestCase):
+    def setUp(self):
+        self.store = e2e.Store()
+        self.addCleanup(self.store.close)
+        self.file = self.store.path("m.safetensors")
+        rng = random.Random(1)
+        e2e.write_safetensors(self.file, {
+            "encoder.weight": ("BF16", [1024, 3001], rng.randbytes(2 * 1024 * 3001)),
+            "scale": ("F32", [], rng.randbytes(4)),
+            "nothing": ("I64", [0, 3], b""),
+            "decoder.weight": ("F32", [3, 5, 7], rng.randbytes(420))})
+        self.store.env["MODEL_FILE"] = self.file
+
+    def replicas(self, n):
+        return [self.store.client(HOLD) for _ in range(n)]
+
+    def finish(self, clients):
+        for p in clients:
+            p.communicate("\n", timeout=node.WAIT_S)
+            self.assertEqual(p.returncode, 0, self.store.log())
+
+    def kill(self, p):
+        p.kill()
+        p.communicate()
+
+    def test_eight_replicas_hold_one_copy(self):
+        clients = self.replicas(8)
+        said = [p.stdout.readline().split() for p in clients]
+        self.assertEqual(sum(int(s[0]) for s in said), 1, "one of them has loaded it")
+        self.assertEqual(len({s[1] for s in said}), 1)
+        self.assertEqual(self.store.used() - 8 * CONTEXT, 6 * MIB)  # 5.9 MiB in pieces of 2
+        self.finish(clients)
+        self.assertEqual(self.store.used(), 6 * MIB, "it stays for the next one")
+
+    def test_names_types_and_bytes_are_those_of_the_file(self):
+        out = self.store.run("""
+model = lib.load(store, os.environ["MODEL_FILE"], "m")
+for name, (dtype, shape, size, device, _) in lib.tensors(model).items():
+    print(name, dtype, shape, size, device % 256)
+t = lib.tensors(model)["decoder.weight"]
+import ctypes
+buf = ctypes.create_string_buffer(t[2])
+assert ctypes.CDLL("libcuda.so.1").cuMemcpyDtoH_v2(buf, ctypes.c_uint64(t[3]), ctypes.c_size_t(t[2])) == 0
+print(buf.raw.hex())
+""").splitlines()
+        self.assertIn("encoder.weight BF16 [1024, 3001] 6146048 0", out)
+        self.assertIn("scale F32 [] 4 0", out)
+        self.assertIn("nothing I64 [0, 3] 0 0", out)
+        with open(self.file, "rb") as f:
+            self.assertEqual(out[-1], f.read()[-420:].hex())
+
+    def test_a_replica_cannot_write(self):
+        self.finish([self.store.client(HOLD)])
+        out = self.store.run("""
+import ctypes
+model = lib.get(store, "m")
+cuda = ctypes.CDLL("libcuda.so.1")
+at = ctypes.c_uint64(lib.c.fast_store_model_device(model))
+print(lib.c.fast_store_via(store).decode())
+print(cuda.cuMemsetD32_v2(at, 0, ctypes.c_size_t(4)) or cuda.cuCtxSynchronize())
+""").split()
+        self.assertEqual(out[0], "vmm-read-only")
+        self.assertNotEqual(out[1], "0")
+        self.store.run("lib.verify(lib.get(store, 'm'))")
+
+    def test_a_killed_loader_is_replaced_and_killed_readers_are_forgotten(self):
+        rng = random.Random(int(os.environ.get("FAST_STORE_SEED", "7")))
+        for _ in range(int(os.environ.get("FAST_STORE_KILLS", "10"))):
+            clients = self.replicas(3)
+            victims = rng.sample(clients, 2)
+            if rng.random() < 0.5:
+                victims[0].stdout.readline()
+            for p in victims:
+                self.kill(p)
+            self.finish([p for p in clients if p not in victims])
+            rows = self.store.run("print(lib.c.fast_store_model_loaded(lib.get(store, 'm')))")
+            self.assertEqual(rows.strip(), "0")
+            self.assertEqual(self.store.used(), 6 * MIB)
+
+    def test_replicas_outlive_a_killed_store(self):
+        clients = self.replicas(2)
+        for p in clients:
+            p.stdout.readline()
+        self.store.kill()
+        self.store.start()
+        out = self.store.run("""
+try:
+    lib.get(store, "m")
+except OSError as e:
+    print(e.errno)
+""")
+        self.assertEqual(out.strip(), "2", "the new store does not know it")
+        new = self.store.client(HOLD)
+        self.assertEqual(new.stdout.readline().split()[0], "1", "it is loaded anew")
+        self.assertEqual(self.store.used() - 3 * CONTEXT, 12 * MIB)
+        self.finish([*clients, new])  # they verify their bytes once more
+        self.assertEqual(self.store.used(), 6 * MIB)
+
+    def test_an_old_model_is_told_apart_by_the_new_store(self):
+        p = self.store.client("""
+model = lib.load(store, os.environ["MODEL_FILE"], "m")
+lib.call("fast_store_model_known", model)
+print("known", flush=True)
+sys.stdin.readline()
+lib.verify(model)
+try:
+    lib.call("fast_store_model_known", model)
+except OSError as e:
+    print(e)
+""")
+        self.assertEqual(p.stdout.readline().strip(), "known")
+        self.store.kill()
+        self.store.start()
+        out, _ = p.communicate("\n", timeout=node.WAIT_S)
+        self.assertIn("earlier life", out)
+
+    def test_a_changed_file_is_another_model(self):
+        self.finish([self.store.client(HOLD)])
+        with open(self.file, "r+b") as f:
+            f.seek(-1, os.SEEK_END)
+            f.write(b"x")
+        os.utime(self.file, ns=(1, 1))
+        p = self.store.client(HOLD)
+        self.assertEqual(p.stdout.readline().split()[0], "1")
+        self.finish([p])
+
+    def test_bad_files_are_refused_and_leave_nothing(self):
+        for data, word in [(b"", "shorter"), (b"\xff" * 16, "shorter"), (b"\x02" + b"\0" * 7 + b"{]", "JSON"),
+                           (b"\x02" + b"\0" * 7 + b"[]", "table")]:
+            with open(self.file, "wb") as f:
+                f.write(data)
+            out = self.store.run("""
+try:
+    lib.load(store, os.environ["MODEL_FILE"], "m")
+except OSError as e:
+    print(e)
+""")
+            self.assertIn(word, out)
+        self.assertEqual(self.store.used(), 0)
+
+    def test_another_namespace_cannot_have_it(self):
+        self.finish([self.store.client(HOLD)])
+        out = self.store.run("""
+try:
+    lib.get(lib.connect(None, "other"), "m")
+except OSError as e:
+    print(e)
+""")
+        self.assertIn("no model m for namespace other", out)
+
+    def test_without_a_store_a_copy_of_ones_own(self):
+        out = self.store.run("""
+import ctypes
+model = ctypes.c_void_p()
+lib.call("fast_store_load_file", None, os.environ["MODEL_FILE"].encode(), b"m", None,
+         ctypes.c_uint(4), ctypes.c_uint(0), ctypes.byref(model))
+lib.verify(model)
+print(lib.c.fast_store_model_is_shared(model))
+""")
+        self.assertEqual(out.strip(), "0")
+
+
+if __name__ == "__main__":
+    unittest.main()
