@@ -8,7 +8,7 @@
 #define K1 0x6a09e667f3bcc909ull /* sqrt(2) */
 #define K2 0xbb67ae8584caa73bull /* sqrt(3) */
 #define K3 0x3c6ef372fe94f82bull /* sqrt(5) */
-#define BLOCK (FAST_HASH_LANES * 8)
+#define BLOCK ((size_t)FAST_HASH_LANES * 8)
 
 static uint64_t rotate(uint64_t v, int by)
 {

@@ -7,6 +7,7 @@
  * (fast_catalog_client_gone). */
 #include "core/catalog.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,9 +153,9 @@ static int add_model(struct fast_catalog *c, const struct fast_model_want *w, st
     if (!m)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a model");
     m->id = c->epoch | ++c->last;
-    strcpy(m->ns, w->ns);
-    strcpy(m->name, w->name);
-    strcpy(m->version, w->version);
+    snprintf(m->ns, sizeof(m->ns), "%s", w->ns);
+    snprintf(m->name, sizeof(m->name), "%s", w->name);
+    snprintf(m->version, sizeof(m->version), "%s", w->version);
     m->digest[0] = w->digest[0];
     m->digest[1] = w->digest[1];
     m->bytes = w->bytes;
@@ -441,6 +442,8 @@ bool fast_catalog_valid(const struct fast_catalog *c)
         return false;
     for (int i = 0; i < c->count; i++) {
         const struct fast_model *m = c->models[i];
+        if (!m)
+            return false;
         uint32_t refs = 0, waiting = 0, loaders = 0;
         for (const struct hold *h = c->holds; h; h = h->next) {
             refs += h->model == m && h->held;

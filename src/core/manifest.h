@@ -13,7 +13,7 @@
 #define FAST_TENSOR_DIMS 8
 #define FAST_TENSOR_ALIGN 256          /* of offsets: what every kernel and library is content with */
 #define FAST_MANIFEST_TENSORS (1 << 20) /* at most */
-#define FAST_MANIFEST_MAX (FAST_MANIFEST_TENSORS * 256u) /* bytes */
+#define FAST_MANIFEST_MAX ((size_t)FAST_MANIFEST_TENSORS * 256) /* bytes */
 
 /* Element types, by the names of safetensors. X(name, bits). */
 #define FAST_DTYPES(X)                                                                             \

@@ -1,6 +1,6 @@
-/* fast-store: keeps the weights of models on one GPU for the replicas that use them. Started by
- * fast-node when the first replica asks, ended by itself when nothing is stored any more. Also the
- * program that puts a file into a store (--push). */
+/* fast-store: keeps the weights of models on one GPU for the replicas that use them. It ends
+ * by itself (--idle) when nothing is stored any more. Also the program that puts a file into a store
+ * (--push). */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -22,7 +22,7 @@ static const char usage[] =
     "       fast-store --socket PATH --push FILE --model NAME [--version V] [--shared] [--pinned]\n"
     "\n"
     "Keeps the weights of models on the first GPU that it sees (CUDA_VISIBLE_DEVICES) for all programs\n"
-    "that use libfast-store.so. fast-node starts it when it is needed.\n"
+    "that use libfast-store.so.\n"
     "\n"
     "  --socket PATH    listen there (Unix, SOCK_SEQPACKET)\n"
     "  --listen-fd N    an inherited socket that listens already\n"

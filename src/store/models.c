@@ -211,7 +211,7 @@ static int check_manifest(int fd, uint64_t bytes, uint32_t *ret_tensors, struct 
     struct stat st;
     int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
     if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) || st.st_size <= 0 ||
-        st.st_size > FAST_MANIFEST_MAX)
+        (uint64_t)st.st_size > FAST_MANIFEST_MAX)
         return fast_err_set(err, FAST_EPROTO, "there is no sealed table of tensors");
     size_t len = (size_t)st.st_size;
     void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -231,8 +231,9 @@ int store_commit(struct store_session *c, const struct fast_msg *m, int fd, stru
     uint32_t tensors = 0;
     int rc = model ? check_manifest(fd, model->bytes, &tensors, err)
                    : fast_catalog_known(s->catalog, m->model_commit.model, err);
-    rc = rc ? rc : fast_catalog_commit(s->catalog, c->id, model->id, fast_loop_now(s->loop), err);
-    if (rc) {
+    if (!rc)
+        rc = fast_catalog_commit(s->catalog, c->id, m->model_commit.model, fast_loop_now(s->loop), err);
+    if (rc || !model) {
         if (fd >= 0)
             close(fd);
         return rc;

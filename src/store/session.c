@@ -2,6 +2,7 @@
  * closing gives back all that it holds. Sessions are freed by a timer of the loop, never from within
  * something that may still use them. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -83,7 +84,7 @@ static int on_hello(struct store_session *c, const struct fast_msg *m, struct fa
     if (!s->conf->key_file) {
         c->pass = (struct fast_pass){.admin = true, .ns = STORE_NS_DEFAULT, .who = "anybody"};
         if (m->store_hello.pass.len && m->store_hello.pass.len < sizeof(c->pass.ns))
-            strcpy(c->pass.ns, m->store_hello.pass.p);
+            snprintf(c->pass.ns, sizeof(c->pass.ns), "%s", m->store_hello.pass.p);
     } else if (!fast_pass_read(s->key, m->store_hello.pass.p, &c->pass)) {
         return fast_err_set(err, FAST_EPERM, "this pass was not made by the node of this store");
     }

@@ -1,7 +1,8 @@
 /* The connection to a store. One request at a time. A store that went away is connected to again when
- * something is asked of it (its node starts it anew then); references of the old life went with it, so
+ * something is asked of it; references of the old life went with it, so
  * that giving one back to another life is not even tried. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -48,7 +49,7 @@ static int greet(struct fast_store *s, struct fast_err *err)
     return 0;
 }
 
-/* A store that died leaves a socket where nobody listens until its node has noticed. */
+/* A store that died leaves a socket where nobody listens until it is started anew. */
 static int dial(struct fast_store *s, fast_ns patience, struct fast_err *err)
 {
     fast_ns end = store_now() + patience;
@@ -106,8 +107,8 @@ int store_client_new(const char *socket, const char *pass, struct fast_store **r
     int rc = client_alloc(&s, err);
     if (rc)
         return rc;
-    strcpy(s->socket, socket);
-    strcpy(s->pass, pass ? pass : "");
+    snprintf(s->socket, sizeof(s->socket), "%s", socket);
+    snprintf(s->pass, sizeof(s->pass), "%s", pass ? pass : "");
     rc = dial(s, FAST_MS(200), err);
     if (rc) {
         store_client_drop(s);

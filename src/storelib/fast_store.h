@@ -75,7 +75,7 @@ struct fast_store_source {
     const void *data; /* in host or in device memory, contiguous */
 };
 
-/* |socket| NULL: $FAST_STORE_SOCKET; |pass| NULL: $FAST_STORE_PASS. fast-node sets both for a replica.
+/* |socket| NULL: $FAST_STORE_SOCKET; |pass| NULL: $FAST_STORE_PASS.
  * FAST_STORE_EPEER: there is no store; with FAST_STORE_PRIVATE one may go on with |store| NULL. */
 FAST_STORE_API int fast_store_connect(const char *socket, const char *pass, struct fast_store **ret,
                                       char *msg, size_t msg_size);

@@ -67,7 +67,7 @@ static int read_manifest(int fd, uint64_t bytes, struct fast_manifest **ret, siz
                          struct fast_err *err)
 {
     struct stat st;
-    if (fstat(fd, &st) || st.st_size <= 0 || st.st_size > FAST_MANIFEST_MAX)
+    if (fstat(fd, &st) || st.st_size <= 0 || (uint64_t)st.st_size > FAST_MANIFEST_MAX)
         return fast_err_set(err, FAST_EPROTO, "the store hands out no table of tensors");
     size_t len = (size_t)st.st_size;
     fast_autofree struct fast_manifest *m = malloc(len);
