@@ -141,7 +141,9 @@ int fast_manifest_new(const struct fast_tensor *t, size_t n, struct fast_manifes
         m->rows[i] = (struct row){.offset = t[i].offset, .bytes = t[i].bytes, .hash = t[i].hash,
                                   .name = at, .dtype = t[i].dtype, .ndim = t[i].ndim};
         memcpy(m->rows[i].shape, t[i].shape, sizeof(m->rows[i].shape));
-        at += (size_t)(stpcpy(text + at, t[i].name) - (text + at)) + 1;
+        size_t n_bytes = strlen(t[i].name) + 1;
+        memcpy(text + at, t[i].name, n_bytes);
+        at += n_bytes;
     }
     *ret = m;
     *ret_len = rows + names;
