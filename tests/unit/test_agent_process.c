@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -121,6 +122,21 @@ static bool is_good(void *arg, const char *ticket)
     return !strcmp(ticket, arg);
 }
 
+/* While a program takes another's place it has no environment to be known by. */
+static void wait_for_sleep(const struct node_process *p)
+{
+    char path[64], name[32] = "";
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)p->pid);
+    for (int i = 0; i < WAIT_MS && strcmp(name, "sleep\n") != 0; i++) {
+        usleep(1000);
+        FILE *f = fopen(path, "re");
+        assert_non_null(f);
+        assert_non_null(fgets(name, sizeof(name), f));
+        fclose(f);
+    }
+    assert_string_equal(name, "sleep\n");
+}
+
 static void strays(void **state)
 {
     (void)state;
@@ -133,6 +149,8 @@ static void strays(void **state)
     const char *foreign[] = {other, "FAST_TICKET=bad", NULL};
     struct node_process p[3] = {spawn("exec sleep 600", good), spawn("exec sleep 600", bad),
                                 spawn("exec sleep 600", foreign)};
+    for (int i = 0; i < 3; i++)
+        wait_for_sleep(&p[i]);
     assert_int_equal(node_process_kill_strays(path, is_good, live), 1);
     assert_int_equal(end_of(&p[1]), SIGKILL);
     for (int i = 0; i < 3; i += 2) {
