@@ -154,14 +154,19 @@ static double cut(double v)
     return v < -STEP_MAX ? -STEP_MAX : v > STEP_MAX ? STEP_MAX : v;
 }
 
+static double positive(double v)
+{
+    return v > 0 ? v : 0;
+}
+
 /* |x|: logarithm of what was seen over what the trials say. */
 static bool watch(struct fast_live *l, double x, fast_ns now)
 {
     l->mean = l->any ? l->mean + FORGET * (x - l->mean) : x;
     l->any = true;
     l->spans++;
-    l->up = fmax(0, l->up + cut(x) - SLACK);
-    l->down = fmax(0, l->down - cut(x) - SLACK);
+    l->up = positive(l->up + cut(x) - SLACK);
+    l->down = positive(l->down - cut(x) - SLACK);
     if (!l->drifting && (l->up > THRESHOLD || l->down > THRESHOLD) && fabs(l->mean) > DRIFT_MIN) {
         l->drifting = true;
         l->since = now;

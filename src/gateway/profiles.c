@@ -20,7 +20,7 @@
 #define SPAN_MIN FAST_S(10)
 #define SPAN_MAX FAST_S(60)
 #define SAVE_EVERY FAST_S(30)
-#define KEY_MAX (2 * GW_NAME_MAX)
+#define KEY_MAX ((size_t)2 * GW_NAME_MAX)
 
 struct gw_profiles {
     struct fast_trials *db;
