@@ -88,24 +88,31 @@ static int parse(const struct opts *o, struct plan *p, struct fast_err *err)
     return r;
 }
 
-static int open_db(const struct opts *o, struct fast_trials **ret, struct fast_err *err)
+#define PATH_LEN 3100
+
+static int open_db(const struct opts *o, char path[PATH_LEN], struct fast_trials **ret,
+                   struct fast_err *err)
 {
-    char dir[3000], path[3100];
+    char dir[3000];
     const char *home = getenv("HOME");
-    if (o->db)
-        return fast_trials_open(o->db, BUSY_MS, ret, err);
     if (geteuid() == 0)
         snprintf(dir, sizeof(dir), "/var/lib/fast-gshare");
     else
         snprintf(dir, sizeof(dir), "%s/.local/state/fast-gshare", home ? home : "/tmp");
-    snprintf(path, sizeof(path), "%s/profiles.db", dir);
-    return fast_dir_make(dir, 0755, err) ? -err->code : fast_trials_open(path, BUSY_MS, ret, err);
+    if (o->db)
+        snprintf(path, PATH_LEN, "%s", o->db);
+    else
+        snprintf(path, PATH_LEN, "%s/profiles.db", dir);
+    if (!o->db && fast_dir_make(dir, 0755, err))
+        return -err->code;
+    return fast_trials_open(path, BUSY_MS, ret, err);
 }
 
 /* ---- trials ---- */
 
 struct session {
     struct cli *cli;
+    const char *db_path;
     const struct opts *o;
     struct plan plan;
     struct fast_trials *db;
@@ -340,20 +347,31 @@ static int import_from(struct fast_trials *db, const char *name, const char *pat
 static int try_all(struct session *s, const char *name, struct fast_err *err)
 {
     struct trial_guard guard;
-    char trial_name[80];
+    char trial_name[80], lock_path[PATH_LEN + 8];
+    int lock = -1;
+    snprintf(lock_path, sizeof(lock_path), "%s.lock", s->db_path);
+    if (trial_lock(lock_path, name, &lock, err))
+        return cli_fail(CLI_FAILED, "%s", err->msg);
+    if (s->o->fresh && fast_trials_forget(s->db, name, s->profile.version, err)) {
+        close(lock);
+        return cli_fail(CLI_FAILED, "%s", err->msg);
+    }
     snprintf(trial_name, sizeof(trial_name), "%s-profile", name);
     if (fast_trials_get(s->db, name, s->profile.version, s->profile.trial, &s->profile.trials, err) ||
-        trial_prepare(s->cli, name, err) || trial_guard_begin(&guard, s->cli, trial_name, err))
+        trial_prepare(s->cli, name, err) || trial_guard_begin(&guard, s->cli, trial_name, err)) {
+        close(lock);
         return cli_fail(CLI_FAILED, "%s", err->msg);
+    }
     if (s->profile.trials)
         fprintf(stderr, "%d trials of this version are there; --fresh forgets them\n", s->profile.trials);
     int status = run_trials(s);
     trial_guard_end(&guard);
+    close(lock);
     return status ? status : show(s->cli, s->o, &s->plan, &s->profile, true);
 }
 
 static int profile(struct cli *cli, const struct opts *o, const struct plan *plan, struct fast_trials *db,
-                   const char *name)
+                   const char *db_path, const char *name)
 {
     static struct session s;
     struct fast_err err;
@@ -363,7 +381,8 @@ static int profile(struct cli *cli, const struct opts *o, const struct plan *pla
     size_t body_len = 0;
     if (strlen(name) > 50)
         return cli_fail(CLI_USAGE, "profile: the name has more than 50 characters");
-    s = (struct session){.cli = cli, .o = o, .plan = *plan, .db = db, .profile = {.name = name}};
+    s = (struct session){.cli = cli, .o = o, .plan = *plan, .db = db, .db_path = db_path,
+                         .profile = {.name = name}};
     if (o->body && fast_file_read(o->body, BODY_MAX, &body, &body_len, &err))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);
     if (api_host(cli, host, sizeof(host), &s.conf.port, &err))
@@ -377,10 +396,7 @@ static int profile(struct cli *cli, const struct opts *o, const struct plan *pla
                                  .mem_bytes = live_memory(cli, name), .body = body,
                                  .body_len = body_len, .users = (int)plan->users,
                                  .seconds = (double)plan->seconds_milli * 1e-3};
-    if (o->fresh && fast_trials_forget(db, name, s.profile.version, &err))
-        status = cli_fail(CLI_FAILED, "%s", err.msg);
-    if (!status)
-        status = try_all(&s, name, &err);
+    status = try_all(&s, name, &err);
     json_decref(function);
     return status;
 }
@@ -392,6 +408,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     struct fast_trials *db = NULL;
     struct fast_err err;
     static struct profile p;
+    char path[PATH_LEN];
     if (parse(o, &plan, &err))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);
     const char *verb = argc > 1 ? argv[0] : "";
@@ -401,7 +418,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         return cli_fail(CLI_USAGE, "profile: NAME, show NAME, export NAME [FILE] or import NAME FILE");
     if (fast_parse_name(argc > 1 ? argv[1] : argv[0], "function name", &err))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);
-    if (open_db(o, &db, &err))
+    if (open_db(o, path, &db, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     int s;
     if (exports)
@@ -412,7 +429,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         s = from_db(argv[1], db, &p, &err) ? cli_fail(CLI_FAILED, "%s", err.msg)
                                            : show(cli, o, &plan, &p, false);
     else
-        s = profile(cli, o, &plan, db, argv[0]);
+        s = profile(cli, o, &plan, db, path, argv[0]);
     fast_trials_close(db);
     return s;
 }

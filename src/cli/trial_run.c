@@ -4,6 +4,7 @@
 
 #include "cli/trial_run.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 #define GONE_TIMEOUT FAST_S(30)
 #define DEATH_TIMEOUT FAST_S(1)
 #define POLL_US 50000
+#define LOCK_TIMEOUT FAST_S(3)
 #define FAILURES_MAX 0.05       /* above this share of wrong answers a trial has failed */
 #define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
 #define LATENCY_PART 0.4        /* of the time of a trial */
@@ -38,6 +40,30 @@ static void remove_function(struct cli *cli, const char *name)
     json_decref(d);
     if (text)
         api_call(cli, "DELETE", "/system/functions", text, strlen(text), NULL, &r);
+}
+
+int trial_lock(const char *path, const char *function, int *ret_fd, struct fast_err *err)
+{
+    uint32_t h = 2166136261u; /* FNV-1a: the byte of this function */
+    for (const char *c = function; *c; c++)
+        h = (h ^ (unsigned char)*c) * 16777619u;
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)h, .l_len = 1};
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return fast_err_set(err, FAST_EIO, "cannot open %s", path);
+    /* The guard of a run that was just interrupted still removes its trial. */
+    int r = fcntl(fd, F_OFD_SETLK, &lock);
+    for (int i = 0; r && i < LOCK_TIMEOUT / FAST_US(POLL_US); i++) {
+        usleep(POLL_US);
+        r = fcntl(fd, F_OFD_SETLK, &lock);
+    }
+    if (r) {
+        close(fd);
+        return fast_err_set(err, FAST_EBUSY, "another `fast profile %s` is running; wait for it, or stop "
+                            "it", function);
+    }
+    *ret_fd = fd;
+    return 0;
 }
 
 int trial_prepare(struct cli *cli, const char *function, struct fast_err *err)

@@ -26,6 +26,11 @@ struct trial_conf {
  * says FAST_EEXIST when it is a function of somebody else's. */
 int trial_prepare(struct cli *cli, const char *function, struct fast_err *err);
 
+/* One run for a function at a time: a second one would remove the trial of the first. The lock is a byte
+ * of the file |path|; it is kept until this process and its guard have ended. FAST_EBUSY: another
+ * run has it. */
+int trial_lock(const char *path, const char *function, int *ret_fd, struct fast_err *err);
+
 /* A process that outlives this one, however it ends, and then removes the trial function. Call
  * before the first trial, and trial_guard_end() after the last. FAST_EIO where there is no process. */
 struct trial_guard {

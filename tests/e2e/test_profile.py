@@ -105,6 +105,41 @@ class ProfileTest(unittest.TestCase):
         self.kill_in_a_trial(signal.SIGKILL)
         self.kill_in_a_trial(signal.SIGINT)
 
+    def test_a_second_run_leaves_the_first_alone(self):
+        self.deploy()
+        with subprocess.Popen(self.fast("resnet50", "--seconds", "20"), stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL) as p:
+            try:
+                before = self.stack.wait_ready("resnet50-profile")[0]
+                self.assertIn("is running", self.run_fast("resnet50", "--fresh", status=1))
+                after = self.stack.ready("resnet50-profile")[0]
+                self.assertEqual((after["replica"], after["pid"]), (before["replica"], before["pid"]))
+                self.assertIsNone(p.poll())
+            finally:
+                p.send_signal(signal.SIGINT)
+                p.wait()
+        self.no_trial_left()
+
+    def test_the_gateway_takes_up_a_profile(self):
+        self.db = os.path.join(self.stack.state_dir, "profiles.db")
+        self.stack.deploy("resnet50", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}, sm=12,
+                          request="0.2", limit="0.2", mem=1 << 30, slo="300ms")
+        self.assertNotIn("profile", self.stack.get("/system/function/resnet50"))
+        table = os.path.join(self.stack.root, "t.csv")
+        with open(table, "w", encoding="utf-8") as f:
+            f.write("sm,quota,rps,p95_ms,p99_ms\n6,0.2,8,60,80\n12,0.2,12,50,70\n24,0.4,30,40,60\n"
+                    "100,1,70,20,30\n")
+        self.run_fast("import", "resnet50", table)
+        node.wait_until(lambda: "profile" in self.stack.get("/system/function/resnet50"),
+                        "the gateway does not see the profile")
+        seen = self.stack.get("/system/function/resnet50")["profile"]
+        self.assertEqual((seen["source"], seen["trials"], seen["drifting"]), ("imported", 4, False))
+        # A deployment that names no slice gets one from the profile; an SLO that no slice meets is refused.
+        body = {"service": "resnet50", "image": "replay", "annotations": {"fastgshare/slo": "1ms"}}
+        status, text = self.stack.call("PUT", "/system/functions", body)
+        self.assertEqual(status, 400, text)
+        self.assertIn("fastgshare/slo", text)
+
     def test_failing_functions(self):
         for name, how, state in (("wrong", "500", "errors"), ("dies", "die", "crashed"),
                                  ("hangs", "hang", "timeout")):
