@@ -31,7 +31,7 @@ struct fast_http_call {
     struct fast_http_head head;
     struct fast_http_body body;
     bool stepping, again, closed, idle;
-    bool connecting, to_head, chunked, finished, was_full, held, got_head;
+    bool connecting, to_head, chunked, finished, held, got_head;
     fast_ns idle_since;
 };
 
@@ -120,6 +120,7 @@ static void end_call(struct fast_http_call *c)
                 !fast_http_stream_waiting(&c->s) && p->idle_count < IDLE_MAX;
     c->ops = NULL;
     if (keep) {
+        c->s.full = false;
         c->idle = true;
         c->idle_since = fast_loop_now(p->loop);
         c->next = p->idle;
@@ -191,8 +192,8 @@ static bool step_once(struct fast_http_call *c)
 {
     if (c->idle || !c->ops)
         return false;
-    if (c->was_full && fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER / 2) {
-        c->was_full = false;
+    if (c->s.full && fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER / 2) {
+        c->s.full = false;
         c->ops->drain(c->user);
         return true;
     }
@@ -341,7 +342,7 @@ int fast_http_call_new(struct fast_http_pool *p, const struct fast_http_call_ops
     c->user = user;
     c->to_head = to_head;
     c->chunked = chunked;
-    c->finished = c->was_full = c->held = c->got_head = false;
+    c->finished = c->held = c->got_head = c->s.full = false;
     fast_http_head_init(&c->head, true);
     fast_http_stream_put(&c->s, head, len);
     *ret = c;
@@ -361,8 +362,8 @@ bool fast_http_call_write(struct fast_http_call *c, const char *data, size_t len
     if (fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER)
         return true;
     fast_http_call_flush(c);
-    c->was_full = fast_http_stream_waiting(&c->s) >= FAST_HTTP_HIGH_WATER;
-    return !c->was_full;
+    c->s.full = fast_http_stream_waiting(&c->s) >= FAST_HTTP_HIGH_WATER;
+    return !c->s.full;
 }
 
 /* Sends what waits. What comes of it is told by the loop, never from in here. */

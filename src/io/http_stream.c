@@ -185,7 +185,7 @@ bool fast_http_stream_arm(struct fast_http_stream *s)
     int events = 0;
     if (s->reading && !s->eof && !s->broken)
         events |= FAST_LOOP_IN;
-    if (fast_http_stream_waiting(s) && !s->unsendable)
+    if ((fast_http_stream_waiting(s) || s->full) && !s->unsendable)
         events |= FAST_LOOP_OUT;
     if (!events) {
         /* A hang-up is told whether it is asked for or not: without a watch it cannot spin. */

@@ -24,6 +24,7 @@ struct fast_http_stream {
     char *out; /* out[out_at .. out_len) waits to be sent */
     size_t out_at, out_len, out_cap;
     bool reading;
+    bool full; /* its owner waits for room: writability is told even when nothing waits */
     bool eof;       /* the peer has sent its last byte */
     bool broken;    /* reading failed */
     bool unsendable; /* writing failed: what is put is dropped */
