@@ -169,8 +169,7 @@ int deploy_send(struct cli *cli, const json_t *d)
     return CLI_OK;
 }
 
-/* Asks whether all functions of a stack are valid, so that one that is not leaves nothing behind. */
-static int check_all(struct cli *cli, const json_t *list)
+int deploy_check_all(struct cli *cli, const json_t *list)
 {
     json_t *d;
     size_t i;
@@ -202,7 +201,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
             return cli_fail(CLI_USAGE, "deploy: %s", err.msg);
         list = json_pack("[o]", one);
     }
-    int status = json_array_size(list) > 1 ? check_all(cli, list) : CLI_OK;
+    int status = json_array_size(list) > 1 ? deploy_check_all(cli, list) : CLI_OK;
     if (status) {
         json_decref(list);
         return status;

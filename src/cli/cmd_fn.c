@@ -92,6 +92,21 @@ static json_t *replicas_of(const json_t *list, const char *name, const char *ns)
     return ret;
 }
 
+/* A plain process has no slice, whatever its row says. */
+static void add_slice(struct table *t, const json_t *r)
+{
+    if (json_num(r, "gpu") < 0) {
+        for (int i = 0; i < 4; i++)
+            table_add(t, "-");
+        return;
+    }
+    table_add(t, "%.0f", json_num(r, "gpu"));
+    table_add(t, "%.0f", json_num(r, "sm_pct"));
+    table_add(t, "%.2f-%.2f", json_num(r, "quota_request"), json_num(r, "quota_limit"));
+    table_add(t, "%.0f of %.0f MiB", json_num(r, "memory_used_bytes") / 1048576,
+              json_num(r, "memory_cap_bytes") / 1048576);
+}
+
 static void print_replicas(const json_t *list, const char *name, const char *ns)
 {
     static const char *const heads[] = {"REPLICA", "STATE", "GPU", "SM%", "QUOTA", "MEMORY",
@@ -106,11 +121,7 @@ static void print_replicas(const json_t *list, const char *name, const char *ns)
             t = table_new(heads);
         table_add(t, "%s", json_text(r, "replica"));
         table_add(t, "%s", json_text(r, "state"));
-        table_add(t, "%.0f", json_num(r, "gpu"));
-        table_add(t, "%.0f", json_num(r, "sm_pct"));
-        table_add(t, "%.2f-%.2f", json_num(r, "quota_request"), json_num(r, "quota_limit"));
-        table_add(t, "%.0f of %.0f MiB", json_num(r, "memory_used_bytes") / 1048576,
-                  json_num(r, "memory_cap_bytes") / 1048576);
+        add_slice(t, r);
         table_add(t, "%.0f", json_num(r, "pid"));
         table_add(t, "%.0f", json_num(r, "restarts"));
         table_add(t, "%s", json_text(r, "text"));
@@ -147,6 +158,7 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
            json_text(f, "name"), ns);
     if (*json_text(f, "envProcess"))
         printf("Process:   %s\n", json_text(f, "envProcess"));
+    printf("Runner:    %s\nIsolation: %s\n", json_text(f, "runner"), json_text(f, "isolation"));
     print_map("Annotations", json_object_get(f, "annotations"));
     print_map("Labels", json_object_get(f, "labels"));
     print_map("Environment", json_object_get(f, "envVars"));
@@ -168,8 +180,9 @@ static int run_rm(struct cli *cli, void *arg, int argc, char **argv)
             json_object_set_new(body, "namespace", json_string(fn->ns));
         int s = api_json(cli, "DELETE", "/system/functions", body, NULL);
         json_decref(body);
-        if (!s && !cli->json)
-            printf("%s is being removed.\n", argv[i]);
+        if (!s)
+            printf(cli->json ? "{\"function\": \"%s\", \"removed\": true}\n"
+                             : "%s is being removed.\n", argv[i]);
         status = s ? s : status;
     }
     return status;
@@ -191,8 +204,9 @@ static int run_scale(struct cli *cli, void *arg, int argc, char **argv)
         json_object_set_new(body, "namespace", json_string(fn->ns));
     int s = api_json(cli, "POST", path, body, NULL);
     json_decref(body);
-    if (!s && !cli->json)
-        printf("%s goes to %lld replicas.\n", argv[0], (long long)n);
+    if (!s)
+        printf(cli->json ? "{\"function\": \"%s\", \"replicas\": %lld}\n"
+                         : "%s goes to %lld replicas.\n", argv[0], (long long)n);
     return s;
 }
 
@@ -223,8 +237,8 @@ static int run_invoke(struct cli *cli, void *arg, int argc, char **argv)
     api_autoreply r = {0};
     if (read_body(fn, argc, argv, &body, &len, &err))
         return cli_fail(CLI_USAGE, "invoke: %s", err.msg);
-    snprintf(path, sizeof(path), "/function/%s%s%s", api_escape(argv[0], name, sizeof(name)),
-             fn->ns ? "." : "", fn->ns ? fn->ns : "");
+    snprintf(path, sizeof(path), "/%sfunction/%s%s%s", fn->async ? "async-" : "",
+             api_escape(argv[0], name, sizeof(name)), fn->ns ? "." : "", fn->ns ? fn->ns : "");
     int rc = api_call(cli, fn->method ? fn->method : "POST", path, body ? body : "", len,
                       fn->type ? fn->type : "application/octet-stream", &r);
     if (rc)
@@ -232,6 +246,10 @@ static int run_invoke(struct cli *cli, void *arg, int argc, char **argv)
                         r.body ? r.body : "out of memory");
     if (r.status < 200 || r.status > 299)
         return cli_fail(CLI_FAILED, "%s answered %ld: %s", argv[0], r.status, r.body);
+    if (fn->async && cli->json)
+        printf("{\"callId\": \"%s\", \"status\": %ld}\n", r.call_id, r.status);
+    else if (fn->async)
+        printf("%s is called later: call %s. See: fast async ls\n", argv[0], r.call_id);
     fwrite(r.body, 1, r.len, stdout);
     if (cli->tty && r.len && r.body[r.len - 1] != '\n')
         putchar('\n');
@@ -297,6 +315,7 @@ static const struct cli_opt invoke_opts[] = {
     {"data", 'd', CLI_STR, offsetof(struct fn, data), "TEXT", "the body itself"},
     {"type", 't', CLI_STR, offsetof(struct fn, type), "MIME", "Content-Type of the body"},
     {"method", 'X', CLI_STR, offsetof(struct fn, method), "METHOD", "default: POST"},
+    {"async", 0, CLI_FLAG, offsetof(struct fn, async), NULL, "return at once; the call is made later"},
 };
 static const struct cli_opt logs_opts[] = {
     NS_OPT,

@@ -1,6 +1,7 @@
 /* fast up: node and gateway together, in the foreground, until Ctrl-C. */
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 
 struct up {
     const char *sim, *state_dir, *listen, *metrics, *policy, *charge, *window;
+    const char *basic_auth;
     struct cli_list images;
 };
 
@@ -28,6 +30,8 @@ static const struct cli_opt opts[] = {
     {"state-dir", 0, CLI_STR, offsetof(struct up, state_dir), "DIR",
      "functions, secrets, logs, sockets (default: /var/lib/fast-gshare as root)"},
     {"images", 0, CLI_LIST, offsetof(struct up, images), "DIR", "folder of executables to deploy"},
+    {"basic-auth", 0, CLI_STR, offsetof(struct up, basic_auth), "DIR",
+     "ask for the user and password in DIR/basic-auth-user and DIR/basic-auth-password"},
     {"policy", 0, CLI_STR, offsetof(struct up, policy), "NAME", "fast, timeshare or racing"},
     {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held"},
     {"window", 0, CLI_STR, offsetof(struct up, window), "TIME", "accounting period, default 100ms"},
@@ -100,6 +104,12 @@ static void greet(const struct platform *p, const struct up *up)
     printf("Gateway  %s   (OpenFaaS API; metrics on %s)\n", p->url,
            up->metrics ? up->metrics : "127.0.0.1:8082");
     printf("GPUs     %s\n", up->sim ? "simulated: no figure from here is a GPU's" : "real");
+    const char *asked = getenv("basic_auth");
+    bool auth = asked && (!strcmp(asked, "true") || !strcmp(asked, "1"));
+    printf("Access   %s\n",
+           auth ? "with the password of basic-auth-password"
+                : "no password: every user of this machine who reaches the port can run programs as\n"
+                  "         this user. To ask for one: --basic-auth DIR");
     printf("State    %s\n\nTry in another terminal:\n"
            "  fast gpu\n"
            "  fast deploy digits --image digits --sm 12 --quota 0.3 --slo 50ms\n"
@@ -119,6 +129,10 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     sigset_t set;
     (void)argc;
     (void)argv;
+    if (up->basic_auth) { /* inherited by the gateway, which reads the files itself */
+        setenv("basic_auth", "true", 1);
+        setenv("secret_mount_path", up->basic_auth, 1);
+    }
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);

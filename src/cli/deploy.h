@@ -10,6 +10,9 @@
 /* PUT, and POST when the function is new (as faas-cli does). Prints the outcome. */
 int deploy_send(struct cli *cli, const json_t *deployment);
 
+/* Asks whether all of |list| are valid, so that one that is not leaves nothing behind. */
+int deploy_check_all(struct cli *cli, const json_t *list);
+
 /* Reads a stack.yml as faas-cli reads it; |ret| becomes an array of FunctionDeployments. */
 int deploy_read_stack(const char *path, json_t **ret, struct fast_err *err);
 

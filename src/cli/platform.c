@@ -157,7 +157,9 @@ static bool answers(struct platform *p, int which, const char *path_asked)
     struct cli cli = *p->cli;
     cli.gateway = p->url;
     api_autoreply r = {0};
-    return !api_call(&cli, "GET", path_asked, NULL, 0, NULL, &r) && r.status == 200;
+    if (api_call(&cli, "GET", path_asked, NULL, 0, NULL, &r))
+        return false;
+    return r.status == 200 || r.status == 401; /* 401: only with a password, and it is up */
 }
 
 static int wait_for(struct platform *p, int which, struct fast_err *err)
@@ -185,16 +187,15 @@ int platform_restart(struct platform *p, int which, struct fast_err *err)
     return spawn(p, which, err);
 }
 
-static void set_state_dir(struct platform *p)
+void platform_state_dir(const char *given, char *ret, size_t cap)
 {
     const char *home = getenv("HOME");
-    if (p->conf.state_dir)
-        snprintf(p->state_dir, sizeof(p->state_dir), "%s", p->conf.state_dir);
+    if (given)
+        snprintf(ret, cap, "%s", given);
     else if (geteuid() == 0)
-        snprintf(p->state_dir, sizeof(p->state_dir), "/var/lib/fast-gshare");
+        snprintf(ret, cap, "/var/lib/fast-gshare");
     else
-        snprintf(p->state_dir, sizeof(p->state_dir), "%s/.local/state/fast-gshare",
-                 home ? home : "/tmp");
+        snprintf(ret, cap, "%s/.local/state/fast-gshare", home ? home : "/tmp");
 }
 
 int platform_start(struct platform *p, struct cli *cli, const struct platform_conf *conf,
@@ -202,7 +203,7 @@ int platform_start(struct platform *p, struct cli *cli, const struct platform_co
 {
     *p = (struct platform){.conf = *conf, .cli = cli};
     const char *listen = conf->listen ? conf->listen : "127.0.0.1:8080";
-    set_state_dir(p);
+    platform_state_dir(conf->state_dir, p->state_dir, sizeof(p->state_dir));
     snprintf(p->url, sizeof(p->url), "http://%.250s", listen);
     int r = fast_dir_make(p->state_dir, 0755, err);
     for (int i = 0; !r && i < PLATFORM_COUNT; i++) {

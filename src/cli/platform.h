@@ -28,6 +28,9 @@ struct platform {
     char log[PLATFORM_COUNT][4200];
 };
 
+/* The state directory: |given|, or the default (NULL). */
+void platform_state_dir(const char *given, char *ret, size_t cap);
+
 /* Starts both and waits until they answer. On an error nothing is left running and the message
  * holds the last line of the log of the one that failed. */
 int platform_start(struct platform *p, struct cli *cli, const struct platform_conf *conf,

@@ -162,22 +162,67 @@ static bool is_allowed(const struct gateway *gw, const struct fast_http_req *req
     return a && b;
 }
 
-/* A web page of another origin could otherwise have its reader's browser deploy programs here: a
- * browser says where a request comes from, other clients say nothing. */
-static bool is_foreign(const struct fast_http_req *req)
+/* ---- pages in browsers ----
+ * A web page could have its reader's browser deploy programs here. A browser says where a request
+ * comes from; other clients say nothing. */
+
+static bool field_of(const struct fast_http_req *req, const char *name, const char **ret, size_t *ret_len)
 {
     const char *text = fast_http_req_text(req);
-    const struct fast_http_head *h = fast_http_req_head(req);
-    const struct fast_http_field *origin = fast_http_head_find(h, text, "origin");
-    const struct fast_http_field *host = fast_http_head_find(h, text, "host");
-    if (!origin)
+    const struct fast_http_field *f = fast_http_head_find(fast_http_req_head(req), text, name);
+    *ret = f ? text + f->value : "";
+    *ret_len = f ? f->value_len : 0;
+    return f != NULL;
+}
+
+static bool starts(const char *p, size_t len, const char *with)
+{
+    size_t n = strlen(with);
+    return len >= n && !memcmp(p, with, n);
+}
+
+/* Another origin than the one that is asked, or a form: a page needs no permission to send one. */
+static bool is_foreign(const struct fast_http_req *req)
+{
+    static const char *const forms[] = {"application/x-www-form-urlencoded", "multipart/form-data",
+                                        "text/plain"};
+    const char *p, *host;
+    size_t len, host_len;
+    field_of(req, "host", &host, &host_len);
+    if (field_of(req, "origin", &p, &len)) {
+        const char *slashes = memmem(p, len, "://", 3);
+        size_t skip = slashes ? (size_t)(slashes - p) + 3 : len;
+        if (host_len != len - skip || memcmp(p + skip, host, host_len) != 0)
+            return true;
+    }
+    if (field_of(req, "sec-fetch-site", &p, &len) && !fast_http_is(p, len, "same-origin") &&
+        !fast_http_is(p, len, "none"))
+        return true;
+    bool browser = field_of(req, "user-agent", &p, &len) && starts(p, len, "Mozilla/");
+    field_of(req, "content-type", &p, &len);
+    for (size_t i = 0; browser && i < FAST_COUNT_OF(forms); i++)
+        if (len >= strlen(forms[i]) && fast_http_is(p, strlen(forms[i]), forms[i]))
+            return true;
+    return false;
+}
+
+/* Without a password on the loopback, who comes under another name than the loopback's was led here
+ * by a name service (DNS rebinding). An address cannot be rebound. */
+static bool is_misled(const struct gateway *gw, const struct fast_http_req *req)
+{
+    const char *host;
+    size_t len;
+    if (gw->conf->auth || strncmp(gw->conf->listen, "127.", 4) != 0 ||
+        !field_of(req, "host", &host, &len))
         return false;
-    const char *from = text + origin->value;
-    size_t len = origin->value_len;
-    const char *slashes = memmem(from, len, "://", 3);
-    size_t skip = slashes ? (size_t)(slashes - from) + 3 : len;
-    return !host || host->value_len != len - skip ||
-           memcmp(from + skip, text + host->value, host->value_len) != 0;
+    const char *colon = memrchr(host, ':', len);
+    size_t n = colon && host[len - 1] != ']' ? (size_t)(colon - host) : len;
+    if (fast_http_is(host, n, "localhost") || starts(host, n, "["))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (host[i] != '.' && (host[i] < '0' || host[i] > '9'))
+            return true;
+    return false;
 }
 
 /* ---- routes ---- */
@@ -189,28 +234,15 @@ struct route {
     void (*named)(const struct gw_request *rq, const char *name);
 };
 
-static void namespaces(const struct gw_request *rq)
-{
-    json_t *list = json_array();
-    json_array_append_new(list, json_string(GW_DEFAULT_NS));
-    for (const struct gw_function *fn = rq->gw->functions; fn; fn = fn->next) {
-        size_t i;
-        json_t *v;
-        bool known = fn->removed;
-        json_array_foreach(list, i, v)
-            known = known || !strcmp(json_string_value(v), fn->spec->ns);
-        if (!known)
-            json_array_append_new(list, json_string(fn->spec->ns));
-    }
-    gw_reply_json(rq->req, 200, list);
-}
-
 static const struct route routes[] = {
     {"/system/functions", "GET POST PUT DELETE", gw_api_functions, NULL},
     {"/system/function/", "GET", NULL, gw_api_function},
     {"/system/scale-function/", "POST", NULL, gw_api_scale},
     {"/system/secrets", "GET POST PUT DELETE", gw_api_secrets, NULL},
-    {"/system/namespaces", "GET", namespaces, NULL},
+    {"/system/namespaces", "GET", gw_api_namespaces, NULL},
+    {"/system/namespace/", "GET POST PUT DELETE", NULL, gw_api_namespace},
+    {"/system/async", "GET", gw_api_async, NULL},
+    {"/async-function/", "DELETE", NULL, gw_api_async_call},
     {"/system/info", "GET", gw_api_info, NULL},
     {"/system/logs", "GET", gw_api_logs, NULL},
     {"/system/gpus", "GET", gw_api_gpus, NULL},
@@ -222,7 +254,9 @@ static const struct route *find_route(const char *path, const char **ret_name)
 {
     for (size_t i = 0; i < FAST_COUNT_OF(routes); i++) {
         size_t n = strlen(routes[i].path);
-        if (routes[i].named ? !strncmp(path, routes[i].path, n) && path[n] && !strchr(path + n, '/')
+        bool nameless = routes[i].named == gw_api_namespace; /* its name is in the body */
+        if (routes[i].named ? !strncmp(path, routes[i].path, n) && (path[n] || nameless) &&
+                                  !strchr(path + n, '/')
                             : !strcmp(path, routes[i].path)) {
             *ret_name = path + n;
             return &routes[i];
@@ -287,20 +321,18 @@ static void system_request(struct gateway *gw, struct fast_http_req *req, const 
                             "text/plain; charset=utf-8", why, sizeof(why) - 1);
     } else if (is_foreign(req)) {
         fast_http_req_text_reply(req, 403, "a web page of another origin may not use this API");
+    } else if (is_misled(gw, req)) {
+        fast_http_req_text_reply(req, 403, "Host: without a password this API is asked for as "
+                                           "localhost or by address");
     } else if (!r) {
         fast_http_req_text_reply(req, 404, "404 page not found");
     } else if (!has_method(r->methods, method)) {
         snprintf(fields, sizeof(fields), "Allow: %s\r\n", r->methods);
-        fast_http_req_reply(req, 405, fields, NULL, "", 0);
+        fast_http_req_reply(req, 405, fields, "text/plain; charset=utf-8", "405 method not allowed\n",
+                            23);
     } else {
         fast_http_req_collect(req, BODY_MAX, on_body, gw);
     }
-}
-
-static bool starts(const char *p, size_t len, const char *with)
-{
-    size_t n = strlen(with);
-    return len >= n && !memcmp(p, with, n);
 }
 
 static void root_page(struct gateway *gw, struct fast_http_req *req)
@@ -326,7 +358,10 @@ void gw_api_request(void *arg, struct fast_http_req *req)
     size_t len = h->target_len;
     if (starts(path, len, "/function/"))
         gw_invoke(gw, req, path + 10, len - 10);
-    else if (starts(path, len, "/system/"))
+    else if (starts(path, len, "/async-function/") &&
+             !fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, "DELETE"))
+        gw_async_request(gw, req, path + 16, len - 16);
+    else if (starts(path, len, "/system/") || starts(path, len, "/async-function/"))
         system_request(gw, req, path, len);
     else if (fast_http_is_exact(path, len, "/healthz"))
         fast_http_req_text_reply(req, 200, "OK");

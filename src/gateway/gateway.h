@@ -126,6 +126,8 @@ struct gateway {
     struct gw_function *functions;
     struct gw_function *hash[GW_BUCKETS];
     struct gw_replica *replicas;
+    json_t *namespaces; /* that were created, by name */
+    struct gw_async *async;
     uint64_t next_key;
     struct gw_job *jobs;
     struct fast_timer *tick, *job_timer, *stop_timer;
@@ -233,6 +235,22 @@ void gw_api_gpus(const struct gw_request *rq);
 void gw_api_replicas(const struct gw_request *rq);
 void gw_api_policy(const struct gw_request *rq);
 void gw_api_info(const struct gw_request *rq);
+
+/* ---- namespaces.c ---- */
+
+int gw_namespaces_load(struct gateway *gw, struct fast_err *err);
+void gw_api_namespaces(const struct gw_request *rq);
+/* |name| may be "": then it is in the body. */
+void gw_api_namespace(const struct gw_request *rq, const char *name);
+
+/* ---- async.c ---- */
+
+/* Answers a request to /async-function/...; |path| is its target behind that. */
+void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len);
+/* Calls that wait, and those that were given up. */
+void gw_api_async(const struct gw_request *rq);
+/* DELETE of a call by its id. */
+void gw_api_async_call(const struct gw_request *rq, const char *call_id);
 
 /* ---- secrets.c ---- */
 

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/parse.h"
+#include "gateway/async.h"
 #include "io/file.h"
 
 #define PATHS_MAX 32
@@ -54,7 +55,7 @@ static const char help[] =
 struct settings {
     struct gw_conf conf;
     const char *images[PATHS_MAX], *profiles[PATHS_MAX];
-    char state_dir[PATH_MAX], defaults[4][PATH_MAX + 64];
+    char state_dir[PATH_MAX], defaults[4][PATH_MAX + 64], tool[PATH_MAX + 64];
     char *user, *password;
 };
 
@@ -157,6 +158,10 @@ static void default_paths(struct settings *s)
     add_path(s->images, &k->paths.nimages, s->defaults[1], NULL);
     add_path(s->profiles, &k->paths.nprofiles, s->defaults[2], NULL);
     add_path(s->profiles, &k->paths.nprofiles, s->defaults[3], NULL);
+    snprintf(s->tool, sizeof(s->tool), "%s/fast", self);
+    if (access(s->tool, X_OK))
+        snprintf(s->tool, sizeof(s->tool), "%s/../cli/fast", self);
+    k->paths.tool = access(s->tool, X_OK) ? NULL : s->tool;
     k->paths.images = s->images;
     k->paths.profiles = s->profiles;
 }
@@ -181,7 +186,7 @@ static int find_state_dir(struct settings *s, struct fast_err *err)
     if (!real || strlen(real) >= sizeof(s->state_dir))
         return fast_err_set(err, FAST_EIO, "%s: %s", full, strerror(errno));
     memcpy(full, real, strlen(real) + 1);
-    s->conf.state_dir = full;
+    s->conf.state_dir = s->conf.paths.state_dir = full;
     return 0;
 }
 
@@ -273,6 +278,20 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
     return 0;
 }
 
+static int open_queue(struct gateway *gw, struct fast_err *err)
+{
+    char path[PATH_MAX + 16];
+    struct gw_queue *queue = NULL;
+    snprintf(path, sizeof(path), "%s/async.db", gw->conf->state_dir);
+    int r = gw_queue_sqlite_open(path, &queue, err);
+    if (r)
+        return r;
+    r = gw_async_new(gw, queue, &gw->async, err);
+    if (r)
+        queue->ops->close(queue);
+    return r;
+}
+
 static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_err *err)
 {
     char db[PATH_MAX + 16], profiles[PATH_MAX + 16];
@@ -292,6 +311,10 @@ static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_e
     if (!r)
         r = gw_functions_load(gw, err);
     if (!r)
+        r = gw_namespaces_load(gw, err);
+    if (!r)
+        r = open_queue(gw, err);
+    if (!r)
         r = gw_link_new(gw->loop, control, &gw_replica_link_ops, gw, &gw->link, err);
     gw->tick = r ? NULL : fast_timer_new(gw->loop, on_tick, gw);
     gw->job_timer = r ? NULL : fast_timer_new(gw->loop, on_job_tick, gw);
@@ -309,6 +332,8 @@ static void close_all(struct gateway *gw)
 {
     fast_http_server_free(gw->server);
     fast_http_server_free(gw->metrics);
+    gw_async_free(gw->async);
+    json_decref(gw->namespaces);
     gw_link_free(gw->link);
     gw_replicas_free(gw);
     gw_functions_free(gw);

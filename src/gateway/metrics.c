@@ -1,5 +1,6 @@
 /* The metrics page: the names of OpenFaaS as they are, our own as fast_*. */
 
+#include "gateway/async.h"
 #include "gateway/gateway.h"
 
 #include <stdarg.h>
@@ -185,6 +186,15 @@ void gw_api_metrics(void *arg, struct fast_http_req *req)
     }
     openfaas(&w, gw);
     own(&w, gw);
+    uint64_t waiting, dead;
+    int running;
+    gw_async_counts(gw->async, &waiting, &dead, &running);
+    head(&w, "queue_worker_pending_messages", "gauge", "Asynchronous calls that are not done");
+    add(&w, "queue_worker_pending_messages %llu\n", (unsigned long long)waiting);
+    head(&w, "fast_async_running", "gauge", "Asynchronous calls that are being made");
+    add(&w, "fast_async_running %d\n", running);
+    head(&w, "fast_async_dead", "gauge", "Asynchronous calls that were given up");
+    add(&w, "fast_async_dead %llu\n", (unsigned long long)dead);
     head(&w, "fast_node_up", "gauge", "1 while the gateway is connected to its node");
     add(&w, "fast_node_up %d\n", gw_link_synced(gw->link));
     gpu_value(&w, gw, "fast_gpu_utilization", "Share of time with a kernel running", utilization);

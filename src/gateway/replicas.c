@@ -29,6 +29,8 @@ bool gw_replica_is_ready(const struct gw_replica *r)
 int gw_function_ready(const struct gateway *gw, const struct gw_function *fn)
 {
     int n = 0;
+    if (!fn->nreplicas)
+        return 0;
     for (const struct gw_replica *r = gw->replicas; r; r = r->next)
         n += r->fn == fn && gw_replica_is_ready(r);
     return n;

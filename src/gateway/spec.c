@@ -12,6 +12,8 @@
 
 #define NOTE "fastgshare/"
 #define REPLICAS_MAX 1000
+#define TARGET_ALERT_MILLI 5000
+#define TARGET_DEFAULT_MILLI 50000
 #define MEM_DEFAULT_MIN (UINT64_C(512) << 20)
 #define MEM_GRAIN (UINT64_C(2) << 20)
 #define PROFILE_FILE_MAX (1 << 20)
@@ -238,53 +240,17 @@ static int parse_labels(struct gw_spec *s, struct fast_err *err)
     if (!s->max_given)
         s->max = default_max(s, s->target_milli);
     s->zero_after = to_zero ? after : FAST_NEVER;
+    /* OpenFaaS has two rules. Who only says how many replicas there may be knows the first one: an
+     * alert at more than 5 requests/s. The second one scales at 50 for each replica. */
     if (!s->target_milli)
-        s->target_milli = 50000; /* the default of OpenFaaS */
+        s->target_milli = s->max_given && s->max > s->min &&
+                                  !gw_spec_map(s, "labels", "com.openfaas.scale.type")
+                              ? TARGET_ALERT_MILLI
+                              : TARGET_DEFAULT_MILLI;
     return 0;
 }
 
 /* ---- the whole ---- */
-
-static int parse_argv(struct gw_spec *s, const struct gw_paths *paths, struct fast_err *err)
-{
-    const char *line = text_of(s->json, "envProcess"), *image = text_of(s->json, "image");
-    char path[4096];
-    if (!image)
-        return fast_err_set(err, FAST_EINVAL, "image: a name or the path of an executable is needed");
-    if (!line) {
-        int r = gw_image_find(image, paths, path, sizeof(path), err);
-        if (r)
-            return r;
-        s->argv_len = strlen(path) + 1;
-        s->argv = malloc(s->argv_len);
-        if (!s->argv)
-            return fast_err_set(err, FAST_ENOMEM, "no memory for a path");
-        memcpy(s->argv, path, s->argv_len);
-        return 0;
-    }
-    fast_autofree char *words = NULL;
-    size_t len = 0;
-    int r = gw_words_split(line, &words, &len, err);
-    if (r)
-        return r;
-    if (!len || !*words)
-        return fast_err_set(err, FAST_EINVAL, "envProcess: it names no program");
-    /* The program is found as an image is, so that it need not be a path. */
-    r = gw_image_find(words, paths, path, sizeof(path), err);
-    if (r) {
-        char why[200];
-        snprintf(why, sizeof(why), "%s", err ? err->msg + strlen("image: ") : "");
-        return fast_err_set(err, FAST_EINVAL, "envProcess: %s", why);
-    }
-    size_t first = strlen(words) + 1, plen = strlen(path) + 1;
-    s->argv_len = plen + len - first;
-    s->argv = malloc(s->argv_len);
-    if (!s->argv)
-        return fast_err_set(err, FAST_ENOMEM, "no memory for an envProcess");
-    memcpy(s->argv, path, plen);
-    memcpy(s->argv + plen, words + first, len - first);
-    return 0;
-}
 
 static int parse_names(struct gw_spec *s, const char *query_ns, struct fast_err *err)
 {
@@ -321,7 +287,7 @@ int gw_spec_parse(const char *text, size_t len, const char *query_ns, const stru
     if (!r)
         r = parse_labels(s, err);
     if (!r)
-        r = parse_argv(s, paths, err);
+        r = gw_command_build(s, paths, err);
     if (r) {
         gw_spec_free(s);
         return r;
@@ -352,6 +318,7 @@ void gw_spec_free(struct gw_spec *s)
     json_decref(s->json);
     fast_profile_free(s->profile);
     free(s->argv);
+    free(s->listed);
     free(s);
 }
 

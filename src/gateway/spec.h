@@ -21,6 +21,8 @@ struct gw_paths {
     int nimages;
     const char **profiles;
     int nprofiles;
+    const char *tool;      /* the program `fast`, for watchdogs and isolation; NULL: not there */
+    const char *state_dir; /* for the image store and secrets; NULL: none */
 };
 
 struct gw_spec {
@@ -39,6 +41,9 @@ struct gw_spec {
     int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
     fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
     const char *health_path; /* "" : the node's defaults */
+    const char *runner;      /* how requests reach the program, in words */
+    char *listed;            /* what does not change of its status, NULL: not made yet */
+    const char *isolation;   /* what is kept from it, in words */
 };
 
 /* |text| need not end with a NUL. The namespace of the body wins over |query_ns| (NULL: none). */
@@ -67,9 +72,9 @@ bool gw_spec_is_scaled(const struct gw_spec *spec);
 /* A value of the map |key| of the deployment; NULL: not there or empty. */
 const char *gw_spec_map(const struct gw_spec *spec, const char *key, const char *name);
 
-/* Splits |line| into words as a shell does, with quotes and backslashes and nothing else: no
- * variables, no globs. |ret|: each word with its NUL; the caller frees it. */
-int gw_words_split(const char *line, char **ret, size_t *ret_len, struct fast_err *err);
+/* Fills argv, |runner| and |isolation|: what a process of the function is, by its image (the image
+ * store, then the images that are built in, then the folders) and its envProcess. */
+int gw_command_build(struct gw_spec *spec, const struct gw_paths *paths, struct fast_err *err);
 
 /* The executable of an image name; the error says what was looked for and where. */
 int gw_image_find(const char *image, const struct gw_paths *paths, char *ret, size_t cap,

@@ -11,7 +11,8 @@
 
 #define SCHEMA_VERSION 1
 
-enum { PUT, REMOVE, EACH, REPLICA_PUT, REPLICA_REMOVE, REPLICA_GET, STATEMENTS };
+enum { PUT, REMOVE, EACH, REPLICA_PUT, REPLICA_REMOVE, REPLICA_GET, NS_PUT, NS_REMOVE, NS_EACH,
+       STATEMENTS };
 
 static const char *const statements[STATEMENTS] = {
     [PUT] = ("INSERT INTO function(name, ns, json, desired, next_number, generation, created_ns)"
@@ -24,6 +25,9 @@ static const char *const statements[STATEMENTS] = {
     [REPLICA_PUT] = "INSERT OR REPLACE INTO replica(id, generation) VALUES(?,?)",
     [REPLICA_REMOVE] = "DELETE FROM replica WHERE id=?",
     [REPLICA_GET] = "SELECT generation FROM replica WHERE id=?",
+    [NS_PUT] = "INSERT OR REPLACE INTO namespace(name, json) VALUES(?,?)",
+    [NS_REMOVE] = "DELETE FROM namespace WHERE name=?",
+    [NS_EACH] = "SELECT name, json FROM namespace ORDER BY name",
 };
 
 static const char schema[] =
@@ -78,6 +82,9 @@ static int prepare(struct gw_store *s, const char *path, struct fast_err *err)
         r = r ? r : run_sql(s, schema, err);
         r = r ? r : run_sql(s, "COMMIT", err);
     }
+    /* Came later; a program that knows nothing of it is not disturbed. */
+    r = r ? r : run_sql(s, "CREATE TABLE IF NOT EXISTS namespace(name TEXT PRIMARY KEY,"
+                           " json TEXT NOT NULL)", err);
     for (int i = 0; !r && i < STATEMENTS; i++)
         if (sqlite3_prepare_v3(s->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &s->st[i],
                                NULL) != SQLITE_OK)
@@ -197,4 +204,29 @@ uint32_t gw_store_replica_generation(struct gw_store *s, const char *replica)
         g = (uint32_t)sqlite3_column_int64(st, 0);
     sqlite3_reset(st);
     return g;
+}
+
+int gw_store_ns_put(struct gw_store *s, const char *name, const char *json, struct fast_err *err)
+{
+    sqlite3_bind_text(s->st[NS_PUT], 1, name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(s->st[NS_PUT], 2, json, -1, SQLITE_STATIC);
+    return finish(s, s->st[NS_PUT], err);
+}
+
+int gw_store_ns_remove(struct gw_store *s, const char *name, struct fast_err *err)
+{
+    sqlite3_bind_text(s->st[NS_REMOVE], 1, name, -1, SQLITE_STATIC);
+    return finish(s, s->st[NS_REMOVE], err);
+}
+
+int gw_store_ns_each(struct gw_store *s, void (*fn)(void *arg, const char *name, const char *json),
+                     void *arg, struct fast_err *err)
+{
+    sqlite3_stmt *st = s->st[NS_EACH];
+    int r;
+    while ((r = sqlite3_step(st)) == SQLITE_ROW)
+        fn(arg, (const char *)sqlite3_column_text(st, 0), (const char *)sqlite3_column_text(st, 1));
+    r = r == SQLITE_DONE ? 0 : broken(s, err);
+    sqlite3_reset(st);
+    return r;
 }

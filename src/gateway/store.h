@@ -39,4 +39,11 @@ int gw_store_replica_remove(struct gw_store *store, const char *replica, struct 
 /* 0 when the replica is not known. */
 uint32_t gw_store_replica_generation(struct gw_store *store, const char *replica);
 
+/* Namespaces that were created, each with its labels and annotations as JSON. */
+int gw_store_ns_put(struct gw_store *store, const char *name, const char *json,
+                    struct fast_err *err);
+int gw_store_ns_remove(struct gw_store *store, const char *name, struct fast_err *err);
+int gw_store_ns_each(struct gw_store *store, void (*fn)(void *arg, const char *name, const char *json),
+                     void *arg, struct fast_err *err);
+
 #endif

@@ -1,5 +1,4 @@
-/* Decides what an envProcess line and an image name mean on this machine: words and a path. No
- * shell is ever started. */
+/* Decides what an image name means on this machine: a program of the image folders. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,63 +7,6 @@
 #include <unistd.h>
 
 #include "gateway/spec.h"
-
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-/* One quoted part, from behind its quote to behind its end; NULL: it has none. */
-static const char *take_quoted(const char *p, char quote, char *out, size_t *at)
-{
-    for (; *p && *p != quote; p++) {
-        if (quote == '"' && *p == '\\' && (p[1] == '"' || p[1] == '\\'))
-            p++;
-        out[(*at)++] = *p;
-    }
-    return *p ? p + 1 : NULL;
-}
-
-static int take_word(const char **line, char *out, size_t *at, struct fast_err *err)
-{
-    const char *p = *line;
-    while (*p && !is_blank(*p)) {
-        if (*p == '\'' || *p == '"') {
-            p = take_quoted(p + 1, *p, out, at);
-            if (!p)
-                return fast_err_set(err, FAST_EINVAL, "envProcess: a quote is not closed");
-            continue;
-        }
-        if (*p == '\\' && !*++p)
-            return fast_err_set(err, FAST_EINVAL, "envProcess: it ends with a backslash");
-        out[(*at)++] = *p++;
-    }
-    out[(*at)++] = 0;
-    *line = p;
-    return 0;
-}
-
-int gw_words_split(const char *line, char **ret, size_t *ret_len, struct fast_err *err)
-{
-    char *out = malloc(strlen(line) + 2); /* a word is never longer than what it came from */
-    size_t at = 0;
-    if (!out)
-        return fast_err_set(err, FAST_ENOMEM, "no memory for an envProcess");
-    for (const char *p = line;;) {
-        while (is_blank(*p))
-            p++;
-        if (!*p)
-            break;
-        int r = take_word(&p, out, &at, err);
-        if (r) {
-            free(out);
-            return r;
-        }
-    }
-    *ret = out;
-    *ret_len = at;
-    return 0;
-}
 
 static bool is_executable(const char *path)
 {

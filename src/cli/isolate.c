@@ -1,0 +1,246 @@
+/* Decides what view of the machine a function gets when no container runtime is there: a mount
+ * namespace of its own (with a user namespace where this is not root), in which /var/openfaas/secrets
+ * holds its secrets and, for an image with files, "/" is the image. Network and process numbers are
+ * shared with the machine: a replica is reached by its port. It assumes that nobody else runs in this
+ * process yet. */
+
+#include "cli/isolate.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "io/file.h"
+
+#define PLACE "openfaas/secrets"
+
+static int failed(const char *what, const char *name, struct fast_err *err)
+{
+    return fast_err_set(err, FAST_EPERM, "%s %.150s: %s", what, name, strerror(errno));
+}
+
+static int write_proc(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+/* A mount namespace. Without root it needs a user namespace, in which this user stays itself. */
+static int own_mounts(struct fast_err *err)
+{
+    char map[64];
+    uid_t uid = geteuid();
+    gid_t gid = getegid();
+    if (unshare(CLONE_NEWNS)) {
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+            return failed("cannot get", "a mount namespace", err);
+        write_proc("/proc/self/setgroups", "deny");
+        snprintf(map, sizeof(map), "%u %u 1", uid, uid);
+        if (write_proc("/proc/self/uid_map", map))
+            return failed("cannot write", "uid_map", err);
+        snprintf(map, sizeof(map), "%u %u 1", gid, gid);
+        if (write_proc("/proc/self/gid_map", map))
+            return failed("cannot write", "gid_map", err);
+    }
+    /* What is mounted here stays here. */
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+        return failed("cannot make private", "/", err);
+    return 0;
+}
+
+/* Makes |to| what |from| is: a folder, a file or a symbolic link. */
+static int show(const char *from, const char *to, struct fast_err *err)
+{
+    struct stat st;
+    char link[PATH_MAX];
+    if (lstat(from, &st))
+        return failed("cannot look at", from, err);
+    if (S_ISLNK(st.st_mode)) {
+        ssize_t n = readlink(from, link, sizeof(link) - 1);
+        link[n > 0 ? n : 0] = 0;
+        return symlink(link, to) && errno != EEXIST ? failed("cannot link", to, err) : 0;
+    }
+    if (S_ISDIR(st.st_mode)) {
+        if (mkdir(to, 0755) && errno != EEXIST)
+            return failed("cannot make", to, err);
+    } else {
+        int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0)
+            return failed("cannot make", to, err);
+        close(fd);
+    }
+    return mount(from, to, NULL, MS_BIND | MS_REC, NULL) ? failed("cannot show", from, err) : 0;
+}
+
+/* Links lead to where the secrets are, so that a changed one is seen by who runs already. */
+static int link_secrets(const struct isolation *is, const char *dir, struct fast_err *err)
+{
+    int r = fast_dir_make(dir, 0755, err);
+    for (int i = 0; !r && i < is->secret->n; i++) {
+        char from[PATH_MAX], to[PATH_MAX];
+        if (snprintf(from, sizeof(from), "%s/%s", is->secrets, is->secret->v[i]) >= PATH_MAX ||
+            snprintf(to, sizeof(to), "%s/%s", dir, is->secret->v[i]) >= PATH_MAX)
+            return fast_err_set(err, FAST_EINVAL, "the path of a secret is too long");
+        if (symlink(from, to) && errno != EEXIST)
+            r = failed("cannot link", to, err);
+    }
+    return r;
+}
+
+/* /var becomes a folder in memory that shows all that was in it, and the secrets beside it: nothing
+ * is written to the machine's own /var. */
+static int show_secrets(const struct isolation *is, struct fast_err *err)
+{
+    char top[] = "/tmp/fast-var-XXXXXX", to[PATH_MAX], from[PATH_MAX];
+    if (!mkdtemp(top))
+        return failed("cannot make", top, err);
+    int r = mount("tmpfs", top, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
+                ? failed("cannot mount", top, err)
+                : 0;
+    DIR *d = r ? NULL : opendir("/var");
+    for (struct dirent *e; !r && d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, "openfaas"))
+            continue;
+        snprintf(from, sizeof(from), "/var/%s", e->d_name);
+        snprintf(to, sizeof(to), "%s/%s", top, e->d_name);
+        r = show(from, to, err);
+    }
+    if (d)
+        closedir(d);
+    snprintf(to, sizeof(to), "%s/" PLACE, top);
+    r = r ? r : link_secrets(is, to, err);
+    if (!r && mount(top, "/var", NULL, MS_BIND | MS_REC, NULL))
+        r = failed("cannot show", "/var", err);
+    umount2(top, MNT_DETACH);
+    rmdir(top);
+    return r;
+}
+
+/* ---- an image with files ---- */
+
+/* A link in an image could lead out of it while its root is not "/" yet. */
+static int check_links(const char *root, const char *path, struct fast_err *err)
+{
+    char at[PATH_MAX];
+    struct stat st;
+    for (const char *p = path; *p;) {
+        p += 1 + strcspn(p + 1, "/");
+        if (snprintf(at, sizeof(at), "%s%.*s", root, (int)(p - path), path) >= (int)sizeof(at))
+            return fast_err_set(err, FAST_EINVAL, "%.100s: the path is too long", path);
+        if (!lstat(at, &st) && S_ISLNK(st.st_mode))
+            return fast_err_set(err, FAST_EINVAL, "the image has a link at %.*s", (int)(p - path), path);
+    }
+    return 0;
+}
+
+static int show_in(const char *root, const char *path, struct fast_err *err)
+{
+    char to[PATH_MAX], parent[PATH_MAX];
+    struct stat st;
+    if (stat(path, &st))
+        return 0; /* the machine has none */
+    if (check_links(root, path, err))
+        return -FAST_EINVAL;
+    snprintf(to, sizeof(to), "%s%s", root, path);
+    snprintf(parent, sizeof(parent), "%s", to);
+    char *slash = strrchr(parent, '/');
+    if (slash)
+        *slash = 0;
+    int r = fast_dir_make(parent, 0755, err);
+    return r ? r : show(path, to, err);
+}
+
+/* Each folder of a list such as LD_LIBRARY_PATH, or of a list of files. */
+static int show_list(const char *root, const char *name, bool folders, struct fast_err *err)
+{
+    const char *list = getenv(name);
+    int r = 0;
+    while (list && *list && !r) {
+        char path[PATH_MAX];
+        size_t n = strcspn(list, ":");
+        snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
+        char *slash = folders ? NULL : strrchr(path, '/');
+        if (slash && slash != path)
+            *slash = 0;
+        if (path[0] == '/' && strcmp(path, "/"))
+            r = show_in(root, path, err);
+        list += n + (list[n] == ':');
+    }
+    return r;
+}
+
+static int enter_root(const struct isolation *is, struct fast_err *err)
+{
+    static const char *const always[] = {"/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts"};
+    static const struct {
+        const char *name;
+        bool folders;
+    } lists[] = {{"LD_PRELOAD", false},      {"LD_LIBRARY_PATH", true}, {"FAST_NODE_SOCKET", false},
+                 {"FAST_SIM_DIR", true},     {"CUDA_MPS_PIPE_DIRECTORY", true}};
+    char dir[PATH_MAX];
+    int r = 0;
+    if (mount(is->root, is->root, NULL, MS_BIND | MS_REC, NULL))
+        return failed("cannot show", is->root, err);
+    for (size_t i = 0; !r && i < FAST_COUNT_OF(always); i++)
+        r = show_in(is->root, always[i], err);
+    for (size_t i = 0; !r && i < FAST_COUNT_OF(lists); i++)
+        r = show_list(is->root, lists[i].name, lists[i].folders, err);
+    snprintf(dir, sizeof(dir), "%s/tmp", is->root);
+    r = r ? r : check_links(is->root, "/tmp", err);
+    r = r ? r : fast_dir_make(dir, 01777, err);
+    if (!r && mount("tmpfs", dir, "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
+        r = failed("cannot mount", dir, err);
+    if (!r && is->secret->n) {
+        snprintf(dir, sizeof(dir), "%s/var/" PLACE, is->root);
+        r = check_links(is->root, "/var/" PLACE, err);
+        r = r ? r : fast_dir_make(dir, 0755, err);
+        if (!r && mount(is->secrets, dir, NULL, MS_BIND, NULL))
+            r = failed("cannot show", is->secrets, err);
+    }
+    /* The old root is put over the new one and taken away: no folder is needed to keep it in. */
+    if (!r && (chdir(is->root) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) ||
+               chdir("/")))
+        r = failed("cannot enter", is->root, err);
+    return r;
+}
+
+/* ---- the whole ---- */
+
+static void give_up(void)
+{
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err)
+{
+    bool view = is->root || is->secret->n;
+    int r = view ? own_mounts(err) : 0;
+    if (!r && is->root)
+        r = enter_root(is, err);
+    else if (!r && is->secret->n)
+        r = show_secrets(is, err);
+    give_up();
+    if (r && is->root)
+        return r;
+    snprintf(ret, cap, "%sno_new_privs, rlimits", r || !view ? ""
+                                                  : is->root ? "file system of the image, "
+                                                             : "own mounts, ");
+    return 0;
+}

@@ -1,0 +1,39 @@
+#ifndef FAST_GATEWAY_FETCH_H
+#define FAST_GATEWAY_FETCH_H
+
+/* HTTP requests of the gateway itself, to its own port and to callback URLs: libcurl on the event
+ * loop. Bodies are held in memory. */
+
+#include <stddef.h>
+
+#include "io/loop.h"
+
+struct gw_fetcher;
+
+struct gw_fetch {
+    const char *method, *url;
+    const char *headers; /* lines, each with its CRLF */
+    const void *body;    /* copied */
+    size_t len;
+    fast_ns timeout;
+};
+
+struct gw_fetched {
+    int status;       /* 0: there was no answer; |why| */
+    const char *why;
+    const char *headers; /* lines, without those of framing */
+    const char *body;
+    size_t len;
+    double seconds;
+    bool internal; /* the answer is the platform's, not the function's */
+};
+
+typedef void gw_fetched_fn(void *arg, const struct gw_fetched *answer);
+
+int gw_fetcher_new(struct fast_loop *loop, struct gw_fetcher **ret, struct fast_err *err);
+void gw_fetcher_free(struct gw_fetcher *f); /* nothing more is told; NULL is fine */
+/* |fn| is told once, later. */
+int gw_fetch(struct gw_fetcher *f, const struct gw_fetch *what, gw_fetched_fn *fn, void *arg,
+             struct fast_err *err);
+
+#endif

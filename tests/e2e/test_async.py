@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Asynchronous calls: promised once on the disk, made at least once, whatever is killed."""
+import http.server
+import json
+import os
+import threading
+import time
+import unittest
+
+import gateway
+import node
+from gateway import wait_until
+
+CALLS = int(os.environ.get("FAST_ASYNC_CALLS", "300"))
+KILLS = int(os.environ.get("FAST_ASYNC_KILLS", "3"))
+QUICK = {"com.openfaas.retry.min_wait": "20ms", "com.openfaas.retry.max_wait": "200ms"}
+ECHO = {"image": "functions/alpine:latest", "envProcess": "cat"}
+
+
+class Callbacks:
+    """An HTTP server that counts what is delivered to it."""
+
+    def __init__(self):
+        outer = self
+        self.lock = threading.Lock()
+        self.got = []
+        self.refuse = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                with outer.lock:
+                    if outer.refuse:
+                        outer.refuse -= 1
+                        status = 500
+                    else:
+                        outer.got.append((dict(self.headers), body))
+                        status = 200
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/done"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Async(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        hook = os.path.join(node.BUILD, "src", "hook", "libfast-hook.so")
+        extra = [] if os.path.exists(hook) else ["--hook", os.path.join(node.BUILD, "src", "simdriver",
+                                                                        "libcuda.so.1")]
+        cls.node = node.Node(gpus=1, args=extra)
+        cls.addClassCleanup(cls.node.close)
+        cls.gw = gateway.Gateway(cls.node)
+        cls.addClassCleanup(cls.gw.close)
+
+    def setUp(self):
+        self.callbacks = Callbacks()
+        self.addCleanup(self.callbacks.close)
+
+    def tearDown(self):
+        for f in self.gw.get("/system/functions").json():
+            self.gw.ask("DELETE", "/system/functions", {"functionName": f["name"]})
+        wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
+
+    def call(self, body=b"", name="f", **headers):
+        headers = {k.replace("_", "-"): v for k, v in headers.items()}
+        return self.gw.post(f"/async-function/{name}", body, headers=headers)
+
+    def queue(self, dead=False):
+        return self.gw.get("/system/async" + ("?dead=true" if dead else "")).json()
+
+    def idle(self):
+        wait_until(lambda: self.queue()["waiting"] == 0, f"calls stay: {self.queue()}")
+
+    def test_a_call_and_its_callback(self):
+        self.gw.up(annotations=QUICK, **ECHO)
+        answer = self.call(b"hello", X_Callback_Url=self.callbacks.url, X_Call_Id="mine",
+                           Content_Type="text/x-own")
+        self.assertEqual((answer.status, answer.body), (202, b""))
+        self.assertEqual(answer.headers["X-Call-Id"], "mine")
+        self.assertTrue(answer.headers["X-Start-Time"])
+        wait_until(lambda: self.callbacks.got, "no callback")
+        headers, body = self.callbacks.got[0]
+        self.assertEqual(body, b"hello")
+        self.assertEqual(headers["X-Call-Id"], "mine")
+        self.assertEqual(headers["X-Function-Status"], "200")
+        self.assertEqual(headers["X-Function-Name"], "f.openfaas-fn")
+        self.assertEqual(headers["Content-Type"], "text/x-own")
+        self.assertTrue(float(headers["X-Duration-Seconds"]) > 0)
+        self.idle()
+        self.assertEqual(self.gw.status()["invocationCount"], 1)
+
+    def test_path_and_query_reach_the_function(self):
+        self.gw.up(annotations=QUICK, image="functions/alpine", envProcess="env")
+        self.call(name="f/a/b?x=1", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.assertIn(b"Http_Path=/a/b\n", self.callbacks.got[0][1])
+        self.assertIn(b"Http_Query=x=1\n", self.callbacks.got[0][1])
+
+    def test_what_is_refused(self):
+        self.gw.up(**ECHO)
+        self.assertEqual(self.call(name="nothing").status, 404)
+        self.assertEqual(self.call(X_Callback_Url="not a url").status, 400)
+        self.assertEqual(self.call(X_Callback_Url="file:///etc/passwd").status, 400)
+        self.assertEqual(self.gw.get("/async-function/f").status, 405)
+        self.assertEqual(self.gw.ask("DELETE", "/async-function/unknown").status, 404)
+        self.assertEqual(self.queue()["waiting"], 0)
+
+    def test_failures_are_repeated_then_kept(self):
+        self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "3"},
+                   image="functions/alpine", envProcess="false")
+        call = self.call(b"x").headers["X-Call-Id"]
+        wait_until(lambda: self.queue()["dead"], "the call is not given up")
+        self.assertEqual(self.gw.status()["invocationCount"], 3)
+        dead = self.queue(dead=True)["calls"]
+        self.assertEqual([(c["callId"], c["attempts"], c["status"]) for c in dead], [(call, 3, 500)])
+        self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
+        self.assertEqual(self.queue()["dead"], 0)
+
+    def test_a_failure_is_called_back_too(self):
+        self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "2"},
+                   image="functions/alpine", envProcess="false")
+        self.call(b"x", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.assertEqual(self.callbacks.got[0][0]["X-Function-Status"], "500")
+
+    def test_a_callback_is_repeated_without_the_call(self):
+        self.gw.up(annotations=QUICK, **ECHO)
+        self.callbacks.refuse = 2
+        self.call(b"once", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.idle()
+        self.assertEqual(self.gw.status()["invocationCount"], 1)
+
+    def test_cancel_of_a_call_that_waits(self):
+        self.gw.up(annotations={"com.openfaas.retry.min_wait": "1h",
+                                "com.openfaas.retry.max_wait": "1h"},
+                   image="functions/alpine", envProcess="false")
+        call = self.call().headers["X-Call-Id"]
+        wait_until(lambda: [c for c in self.queue()["calls"] if c["attempts"] == 1], "not tried")
+        self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
+        self.assertEqual(self.queue()["waiting"], 0)
+
+    def send_many(self, promised, count):
+        """Sends until |count| calls were promised; what was not answered is sent again under a new
+        id, since nothing was promised about it."""
+        n = 0
+        while len(promised) < count:
+            n += 1
+            call = f"{threading.get_ident()}-{n}"
+            try:
+                answer = self.call(call.encode(), X_Callback_Url=self.callbacks.url, X_Call_Id=call)
+            except OSError:
+                time.sleep(0.02)
+                continue
+            if answer.status == 202:
+                promised.append(call)
+
+    def test_no_call_is_lost_when_the_gateway_is_killed(self):
+        self.gw.up(annotations=QUICK, **ECHO)
+        promised = []
+        senders = [threading.Thread(target=self.send_many, args=(promised, CALLS)) for _ in range(2)]
+        for t in senders:
+            t.start()
+        for k in range(KILLS):
+            wait_until(lambda: len(promised) >= (k + 1) * CALLS // (KILLS + 1), "no calls go in")
+            self.gw.kill()
+            self.gw.start()
+        for t in senders:
+            t.join()
+        missing = lambda: set(promised) - {b.decode() for _, b in list(self.callbacks.got)}
+        end = time.monotonic() + node.WAIT_S + CALLS / 20
+        while missing() and time.monotonic() < end:
+            time.sleep(0.1)
+        duplicates = len(self.callbacks.got) - len({b for _, b in self.callbacks.got})
+        print(json.dumps({"calls": len(promised), "kills": KILLS, "lost": len(missing()),
+                          "duplicate_callbacks": duplicates}), flush=True)
+        self.assertEqual(missing(), set(), self.queue())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
