@@ -2,7 +2,7 @@
 BUILD ?= build
 BENCH ?= *
 
-.PHONY: all deps demo test bench docs lint asan tsan fuzz clang install clean distclean help
+.PHONY: all deps demo test test-openfaas bench docs lint asan tsan fuzz clang install clean distclean help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -12,6 +12,7 @@ help:
 	@echo "make demo       functions share a GPU behind the gateway (simulated where there is none)"
 	@echo "make test       unit and end-to-end tests"
 	@echo "make bench      figures, one JSON line each, also in $(BUILD)/bench.jsonl; BENCH='sim.*' for some"
+	@echo "make test-openfaas  OpenFaaS' own certifier and faas-cli against it, where they are there"
 	@echo "make docs       what is generated from tables, in $(BUILD)/docs/"
 	@echo "make lint       layers, purity, sizes, clang-tidy, cppcheck, a clang build"
 	@echo "make asan tsan  the tests under AddressSanitizer and UBSan, or ThreadSanitizer"
@@ -33,6 +34,10 @@ test: deps all
 
 bench: all
 	@tools/run-bench.py $(BUILD) '$(BENCH)'
+
+# The tests of OpenFaaS itself, where their program is there: CERTIFIER=, FAAS_CLI= name programs.
+test-openfaas: all
+	@CERTIFIER="$(CERTIFIER)" FAAS_CLI="$(FAAS_CLI)" tools/test-openfaas.sh $(BUILD)
 
 docs: all
 	@ls $(BUILD)/docs/*.md
