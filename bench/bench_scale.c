@@ -58,11 +58,12 @@ static void run(const struct sim_cluster_conf *conf, const char *what)
         exit(1);
     }
     fprintf(stderr,
-            "%-8s %-6s %7llu requests, %6.3f %% late or lost; %8.1f GPU s held, %7.1f used; %llu "
-            "starts, %llu stops, %llu refused\n",
+            "%-8s %-6s %7llu requests, %6.3f %% late or lost; %8.1f GPU s held, %7.1f used, memory %7.1f; %llu "
+            "starts, %llu stops, %llu refused, %llu resizes (%llu refused)\n",
             what, sim_cluster_policy_name(conf->policy), (unsigned long long)result.requests,
-            violation_pct(), result.gpu_s, result.busy_s, (unsigned long long)result.starts,
-            (unsigned long long)result.stops, (unsigned long long)result.refused);
+            violation_pct(), result.gpu_s, result.busy_s, result.mem_s, (unsigned long long)result.starts,
+            (unsigned long long)result.stops, (unsigned long long)result.refused,
+            (unsigned long long)result.resizes, (unsigned long long)result.unraised);
 }
 
 /* ---- the ramp ---- */
@@ -107,19 +108,68 @@ static void print_steps(void)
     fprintf(stderr, "\n");
 }
 
+static const struct fast_rate_point ramp_points[] = {
+    {0, 0}, {FAST_S(5), 30000}, {FAST_S(35), 60000}, {FAST_S(110), 110000},
+    {FAST_S(125), 100000}, {FAST_S(135), 90000}, {FAST_S(145), 70000}, {FAST_S(160), 50000},
+    {FAST_S(184), 21000}, {FAST_S(200), 21000}};
+
+#define RAMP_POINTS (sizeof(ramp_points) / sizeof(ramp_points[0]))
+
+/* The heuristic with what the paper had: throughputs as it plots them, one replica of 12 % x 0.6 at
+ * first, requests at even gaps. It prints no latency per configuration; its closed-loop p95 stands out
+ * at quota 0.2, so that those rows, and only those, miss the SLO here. */
+static struct fast_profile *published(void)
+{
+    static const int sm[] = {6, 12, 24, 50, 60, 80, 100};
+    static const int64_t rps[3][5] = {{13500, 25000, 34500, 42500, 50000},
+                                      {19000, 35500, 46000, 59000, 68500},
+                                      {19500, 38000, 50000, 63500, 74500}};
+    struct fast_profile_point points[35];
+    struct fast_profile *profile;
+    for (int i = 0; i < 35; i++)
+        points[i] = (struct fast_profile_point){sm[i / 5], 200 * (i % 5 + 1),
+                                                rps[i < 10 ? i / 5 : 2][i % 5],
+                                                i % 5 ? FAST_MS(25) : FAST_MS(90),
+                                                i % 5 ? FAST_MS(30) : FAST_MS(99)};
+    if (fast_profile_new(points, 35, &profile, NULL))
+        abort();
+    return profile;
+}
+
+static void paper_run(const struct bench *b)
+{
+    struct fast_profile *profile = published();
+    struct fast_arrivals a = {calloc(20000, sizeof(fast_ns)), 0, 20000};
+    int64_t due = 0; /* requests x 1,000,000 that have not come yet */
+    size_t k = 0;
+    for (fast_ns ms = 1; ms < 200000 && a.at; ms++) {
+        while (k + 2 < RAMP_POINTS && ramp_points[k + 1].at < FAST_MS(ms))
+            k++;
+        const struct fast_rate_point *from = &ramp_points[k], *to = from + 1;
+        due += from->rps_milli + (to->rps_milli - from->rps_milli) *
+                                     ((FAST_MS(ms) - from->at) / 1000) / ((to->at - from->at) / 1000);
+        for (; due >= 1000000 && a.count < a.cap; due -= 1000000)
+            a.at[a.count++] = FAST_MS(ms);
+    }
+    struct sim_cluster_conf conf = {.policy = SIM_CLUSTER_PAPER, .gpus = 4, .gpu_mem = FAST_GIB(16),
+                                    .start_ns = FAST_S(2), .end_ns = FAST_S(200), .functions = 1};
+    conf.function[0] = (struct sim_cluster_function){"resnet50", profile, &a, FAST_MS(69),
+                                                     FAST_MIB(1525), 1, 50, 12, 600};
+    run(&conf, "paper's");
+    print_steps();
+    bench_print(b, "scale.ramp_steps_within_5s", steps_met(), 1, 0);
+    fast_arrivals_fini(&a);
+    fast_profile_free(profile);
+}
+
 static void ramp(const struct bench *b)
 {
-    static const struct fast_rate_point points[] = {
-        {0, 0}, {FAST_S(5), 30000}, {FAST_S(35), 60000}, {FAST_S(110), 110000},
-        {FAST_S(125), 100000}, {FAST_S(135), 90000}, {FAST_S(145), 70000}, {FAST_S(160), 50000},
-        {FAST_S(184), 21000}, {FAST_S(200), 21000}};
     struct fast_profile *profile = profile_of("resnet50");
     double late = 0, worst = 0, area[2] = {0};
-    int met = 0, seeds = 10;
+    int seeds = 10;
     for (int seed = 0; seed < seeds; seed++) {
         struct fast_arrivals a = {0};
-        if (fast_arrivals_ramp(&a, points, sizeof(points) / sizeof(points[0]), 42 + (uint64_t)seed,
-                               NULL))
+        if (fast_arrivals_ramp(&a, ramp_points, RAMP_POINTS, 42 + (uint64_t)seed, NULL))
             abort();
         struct sim_cluster_conf conf = {.policy = SIM_CLUSTER_QUEUE, .gpus = 4,
                                         .gpu_mem = FAST_GIB(16), .start_ns = FAST_S(2),
@@ -135,10 +185,8 @@ static void ramp(const struct bench *b)
         conf.policy = SIM_CLUSTER_PAPER;
         run(&conf, "ramp");
         area[1] += result.gpu_s;
-        if (!seed) {
-            met = steps_met();
+        if (!seed)
             print_steps();
-        }
         fast_arrivals_fini(&a);
     }
     if (bench_wants(b, "scale.ramp_violation_pct"))
@@ -147,9 +195,9 @@ static void ramp(const struct bench *b)
         bench_print(b, "scale.ramp_area_ratio_paper", area[0] / seeds / paper_gpu_s(), seeds, 0);
     fprintf(stderr, "ramp     GPU s held: ours %.1f, the paper's heuristic %.1f, the paper's steps %.1f\n",
             area[0] / seeds, area[1] / seeds, paper_gpu_s());
-    if (bench_wants(b, "scale.ramp_steps_within_5s"))
-        bench_print(b, "scale.ramp_steps_within_5s", met, 1, 0);
     fast_profile_free(profile);
+    if (bench_wants(b, "scale.ramp_steps_within_5s"))
+        paper_run(b);
 }
 
 /* ---- Azure ---- */
@@ -190,6 +238,23 @@ static void spread(const struct fast_arrivals *all, fast_ns span, int k, struct 
     }
 }
 
+/* What `paper` holds when each function keeps so many replicas that no more are late than with ours. */
+static void paper_at_equal(struct sim_cluster_conf *conf, double ours_gpu_s)
+{
+    conf->policy = SIM_CLUSTER_PAPER;
+    for (int min = 2; min <= 50; min += 2) {
+        for (int k = 0; k < conf->functions; k++)
+            conf->function[k].min = min;
+        struct fast_err err;
+        if (sim_cluster_run(conf, &result, &err) || violation_pct() > 1)
+            continue;
+        fprintf(stderr, "azure    paper with at least %d replicas: %.3f %% late, %.1f GPU s held, %.1f "
+                "times ours\n", min, violation_pct(), result.gpu_s, result.gpu_s / ours_gpu_s);
+        return;
+    }
+    fprintf(stderr, "azure    paper has more than 1 %% late with 50 replicas each, too\n");
+}
+
 static void azure(const struct bench *b)
 {
     static const struct {
@@ -223,6 +288,12 @@ static void azure(const struct bench *b)
         gpu_s[p] = result.gpu_s;
         late[p] = violation_pct();
     }
+    double least = 0; /* 99 of 100 requests have to be served, whoever decides */
+    for (int k = 0; k < AZURE_FUNCTIONS; k++)
+        least += 0.99e-9 * (double)result.function[k].least_ns;
+    fprintf(stderr, "azure    least for 99 %% of the requests: %.1f GPU s; ratio to paper at most %.2f\n",
+            least, gpu_s[SIM_CLUSTER_PAPER] / least);
+    paper_at_equal(&conf, gpu_s[SIM_CLUSTER_QUEUE]);
     if (bench_wants(b, "scale.azure_violation_pct"))
         bench_print(b, "scale.azure_violation_pct", late[SIM_CLUSTER_QUEUE], 1, 0);
     if (bench_wants(b, "scale.azure_gpu_ratio_paper"))

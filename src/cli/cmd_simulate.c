@@ -31,7 +31,7 @@ static const struct cli_opt opts[] = {
      "of each profile, in order; the last one counts for the rest (default 100ms)"},
     {"gpus", 'n', CLI_STR, offsetof(struct simulate, gpus), "N", "of the cluster (default 4)"},
     {"policy", 'p', CLI_STR, offsetof(struct simulate, policy), "NAME",
-     "queue (default), paper or whole"},
+     "queue (default), flat, paper, hybrid or whole"},
     {"start", 0, CLI_STR, offsetof(struct simulate, start), "TIME", "a replica takes (default 2s)"},
     {"memory", 0, CLI_STR, offsetof(struct simulate, mem), "SIZE", "of a replica (default 1GiB)"},
     {"zero-after", 0, CLI_STR, offsetof(struct simulate, zero), "TIME",
@@ -98,9 +98,12 @@ static int read_cluster(struct world *w, const struct simulate *o, uint64_t *ret
     if (!r && o->zero)
         r = fast_parse_duration(o->zero, "--zero-after", FAST_S(1), FAST_S(86400), &c->zero_after,
                                 err);
-    if (!r && o->fail_at)
+    if (!r && o->fail_at) {
+        c->nfailures = 1;
+        c->failure[0].kind = SIM_FAIL_GPU;
         r = fast_parse_duration(o->fail_at, "--fail-gpu-at", FAST_MS(1), FAST_S(86400),
-                                &c->fail_gpu_at, err);
+                                &c->failure[0].at, err);
+    }
     if (!r && o->mem)
         r = fast_parse_bytes(o->mem, "--memory", c->gpu_mem, ret_mem, err);
     c->gpus = (int)gpus;

@@ -8,23 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/scale_impl.h"
 #include "core/scale_queue.h"
 
-/* The actions that are being collected. */
-struct plan {
-    const struct fast_scale_conf *conf;
-    const struct fast_scale_input *in;
-    struct fast_scale_action *ret;
-    int n, max;
-    int count;        /* replicas after the actions */
-    int64_t capacity; /* sum of T after the actions */
-};
-
-static const char *const policy_names[FAST_SCALE_COUNT] = {"paper", "target", "queue"};
+static const char *const policy_names[FAST_SCALE_COUNT] = {"paper", "target", "queue", "hybrid"};
 
 const char *fast_scale_policy_name(enum fast_scale_policy policy)
 {
     return policy_names[policy];
+}
+
+int fast_scale_policy_parse(const char *text, enum fast_scale_policy *ret, struct fast_err *err)
+{
+    for (int i = 0; i < FAST_SCALE_COUNT; i++)
+        if (!strcmp(text, policy_names[i])) {
+            *ret = (enum fast_scale_policy)i;
+            return 0;
+        }
+    return fast_err_set(err, FAST_EINVAL,
+                        "scaling policy: \"%.40s\" is not paper, target, queue or hybrid", text);
+}
+
+int fast_scale_quota(int full_milli, int in_flight, fast_ns was_busy, fast_ns now)
+{
+    return in_flight || now - was_busy < FAST_SCALE_LINGER ? full_milli : 0;
 }
 
 int fast_scale_check(const struct fast_scale_conf *conf, struct fast_err *err)
@@ -44,7 +51,7 @@ int fast_scale_check(const struct fast_scale_conf *conf, struct fast_err *err)
     return 0;
 }
 
-static int64_t throughput(const struct plan *plan, const struct fast_scale_replica *r)
+int64_t scale_throughput(const struct scale_plan *plan, const struct fast_scale_replica *r)
 {
     if (r->rps_milli > 0)
         return r->rps_milli;
@@ -53,7 +60,7 @@ static int64_t throughput(const struct plan *plan, const struct fast_scale_repli
     return plan->conf->target_rps_milli;
 }
 
-static struct fast_scale_action *add_action(struct plan *plan, enum fast_scale_kind kind)
+static struct fast_scale_action *add_action(struct scale_plan *plan, enum fast_scale_kind kind)
 {
     if (plan->n == plan->max)
         return NULL;
@@ -63,19 +70,20 @@ static struct fast_scale_action *add_action(struct plan *plan, enum fast_scale_k
 }
 
 /* Counts the change of |a| and says why: "load 52.3, capacity 50.0 to 75.0: |why|". */
-static void apply(struct plan *plan, struct fast_scale_action *a, const char *why)
+static void apply(struct scale_plan *plan, struct fast_scale_action *a, int64_t was,
+                  const char *why)
 {
     int64_t before = plan->capacity, load = plan->in->load_milli;
-    int sign = a->kind == FAST_SCALE_START ? 1 : -1;
-    plan->count += sign;
-    plan->capacity += sign * a->rps_milli;
+    int sign = a->kind == FAST_SCALE_STOP ? -1 : 1;
+    plan->count += a->kind == FAST_SCALE_RESIZE ? 0 : sign;
+    plan->capacity += sign * a->rps_milli - was;
     snprintf(a->reason, sizeof(a->reason), "load %lld.%d, capacity %lld.%d to %lld.%d: %s",
              (long long)load / 1000, (int)(load % 1000 / 100), (long long)before / 1000,
              (int)(before % 1000 / 100), (long long)plan->capacity / 1000,
              (int)(plan->capacity % 1000 / 100), why);
 }
 
-static bool add_start(struct plan *plan, const struct fast_profile_point *p, const char *why)
+bool scale_add_start(struct scale_plan *plan, const struct fast_profile_point *p, const char *why)
 {
     struct fast_scale_action *a =
         plan->count < plan->conf->max ? add_action(plan, FAST_SCALE_START) : NULL;
@@ -84,11 +92,11 @@ static bool add_start(struct plan *plan, const struct fast_profile_point *p, con
     a->sm_pct = p->sm_pct;
     a->quota_milli = p->quota_milli;
     a->rps_milli = p->rps_milli;
-    apply(plan, a, why);
+    apply(plan, a, 0, why);
     return true;
 }
 
-static bool add_stop(struct plan *plan, const struct fast_scale_replica *r, const char *why)
+bool scale_add_stop(struct scale_plan *plan, const struct fast_scale_replica *r, const char *why)
 {
     struct fast_scale_action *a = add_action(plan, FAST_SCALE_STOP);
     if (!a)
@@ -96,13 +104,27 @@ static bool add_stop(struct plan *plan, const struct fast_scale_replica *r, cons
     a->id = r->id;
     a->sm_pct = r->sm_pct;
     a->quota_milli = r->quota_milli;
-    a->rps_milli = throughput(plan, r);
-    apply(plan, a, why);
+    a->rps_milli = scale_throughput(plan, r);
+    apply(plan, a, 0, why);
+    return true;
+}
+
+bool scale_add_resize(struct scale_plan *plan, const struct fast_scale_replica *r, int quota_milli,
+                      const char *why)
+{
+    struct fast_scale_action *a = add_action(plan, FAST_SCALE_RESIZE);
+    if (!a)
+        return false;
+    a->id = r->id;
+    a->sm_pct = r->sm_pct;
+    a->quota_milli = quota_milli;
+    a->rps_milli = fast_profile_look(plan->in->profile, r->sm_pct, quota_milli).rps_milli;
+    apply(plan, a, scale_throughput(plan, r), why);
     return true;
 }
 
 /* Stops the replicas with the highest ids until |count| are left. */
-static void stop_newest(struct plan *plan, int count, const char *why)
+static void stop_newest(struct scale_plan *plan, int count, const char *why)
 {
     uint64_t below = UINT64_MAX;
     while (plan->count > count) {
@@ -112,14 +134,14 @@ static void stop_newest(struct plan *plan, int count, const char *why)
             if (r->id < below && (!newest || r->id > newest->id))
                 newest = r;
         }
-        if (!newest || !add_stop(plan, newest, why))
+        if (!newest || !scale_add_stop(plan, newest, why))
             break;
         below = newest->id;
     }
 }
 
 /* Without load min 0 means none, but only some time after the last request. */
-static int floor_of(const struct plan *plan)
+static int floor_of(const struct scale_plan *plan)
 {
     const struct fast_scale_conf *conf = plan->conf;
     if (conf->min > 0)
@@ -129,23 +151,23 @@ static int floor_of(const struct plan *plan)
     return idle || plan->in->nreplicas == 0 ? 0 : 1;
 }
 
-static fast_ns latency(const struct plan *plan, const struct fast_profile_point *p)
+fast_ns scale_latency(const struct scale_plan *plan, const struct fast_profile_point *p)
 {
     return plan->conf->slo_p99 ? p->p99_ns : p->p95_ns;
 }
 
-static bool meets_slo(const struct plan *plan, const struct fast_profile_point *p)
+bool scale_meets_slo(const struct scale_plan *plan, const struct fast_profile_point *p)
 {
-    return p->rps_milli > 0 && (!plan->conf->slo_ns || latency(plan, p) <= plan->conf->slo_ns);
+    return p->rps_milli > 0 && (!plan->conf->slo_ns || scale_latency(plan, p) <= plan->conf->slo_ns);
 }
 
 /* The configuration with the best RPR among those that meet the SLO; NULL: none does. */
-static const struct fast_profile_point *best_rpr(const struct plan *plan)
+const struct fast_profile_point *scale_best_rpr(const struct scale_plan *plan)
 {
     const struct fast_profile_point *best = NULL;
     for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
         const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        if (meets_slo(plan, p) && (!best || fast_profile_rpr_cmp(p, best) > 0))
+        if (scale_meets_slo(plan, p) && (!best || fast_profile_rpr_cmp(p, best) > 0))
             best = p;
     }
     return best;
@@ -153,12 +175,12 @@ static const struct fast_profile_point *best_rpr(const struct plan *plan)
 
 /* The one with the smallest throughput that covers |rest|, of equal ones that with the better RPR;
  * NULL: none does. */
-static const struct fast_profile_point *smallest_cover(const struct plan *plan, int64_t rest)
+static const struct fast_profile_point *smallest_cover(const struct scale_plan *plan, int64_t rest)
 {
     const struct fast_profile_point *best = NULL;
     for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
         const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        if (!meets_slo(plan, p) || p->rps_milli < rest)
+        if (!scale_meets_slo(plan, p) || p->rps_milli < rest)
             continue;
         if (!best || p->rps_milli < best->rps_milli ||
             (p->rps_milli == best->rps_milli && fast_profile_rpr_cmp(p, best) > 0))
@@ -167,13 +189,13 @@ static const struct fast_profile_point *smallest_cover(const struct plan *plan, 
     return best;
 }
 
-static int no_configuration(const struct plan *plan, struct fast_err *err)
+int scale_no_configuration(const struct scale_plan *plan, struct fast_err *err)
 {
     fast_ns best = FAST_NEVER;
     for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
         const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        if (p->rps_milli > 0 && latency(plan, p) < best)
-            best = latency(plan, p);
+        if (p->rps_milli > 0 && scale_latency(plan, p) < best)
+            best = scale_latency(plan, p);
     }
     if (best == FAST_NEVER)
         return fast_err_set(err, FAST_ENOENT, "no configuration of the profile has any throughput");
@@ -184,17 +206,17 @@ static int no_configuration(const struct plan *plan, struct fast_err *err)
                         (long long)best / 1000);
 }
 
-static int scale_up_paper(struct plan *plan, int64_t gap, struct fast_err *err)
+static int scale_up_paper(struct scale_plan *plan, int64_t gap, struct fast_err *err)
 {
-    const struct fast_profile_point *best = best_rpr(plan);
+    const struct fast_profile_point *best = scale_best_rpr(plan);
     if (!best)
-        return no_configuration(plan, err);
+        return scale_no_configuration(plan, err);
     int64_t times = gap / best->rps_milli, rest = gap % best->rps_milli;
     for (int64_t i = 0; i < times; i++)
-        if (!add_start(plan, best, "best RPR"))
+        if (!scale_add_start(plan, best, "best RPR"))
             return 0;
     if (rest > 0)
-        add_start(plan, smallest_cover(plan, rest), "smallest that covers the rest");
+        scale_add_start(plan, smallest_cover(plan, rest), "smallest that covers the rest");
     return 0;
 }
 
@@ -213,7 +235,7 @@ static int by_rpr(const void *a, const void *b)
     return x->replica->id > y->replica->id ? -1 : x->replica->id < y->replica->id;
 }
 
-static int scale_down_paper(struct plan *plan, int floor, struct fast_err *err)
+static int scale_down_paper(struct scale_plan *plan, int floor, struct fast_err *err)
 {
     int n = plan->in->nreplicas;
     if (n < 1)
@@ -226,19 +248,19 @@ static int scale_down_paper(struct plan *plan, int floor, struct fast_err *err)
         ranked[i].replica = r;
         ranked[i].point = (struct fast_profile_point){
             r->sm_pct > 0 ? r->sm_pct : 1, r->quota_milli > 0 ? r->quota_milli : 1,
-            throughput(plan, r), 0, 0};
+            scale_throughput(plan, r), 0, 0};
     }
     qsort(ranked, (size_t)n, sizeof(*ranked), by_rpr);
     for (int i = 0; i < n && plan->count > floor; i++)
         if (plan->capacity - ranked[i].point.rps_milli < plan->in->load_milli ||
-            !add_stop(plan, ranked[i].replica, "lowest RPR"))
+            !scale_add_stop(plan, ranked[i].replica, "lowest RPR"))
             break;
     free(ranked);
     return 0;
 }
 
 /* Starts what |min| asks for beyond the load. */
-static void fill_to(struct plan *plan, int floor)
+void scale_fill_to(struct scale_plan *plan, int floor)
 {
     const struct fast_slice *slice = &plan->conf->slice;
     struct fast_profile_point p = {slice->sm_pct, slice->request_milli,
@@ -247,14 +269,14 @@ static void fill_to(struct plan *plan, int floor)
         p = fast_profile_look(plan->in->profile, slice->sm_pct, slice->request_milli);
         p.quota_milli = slice->request_milli;
     } else if (plan->in->profile) {
-        const struct fast_profile_point *best = best_rpr(plan);
+        const struct fast_profile_point *best = scale_best_rpr(plan);
         p = best ? *best : *fast_profile_at(plan->in->profile, 0);
     }
-    while (plan->count < floor && add_start(plan, &p, "fewer than the least number of replicas"))
+    while (plan->count < floor && scale_add_start(plan, &p, "fewer than the least number of replicas"))
         ;
 }
 
-static void scale_target(struct plan *plan, int floor, bool up, bool down)
+static void scale_target(struct scale_plan *plan, int floor, bool up, bool down)
 {
     const struct fast_scale_conf *conf = plan->conf;
     const struct fast_profile_point p = {conf->slice.sm_pct, conf->slice.request_milli,
@@ -268,13 +290,13 @@ static void scale_target(struct plan *plan, int floor, bool up, bool down)
         want = 0;
     if (want < floor)
         want = floor;
-    while (up && plan->count < want && add_start(plan, &p, "each has its target load"))
+    while (up && plan->count < want && scale_add_start(plan, &p, "each has its target load"))
         ;
     if (down)
         stop_newest(plan, (int)(want < plan->count ? want : plan->count), "fewer carry the load");
 }
 
-static int scale_paper(struct plan *plan, int floor, bool up, bool down, struct fast_err *err)
+static int scale_paper(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err)
 {
     int64_t gap = plan->in->load_milli - plan->capacity;
     int rc = 0;
@@ -283,7 +305,7 @@ static int scale_paper(struct plan *plan, int floor, bool up, bool down, struct 
     else if (gap < 0 && down)
         rc = scale_down_paper(plan, floor, err);
     if (up)
-        fill_to(plan, floor);
+        scale_fill_to(plan, floor);
     return rc;
 }
 
@@ -292,63 +314,75 @@ static int scale_paper(struct plan *plan, int floor, bool up, bool down, struct 
  * the ramp of bench_scale 1.4 of 1,000. */
 #define LATE_MILLI 80
 #define CALM_MILLI 1150
+#define IDLE_COST 500 /* of a replica that waits: 0.5 % of a GPU */
 
-static struct scale_queue queue_of(const struct plan *plan)
+static struct scale_queue queue_of(const struct scale_plan *plan)
 {
     struct scale_queue q = {plan->in->nreplicas, plan->capacity, 0};
     for (int i = 0; i < plan->in->nreplicas; i++) {
         const struct fast_scale_replica *r = &plan->in->replicas[i];
         struct fast_profile_point p =
             fast_profile_look(plan->in->profile, r->sm_pct, r->quota_milli);
-        if (latency(plan, &p) > q.latency_ns)
-            q.latency_ns = latency(plan, &p);
+        if (scale_latency(plan, &p) > q.latency_ns)
+            q.latency_ns = scale_latency(plan, &p);
     }
     return q;
 }
 
-/* The configuration whose replicas keep the SLO at |load| with the least SM x quota in all. */
-static const struct fast_profile_point *least_area(const struct plan *plan, int64_t load)
+/* What |n| replicas of |p| take of GPUs at |load|, in a unit that only compares. With |vertical| that is
+ * the time that requests take, and a little for each replica that waits: its memory. */
+static int64_t cost(const struct scale_plan *plan, const struct fast_profile_point *p, int n,
+                    int64_t load)
 {
-    const struct fast_profile_point *best = NULL;
-    int64_t best_area = INT64_MAX;
-    for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
-        const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        int n = meets_slo(plan, p) ? scale_queue_count(p, latency(plan, p), load, plan->conf->slo_ns,
-                                                       LATE_MILLI, plan->conf->max)
-                                   : 0;
-        int64_t area = (int64_t)n * p->sm_pct * p->quota_milli;
-        if (n && area < best_area) {
-            best = p;
-            best_area = area;
-        }
-    }
-    return best ? best : best_rpr(plan);
+    int64_t area = (int64_t)p->sm_pct * p->quota_milli;
+    return plan->conf->vertical ? area * load / p->rps_milli + (int64_t)n * IDLE_COST : n * area;
 }
 
-static int scale_queue_up(struct plan *plan, int64_t load, struct scale_queue *q,
+/* The configuration whose replicas keep the SLO at |peak| at the least cost at |load|. */
+static const struct fast_profile_point *least_cost(const struct scale_plan *plan, int64_t load,
+                                                   int64_t peak)
+{
+    const struct fast_profile_point *best = NULL;
+    int64_t best_cost = INT64_MAX;
+    for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
+        const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
+        int n = scale_meets_slo(plan, p)
+                    ? scale_queue_count(p, scale_latency(plan, p), peak, plan->conf->slo_ns,
+                                        LATE_MILLI, plan->conf->max)
+                    : 0;
+        int64_t c = n ? cost(plan, p, n, load) : INT64_MAX;
+        if (c < best_cost) {
+            best = p;
+            best_cost = c;
+        }
+    }
+    return best ? best : scale_best_rpr(plan);
+}
+
+static int scale_queue_up(struct scale_plan *plan, int64_t load, struct scale_queue *q,
                           struct fast_err *err)
 {
-    const struct fast_profile_point *p = least_area(plan, load);
+    const struct fast_profile_point *p = least_cost(plan, plan->in->load_milli, load);
     if (!p)
-        return no_configuration(plan, err);
+        return scale_no_configuration(plan, err);
     while (!scale_queue_keeps(q, load, plan->conf->slo_ns, LATE_MILLI)) {
-        if (!add_start(plan, p, "too many would wait too long"))
+        if (!scale_add_start(plan, p, "too many would wait too long"))
             return 0;
         q->servers++;
         q->rps_milli += p->rps_milli;
-        q->latency_ns = latency(plan, p) > q->latency_ns ? latency(plan, p) : q->latency_ns;
+        q->latency_ns = scale_latency(plan, p) > q->latency_ns ? scale_latency(plan, p) : q->latency_ns;
     }
     return 0;
 }
 
 /* One replica at a time: the one with the least throughput per resource. */
-static void scale_queue_down(struct plan *plan, int64_t load, struct scale_queue q, int floor)
+static void scale_queue_down(struct scale_plan *plan, int64_t load, struct scale_queue q, int floor)
 {
     const struct fast_scale_replica *worst = NULL;
     struct fast_profile_point point = {0};
     for (int i = 0; i < plan->in->nreplicas; i++) {
         const struct fast_scale_replica *r = &plan->in->replicas[i];
-        struct fast_profile_point p = {r->sm_pct, r->quota_milli, throughput(plan, r), 0, 0};
+        struct fast_profile_point p = {r->sm_pct, r->quota_milli, scale_throughput(plan, r), 0, 0};
         int c = worst ? fast_profile_rpr_cmp(&p, &point) : -1;
         if (c < 0 || (c == 0 && r->id > worst->id)) {
             worst = r;
@@ -360,21 +394,23 @@ static void scale_queue_down(struct plan *plan, int64_t load, struct scale_queue
     q.servers--;
     q.rps_milli -= point.rps_milli;
     if (scale_queue_keeps(&q, load * CALM_MILLI / 1000, plan->conf->slo_ns, LATE_MILLI))
-        add_stop(plan, worst, "the others keep the SLO");
+        scale_add_stop(plan, worst, "the others keep the SLO");
 }
 
-static int scale_by_queue(struct plan *plan, int floor, bool up, bool down, struct fast_err *err)
+static int scale_by_queue(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err)
 {
     int64_t load = plan->in->expected_milli ? plan->in->expected_milli : plan->in->load_milli;
     struct scale_queue q = queue_of(plan);
     load += (int64_t)plan->in->queued * 1000;
+    if (load < plan->in->burst_milli)
+        load = plan->in->burst_milli;
     int rc = 0;
     if (!scale_queue_keeps(&q, load, plan->conf->slo_ns, LATE_MILLI))
         rc = up ? scale_queue_up(plan, load, &q, err) : 0;
     else if (down)
         scale_queue_down(plan, load, q, floor);
     if (up)
-        fill_to(plan, floor);
+        scale_fill_to(plan, floor);
     return rc;
 }
 
@@ -383,9 +419,9 @@ int fast_scale_decide(const struct fast_scale_conf *conf, const struct fast_scal
 {
     if (fast_scale_check(conf, err))
         return -FAST_EINVAL;
-    struct plan plan = {conf, input, ret, 0, max, input->nreplicas, 0};
+    struct scale_plan plan = {conf, input, ret, 0, max, input->nreplicas, 0};
     for (int i = 0; i < input->nreplicas; i++)
-        plan.capacity += throughput(&plan, &input->replicas[i]);
+        plan.capacity += scale_throughput(&plan, &input->replicas[i]);
     if (plan.count > conf->max) {
         stop_newest(&plan, conf->max, "more than the most replicas");
         return plan.n;
@@ -399,6 +435,8 @@ int fast_scale_decide(const struct fast_scale_conf *conf, const struct fast_scal
         rc = scale_paper(&plan, floor, up, down, err);
     else if (conf->policy == FAST_SCALE_QUEUE && input->profile)
         rc = scale_by_queue(&plan, floor, up, down, err);
+    else if (conf->policy == FAST_SCALE_HYBRID && input->profile)
+        rc = scale_hybrid(&plan, floor, up, down, err);
     else
         scale_target(&plan, floor, up, down);
     return rc && !plan.n ? rc : plan.n;

@@ -17,7 +17,14 @@
  * they share would make at most LATE_MILLI (scale.c) of 1,000 requests late (scale_queue.h: an upper
  * estimate) at the load expected when a start is done. Of the configurations the one goes first whose
  * replicas take the least SM x quota together. A replica goes only while the others would do at
- * CALM_MILLI times that load, so that small changes of the load change nothing. */
+ * CALM_MILLI times that load, so that small changes of the load change nothing. With |vertical| a
+ * replica holds its quota only while it works (fast_scale_quota()): the configuration is then the one
+ * that takes the least GPU time for a request, with a little for each replica that there has to be, and
+ * there may be replicas for the worst second that is remembered, as those that wait hold only memory.
+ *
+ * FAST_SCALE_HYBRID is HAS-GPU's scaler (Gu et al. 2025) as its authors published it, with its bugs
+ * repaired; scale_hybrid.c says which. It raises and lowers quotas in place before it starts or stops,
+ * and its load is a Kalman filter's (fast_kalman_step()), which the caller gives as |expected_milli|. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,9 +33,16 @@
 #include "core/types.h"
 
 #define FAST_SCALE_REASON 112
+#define FAST_SCALE_LINGER FAST_MS(5)
 #define FAST_SCALE_REPLICAS_MAX 1000
 
-enum fast_scale_policy { FAST_SCALE_PAPER, FAST_SCALE_TARGET, FAST_SCALE_QUEUE, FAST_SCALE_COUNT };
+enum fast_scale_policy {
+    FAST_SCALE_PAPER,
+    FAST_SCALE_TARGET,
+    FAST_SCALE_QUEUE,
+    FAST_SCALE_HYBRID,
+    FAST_SCALE_COUNT
+};
 
 /* What a function asks for. */
 struct fast_scale_conf {
@@ -44,6 +58,7 @@ struct fast_scale_conf {
                                 * stays. FAST_NEVER: never below 1 */
     fast_ns up_cooldown;       /* at least so long between two starts; 0: none */
     fast_ns down_cooldown;     /* at least so long since the last start or stop before a stop */
+    bool vertical;             /* FAST_SCALE_QUEUE: quotas follow the work */
 };
 
 /* A replica that runs or is being started; one that is being stopped is not among them. */
@@ -51,12 +66,14 @@ struct fast_scale_replica {
     uint64_t id;
     int sm_pct, quota_milli;
     int64_t rps_milli; /* T; 0: looked up in the profile, or the target */
+    int room_milli;    /* FAST_SCALE_HYBRID: by how much its quota can be raised where it is */
 };
 
 struct fast_scale_input {
     fast_ns now;
     int64_t load_milli;     /* requests/s, thousandths */
-    int64_t expected_milli; /* FAST_SCALE_QUEUE: load when a start is done; 0: not known */
+    int64_t expected_milli; /* QUEUE: load when a start is done; HYBRID: the filter's; 0: not known */
+    int64_t burst_milli;    /* FAST_SCALE_QUEUE: a load that may come at any moment; 0: none */
     int queued;             /* FAST_SCALE_QUEUE: requests that wait; they are worked off in a second */
     fast_ns last_request;   /* when the last one came */
     fast_ns last_up, last_down; /* when an action was last carried out; 0: never */
@@ -65,13 +82,13 @@ struct fast_scale_input {
     int nreplicas;
 };
 
-enum fast_scale_kind { FAST_SCALE_START, FAST_SCALE_STOP };
+enum fast_scale_kind { FAST_SCALE_START, FAST_SCALE_STOP, FAST_SCALE_RESIZE };
 
 struct fast_scale_action {
     enum fast_scale_kind kind;
-    uint64_t id;        /* STOP: which */
+    uint64_t id;        /* STOP and RESIZE: which */
     int sm_pct;         /* START: the configuration */
-    int quota_milli;
+    int quota_milli;    /* RESIZE: the new one */
     int64_t rps_milli;  /* T of it */
     char reason[FAST_SCALE_REASON];
 };
@@ -86,5 +103,20 @@ int fast_scale_decide(const struct fast_scale_conf *conf, const struct fast_scal
 int fast_scale_check(const struct fast_scale_conf *conf, struct fast_err *err);
 
 const char *fast_scale_policy_name(enum fast_scale_policy policy);
+int fast_scale_policy_parse(const char *text, enum fast_scale_policy *ret, struct fast_err *err);
+
+/* The quota that a replica of |full_milli| shall be guaranteed now, with |vertical|: all of it while it
+ * has requests and FAST_SCALE_LINGER after the last one (when it |was_busy|), else none. It keeps its
+ * limit, so that a request begins on idle time before the guarantee is there. */
+int fast_scale_quota(int full_milli, int in_flight, fast_ns was_busy, fast_ns now);
+
+/* HAS-GPU's filter of the load, one for each function; zeroed, with P0 = 1 set by the first step. */
+struct fast_kalman {
+    double x, p;
+    bool began;
+};
+/* Takes the measured load, returns the one to scale by: the estimate and one deviation, but at least
+ * 5 requests/s above what was measured. */
+int64_t fast_kalman_step(struct fast_kalman *k, int64_t load_milli);
 
 #endif

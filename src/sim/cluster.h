@@ -21,11 +21,15 @@
 
 #define SIM_CLUSTER_FUNCTIONS 64
 #define SIM_CLUSTER_STEPS 4096
+#define SIM_CLUSTER_FAILURES 16
 
 enum sim_cluster_policy {
-    SIM_CLUSTER_QUEUE, /* FAST_SCALE_QUEUE, with the load expected when a start is done */
-    SIM_CLUSTER_PAPER, /* FAST_SCALE_PAPER */
-    SIM_CLUSTER_WHOLE, /* whole GPUs, one more for each full throughput at 70 % (KServe's target) */
+    SIM_CLUSTER_QUEUE,  /* FAST_SCALE_QUEUE, |vertical|: quotas follow the work */
+    SIM_CLUSTER_FLAT,   /* FAST_SCALE_QUEUE with quotas that stay */
+    SIM_CLUSTER_PAPER,  /* FAST_SCALE_PAPER */
+    SIM_CLUSTER_HYBRID, /* FAST_SCALE_HYBRID, every 2 s */
+    SIM_CLUSTER_WHOLE,  /* whole GPUs, by concurrency as Knative's autoscaler for KServe: mean of 60 s
+                         * at 70 %, of 6 s when that is twice as much as there is */
     SIM_CLUSTER_POLICIES
 };
 
@@ -36,19 +40,35 @@ struct sim_cluster_function {
     fast_ns slo_ns;
     uint64_t mem_bytes;
     int min, max;
+    int first_sm, first_quota; /* slice of the replicas that |min| asks for; 0: the policy's choice */
+    /* A closed loop instead of |arrivals|: |query| requests at a time, the next ones when all are
+     * answered; the latency of each is that of its query. 0: open. */
+    int query;
+};
+
+enum sim_cluster_fail { SIM_FAIL_REPLICA, SIM_FAIL_GPU, SIM_FAIL_NODE };
+
+/* What fails: the longest-serving replica, or the GPU or node that it is on. */
+struct sim_cluster_failure {
+    enum sim_cluster_fail kind;
+    fast_ns at;
+    fast_ns back_after; /* GPU, node: usable again so long after; 0: never */
 };
 
 struct sim_cluster_conf {
     enum sim_cluster_policy policy;
     int gpus;
+    int gpus_per_node; /* 0: 4 */
     uint64_t gpu_mem;
     fast_ns window_ns;  /* 0: FAST_WINDOW_DEFAULT */
     fast_ns start_ns;   /* from the decision to the first request served */
+    fast_ns resize_ns;  /* from the decision to raise a quota to its effect; 0: 5 ms */
     fast_ns tick_ns;    /* of the scaler; 0: 1 s */
     fast_ns timeout_ns; /* a request that waits longer is answered 504; 0: 10 s */
     fast_ns zero_after; /* without load for so long: no replica; 0: never below 1 */
     fast_ns end_ns;
-    fast_ns fail_gpu_at; /* one GPU with replicas fails then; 0: none does */
+    int nfailures;
+    struct sim_cluster_failure failure[SIM_CLUSTER_FAILURES];
     int functions;
     struct sim_cluster_function function[SIM_CLUSTER_FUNCTIONS];
 };
@@ -60,14 +80,20 @@ struct sim_cluster_step {
 
 struct sim_cluster_result {
     uint64_t requests, violations, timeouts, starts, stops, refused; /* of all functions */
+    uint64_t resizes, unraised; /* quotas changed in place; quotas that could not be raised */
+    uint64_t lost;      /* requests that were in flight on what failed */
+    uint64_t failures;  /* that hit something */
     fast_ns replica_ns; /* time that replicas held a place */
-    double gpu_s;       /* their SM x quota x time, in seconds of a whole GPU */
+    double gpu_s;       /* their SM x guaranteed quota x time, in seconds of a whole GPU */
     double busy_s;      /* of it, in use */
+    double mem_s;       /* their memory x time, in seconds of a whole GPU's memory */
     uint64_t events;
     struct {
         uint64_t requests, violations;
         struct fast_hist latency;
         double gpu_s;
+        int64_t least_ns; /* the least SM x GPU time of all its requests, over the profile's slices
+                           * that meet the SLO, in ns of a whole GPU */
     } function[SIM_CLUSTER_FUNCTIONS];
     int nsteps;
     struct sim_cluster_step step[SIM_CLUSTER_STEPS]; /* changes of the number of replicas */

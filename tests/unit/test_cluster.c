@@ -33,7 +33,8 @@ static struct sim_cluster_conf conf_of(const struct fast_profile *p, const struc
     return conf;
 }
 
-/* One request on a warm replica takes its GPU time, and no more. */
+/* One request on a warm replica takes the 5 ms until its quota is raised, then its GPU time, and no more.
+ * Its quota is held while it works, and while the replica was fresh. */
 static void one_request(void **state)
 {
     (void)state;
@@ -44,8 +45,14 @@ static void one_request(void **state)
     run(&conf);
     assert_int_equal(result->requests, 1);
     assert_int_equal(result->violations, 0);
-    assert_int_equal(result->function[0].latency.max, FAST_MS(20));
+    assert_int_equal(result->function[0].latency.max, FAST_MS(25));
     assert_int_equal(result->replica_ns, FAST_S(40));
+    assert_true(result->gpu_s < 0.1 * (0.025 + 2 * 0.005) + 1e-9);
+    assert_true(result->gpu_s >= result->busy_s);
+    conf.policy = SIM_CLUSTER_FLAT;
+    run(&conf);
+    assert_int_equal(result->function[0].latency.max, FAST_MS(20));
+    assert_true(result->gpu_s > 0.1 * 0.2 * 40 - 1e-9);
     fast_profile_free(p);
 }
 
@@ -77,7 +84,8 @@ static void all_counted(void **state)
     assert_int_equal(fast_arrivals_poisson(&a, 120000, FAST_S(35), 3, NULL), 0);
     for (int i = 0; i < 2; i++) {
         struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(100));
-        conf.fail_gpu_at = FAST_S(20);
+        conf.nfailures = 1;
+        conf.failure[0] = (struct sim_cluster_failure){SIM_FAIL_GPU, FAST_S(20), 0};
         run(&conf);
         assert_int_equal(result->requests, a.count);
         assert_true(result->violations > 0 && result->timeouts > 0);

@@ -44,6 +44,11 @@ static void carry_out(struct world *w, const struct fast_scale_action *a)
     while (i < n && w->replicas[i].id != a->id)
         i++;
     assert_true(i < n);
+    if (a->kind == FAST_SCALE_RESIZE) {
+        w->replicas[i].room_milli -= a->quota_milli - w->replicas[i].quota_milli;
+        w->replicas[i].quota_milli = a->quota_milli;
+        return;
+    }
     w->replicas[i] = w->replicas[n - 1];
     w->in.nreplicas--;
     w->in.last_down = w->in.now;
@@ -224,6 +229,8 @@ static void to_zero_and_back(void **state)
     struct fast_profile *profile = resnet50();
     for (int policy = 0; policy < FAST_SCALE_COUNT; policy++) {
         struct world w;
+        if (policy == FAST_SCALE_HYBRID)
+            continue; /* as published, one replica always stays */
         world_init(&w, (enum fast_scale_policy)policy, profile);
         w.conf.min = 0;
         w.conf.target_rps_milli = 10000;
@@ -236,6 +243,40 @@ static void to_zero_and_back(void **state)
         assert_int_equal(w.in.nreplicas, 0);
     }
     fast_profile_free(profile);
+}
+
+/* HAS-GPU: quotas are raised where they are before anything starts, lowered before anything stops, and
+ * one replica stays. */
+static void hybrid(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    world_init(&w, FAST_SCALE_HYBRID, profile);
+    w.conf.slice = (struct fast_slice){12, 200, 200, 0};
+    tick(&w, FAST_S(1), 0);
+    assert_int_equal(w.in.nreplicas, 1);
+    w.replicas[0].room_milli = 800;
+    assert_int_equal(tick(&w, FAST_S(2), 40000), 1); /* 12 % x 0.2 has 19 requests/s */
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_int_equal(w.in.nreplicas, 1);
+    assert_in_range(w.replicas[0].quota_milli, 500, 700);
+    tick(&w, FAST_S(3), 150000); /* more than all of its room */
+    assert_int_equal(w.replicas[0].quota_milli, 1000);
+    assert_true(w.in.nreplicas > 1);
+    for (int i = 4; i < 40; i++)
+        tick(&w, FAST_S(i), 1000);
+    assert_int_equal(w.in.nreplicas, 1);
+    assert_true(w.replicas[0].quota_milli < 1000);
+    fast_profile_free(profile);
+
+    struct fast_kalman k = {0};
+    int64_t at = 0;
+    assert_int_equal(fast_kalman_step(&k, 0), 5000); /* never less than 5 above */
+    for (int i = 0; i < 50; i++)
+        at = fast_kalman_step(&k, 100000);
+    assert_in_range(at, 105000, 106000);
+    assert_true(fast_kalman_step(&k, 20000) > 50000); /* it comes down slowly */
 }
 
 static void target(void **state)
@@ -349,7 +390,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(paper_ramp), cmocka_unit_test(paper_up), cmocka_unit_test(paper_down),
         cmocka_unit_test(limits),     cmocka_unit_test(to_zero_and_back),
-        cmocka_unit_test(target),     cmocka_unit_test(cooldown), cmocka_unit_test(refuses),
+        cmocka_unit_test(target),     cmocka_unit_test(hybrid), cmocka_unit_test(cooldown), cmocka_unit_test(refuses),
         cmocka_unit_test(random_loads),
     };
     return cmocka_run_group_tests_name("scale", tests, NULL, NULL);

@@ -1,0 +1,86 @@
+#ifndef FAST_SIM_CLUSTER_IMPL_H
+#define FAST_SIM_CLUSTER_IMPL_H
+
+/* The inside of a simulated cluster: cluster.c has time and requests, cluster_replica.c replicas and
+ * failures, cluster_scale.c the scaler's side. */
+
+#include "core/forecast.h"
+#include "core/place.h"
+#include "sim/cluster.h"
+
+#define CLUSTER_CONCURRENCY 60 /* seconds of it that are kept */
+
+struct cluster_replica {
+    uint64_t id;
+    int function, sm_pct, quota_milli, gpu;
+    int held_milli; /* of the quota, guaranteed now */
+    int64_t rps_milli;
+    fast_ns host_ns, busy_ns; /* of one request */
+    fast_ns ready_at, free_at; /* FAST_NEVER: it has no request */
+    fast_ns was_busy;          /* until when */
+    fast_ns came;              /* of its request */
+    int64_t window;            /* that |used_ns| is of */
+    fast_ns used_ns;
+    bool stopping;
+};
+
+struct cluster_function {
+    fast_ns *queue; /* moments of arrival; a ring */
+    size_t first, n, cap;
+    size_t next; /* arrival */
+    int open;    /* requests of the query that is not answered yet */
+    struct fast_forecast load;
+    struct fast_kalman kalman;
+    int concurrency[CLUSTER_CONCURRENCY]; /* by second, a ring */
+    uint64_t seconds;
+    fast_ns panic_until;
+    fast_ns last;
+    int replicas;
+};
+
+struct cluster {
+    const struct sim_cluster_conf *conf;
+    struct sim_cluster_result *ret;
+    struct fast_fleet *fleet;
+    struct cluster_replica *replica;
+    int n, cap;
+    uint64_t next_id;
+    fast_ns now, last, window, resize;
+    fast_ns back[SIM_CLUSTER_FAILURES]; /* when what failed is usable again; FAST_NEVER */
+    int gone_from[SIM_CLUSTER_FAILURES], gone_to[SIM_CLUSTER_FAILURES]; /* GPUs */
+    bool failed[SIM_CLUSTER_FAILURES];
+    struct cluster_function function[SIM_CLUSTER_FUNCTIONS];
+};
+
+/* ---- cluster.c ---- */
+
+/* The request that |came| is over. */
+void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered);
+
+/* ---- cluster_replica.c ---- */
+
+int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *err);
+void cluster_stop(struct cluster *c, uint64_t id);
+void cluster_drop(struct cluster *c, int i);
+/* Changes what is guaranteed to |r|; false: there is no room for it, and nothing has changed. */
+bool cluster_hold(struct cluster *c, struct cluster_replica *r, int milli);
+/* Changes the configuration of |r| in place. */
+bool cluster_resize(struct cluster *c, struct cluster_replica *r, int quota_milli);
+/* By how much the quota of |r| can be raised where it is. */
+int cluster_room(struct cluster *c, struct cluster_replica *r);
+/* When a request that |r| begins |at| is done. */
+fast_ns cluster_serve(struct cluster *c, struct cluster_replica *r, fast_ns at);
+/* GPU time and host time of a request on a slice. */
+void cluster_costs(const struct fast_profile *profile, int sm, int quota, fast_ns *ret_host,
+                   fast_ns *ret_busy);
+/* Lets fail, or brings back, what is due. */
+void cluster_fail(struct cluster *c);
+fast_ns cluster_next_failure(const struct cluster *c);
+
+/* ---- cluster_scale.c ---- */
+
+int cluster_scale(struct cluster *c, int f, struct fast_err *err);
+/* A second is over. */
+void cluster_second(struct cluster *c, int f);
+
+#endif

@@ -1,0 +1,64 @@
+#include "core/forecast.h"
+
+#include <stdlib.h>
+
+#include "test.h"
+
+static uint64_t random_next(uint64_t *seed)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return *seed >> 33;
+}
+
+static void second(struct fast_forecast *f, uint32_t requests)
+{
+    fast_forecast_add(f, requests);
+    fast_forecast_second(f);
+}
+
+static void trend(void **state)
+{
+    (void)state;
+    struct fast_forecast f = {0};
+    for (uint32_t i = 0; i < 20; i++)
+        second(&f, 10 * i);
+    assert_int_equal(fast_forecast_mean(&f, 3), 180000);
+    /* The line goes on, 195 at the end of the last second; and a deviation of 3.8. */
+    assert_in_range(fast_forecast_expect(&f, FAST_S(2)), 215000, 225000);
+    assert_int_equal(fast_forecast_burst(&f), 0); /* a ramp is no burst */
+}
+
+/* Sums kept as seconds come and go are those of the seconds that are remembered. */
+static void against_plain_sums(void **state)
+{
+    (void)state;
+    struct fast_forecast f = {0};
+    uint32_t *all = calloc(3000, sizeof(*all));
+    uint64_t seed = 7;
+    for (int n = 0; n < 3000; n++) {
+        all[n] = random_next(&seed) % 50 ? 0 : (uint32_t)(random_next(&seed) % 100);
+        second(&f, all[n]);
+        uint64_t sum = 0, squares = 0;
+        uint32_t most = 0;
+        int from = n + 1 > FAST_FORECAST_MEMORY ? n + 1 - FAST_FORECAST_MEMORY : 0;
+        for (int i = from; i <= n; i++) {
+            most = all[i] > most ? all[i] : most;
+            if (i == from)
+                continue;
+            int64_t d = (int64_t)all[i] - all[i - 1];
+            sum += all[i];
+            squares += (uint64_t)(d * d);
+        }
+        assert_int_equal(f.sum, sum);
+        assert_int_equal(f.squares, squares);
+        assert_int_equal(f.most, most);
+    }
+    assert_true(fast_forecast_burst(&f) > 0);
+    free(all);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(trend), cmocka_unit_test(against_plain_sums)};
+    return cmocka_run_group_tests_name("forecast", tests, NULL, NULL);
+}
