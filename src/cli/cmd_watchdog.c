@@ -147,7 +147,7 @@ static int start_child(struct watchdog *wd, struct fast_err *err)
     wd->child_fd = (int)syscall(SYS_pidfd_open, wd->child, 0);
     if (wd->child_fd < 0 || !fast_watch_new(wd->loop, wd->child_fd, FAST_LOOP_IN, on_child_end, wd))
         return fast_err_set(err, FAST_EIO, "cannot watch process %d", (int)wd->child);
-    return fast_http_pool_new(wd->loop, wd->conf->upstream_port, &wd->pool, err);
+    return fast_http_pool_new(wd->loop, wd->conf->upstream_port, NULL, &wd->pool, err);
 }
 
 static int open_all(struct watchdog *wd, struct fast_err *err)

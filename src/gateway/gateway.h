@@ -175,6 +175,8 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
 void gw_replica_leave(struct gateway *gw, struct gw_replica *r);
 /* It does not accept connections: it gets no requests for a while, unless the node says otherwise. */
 void gw_replica_suspect(struct gateway *gw, struct gw_replica *r);
+/* A request on it failed without an answer: the same, if its process is dying. */
+void gw_replica_check(struct gateway *gw, struct gw_replica *r);
 void gw_replicas_free(struct gateway *gw);
 void gw_replicas_tick(struct gateway *gw);
 /* Counts for scaling: it runs, or is being started, and is not outdated. */
@@ -186,6 +188,14 @@ int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
 struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice);
 /* What the placement needs to know of such a slice. */
 void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret);
+
+/* ---- socket.c ---- */
+
+/* Where the socket of |r| is; false: it has none. */
+bool gw_socket_path(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap);
+/* The same before a start: the place is there and empty. */
+bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap);
+void gw_socket_remove(const struct gateway *gw, const struct gw_replica *r);
 
 /* ---- scaler.c ---- */
 

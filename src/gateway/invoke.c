@@ -442,6 +442,8 @@ static void on_call_fail(void *user, bool connected, const char *why)
             gw_replica_suspect(j->gw, r);
     } else if (r) {
         r->stats.failures++;
+        if (!j->answered)
+            gw_replica_check(j->gw, r);
     }
     j->avoid = r ? r->key : 0;
     leave(j);
@@ -467,9 +469,12 @@ static int open_call(struct gw_job *j, struct fast_err *err)
 {
     struct gw_replica *r = j->replica;
     const struct fast_http_head *h = fast_http_req_head(j->req);
-    char *head = NULL;
-    if (!r->pool && fast_http_pool_new(j->gw->loop, r->port, &r->pool, err))
-        return -err->code;
+    char *head = NULL, path[128];
+    if (!r->pool) {
+        bool local = gw_socket_path(j->gw, r, path, sizeof(path));
+        if (fast_http_pool_new(j->gw->loop, r->port, local ? path : NULL, &r->pool, err))
+            return -err->code;
+    }
     size_t len = build_head(j, &head);
     if (!len)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a request");

@@ -7,10 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "io/file.h"
 
+#define PF_EXITING 4 /* of the flags in /proc/PID/stat */
 #define DRAIN_MAX FAST_S(10)
 #define SUSPECT FAST_S(1)
 #define RETRY_FIRST FAST_S(1)
@@ -124,6 +127,7 @@ static void gone(struct gateway *gw, struct gw_replica *r)
         fast_fleet_remove(gw->fleet, r->key, NULL);
     r->in_fleet = false;
     gw_store_replica_remove(gw->store, r->id, NULL);
+    gw_socket_remove(gw, r);
     fast_balance_remove(&fn->balance, &r->item);
     fn->nreplicas--;
     if (!r->in_flight)
@@ -222,7 +226,10 @@ static void tell_start(struct gateway *gw, struct gw_replica *r)
     const struct gw_spec *s = r->fn->spec;
     struct strings env = {0};
     struct fast_err err;
+    char path[128];
     build_env(gw, r->fn, &env);
+    if (gw_socket_prepare(gw, r, path, sizeof(path)))
+        add_string(&env, "FAST_SOCKET", path);
     struct fast_msg m = {
         .type = FAST_MSG_T_replica_start,
         .replica_start = {.replica = fast_str(r->id),
@@ -539,6 +546,30 @@ void gw_replica_suspect(struct gateway *gw, struct gw_replica *r)
         return;
     r->suspect_until = fast_loop_now(gw->loop) + SUSPECT;
     set_ready(gw, r);
+}
+
+/* The kernel closes the connections of a dying process before, or after, the socket that it listens
+ * on, and until that is closed it still takes connections in, only to reset them. What tells is
+ * PF_EXITING, which is set before either. */
+static bool is_exiting(uint32_t pid)
+{
+    char path[32];
+    fast_autofree char *text = NULL;
+    unsigned flags = 0;
+    char state = 0;
+    snprintf(path, sizeof(path), "/proc/%u/stat", pid);
+    if (fast_file_read(path, 4096, &text, NULL, NULL))
+        return access("/proc/self/stat", R_OK) == 0;
+    const char *at = strrchr(text, ')');
+    if (!at || sscanf(at, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+        return false;
+    return state == 'Z' || state == 'X' || (flags & PF_EXITING);
+}
+
+void gw_replica_check(struct gateway *gw, struct gw_replica *r)
+{
+    if (r->pid && is_exiting(r->pid))
+        gw_replica_suspect(gw, r);
 }
 
 static void clear_suspects(struct gateway *gw, fast_ns now)

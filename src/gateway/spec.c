@@ -292,6 +292,13 @@ int gw_spec_parse(const char *text, size_t len, const char *query_ns, const stru
         gw_spec_free(s);
         return r;
     }
+    const char *socket = gw_spec_map(s, "annotations", NOTE "socket");
+    if (socket && strcmp(socket, "unix") && strcmp(socket, "tcp")) {
+        r = fast_err_set(err, FAST_EINVAL, NOTE "socket: \"%.20s\" is neither unix nor tcp", socket);
+        gw_spec_free(s);
+        return r;
+    }
+    s->local_socket = socket && !strcmp(socket, "unix");
     const char *health = gw_spec_map(s, "annotations", "com.openfaas.health.http.path");
     s->health_path = health ? health : "";
     *ret = s;
@@ -337,7 +344,7 @@ bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b)
     return a->gpu != b->gpu || a->slice.sm_pct != b->slice.sm_pct || a->argv_len != b->argv_len ||
            memcmp(a->argv, b->argv, a->argv_len) || strcmp(a->health_path, b->health_path) ||
            !same_value(a, b, "envVars") || !same_value(a, b, "secrets") ||
-           !same_value(a, b, "envProcess");
+           !same_value(a, b, "envProcess") || a->local_socket != b->local_socket;
 }
 
 uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes)

@@ -40,6 +40,7 @@ struct gw_spec {
     bool max_given;
     int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
     fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
+    bool local_socket;       /* it wants to be called over a Unix socket */
     const char *health_path; /* "" : the node's defaults */
     const char *runner;      /* how requests reach the program, in words */
     char *listed;            /* what does not change of its status, NULL: not made yet */

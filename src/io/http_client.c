@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "io/http_stream.h"
@@ -38,19 +39,23 @@ struct fast_http_call {
 struct fast_http_pool {
     struct fast_loop *loop;
     int port;
+    struct sockaddr_un path; /* empty: TCP alone */
     struct fast_http_call *idle; /* LIFO: the youngest connection is the warmest */
     int idle_count, count;
     bool freed;
 };
 
-int fast_http_pool_new(struct fast_loop *loop, int port, struct fast_http_pool **ret,
-                       struct fast_err *err)
+int fast_http_pool_new(struct fast_loop *loop, int port, const char *path,
+                       struct fast_http_pool **ret, struct fast_err *err)
 {
     struct fast_http_pool *p = calloc(1, sizeof(*p));
     if (!p)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a pool of connections");
     p->loop = loop;
     p->port = port;
+    p->path.sun_family = AF_UNIX;
+    if (path && strlen(path) < sizeof(p->path.sun_path))
+        memcpy(p->path.sun_path, path, strlen(path) + 1);
     *ret = p;
     return 0;
 }
@@ -277,32 +282,54 @@ static void on_conn(void *arg, int events)
     step(c);
 }
 
-static int connect_new(struct fast_http_pool *p, struct fast_http_call **ret, struct fast_err *err)
+/* A connection to the Unix socket, which is there at once or not at all: -1, then TCP has to do. */
+static int connect_path(const struct fast_http_pool *p)
+{
+    if (!*p->path.sun_path)
+        return -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)&p->path, sizeof(p->path))) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static int connect_port(const struct fast_http_pool *p, int *ret_fd, struct fast_err *err)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
                             .sin_port = htons((uint16_t)p->port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct fast_http_call *c = calloc(1, sizeof(*c));
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (!c || fd < 0) {
-        int e = errno;
-        free(c);
-        if (fd >= 0)
-            close(fd);
-        return fast_err_set(err, FAST_EIO, "no socket for a call: %s", strerror(e));
-    }
+    if (fd < 0)
+        return fast_err_set(err, FAST_EIO, "no socket for a call: %s", strerror(errno));
     if (connect(fd, (struct sockaddr *)&a, sizeof(a)) && errno != EINPROGRESS) {
         int r = fast_err_set(err, FAST_EPEER, "cannot connect to port %d: %s", p->port,
                              strerror(errno));
-        free(c);
         close(fd);
         return r;
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static int connect_new(struct fast_http_pool *p, struct fast_http_call **ret, struct fast_err *err)
+{
+    int fd = connect_path(p);
+    bool local = fd >= 0;
+    int r = local ? 0 : connect_port(p, &fd, err);
+    if (r)
+        return r;
+    struct fast_http_call *c = calloc(1, sizeof(*c));
+    if (!c) {
+        close(fd);
+        return fast_err_set(err, FAST_ENOMEM, "no memory for a call");
     }
     c->pool = p;
     p->count++;
     fast_http_stream_init(&c->s, p->loop, fd, on_conn, c);
-    c->connecting = true;
-    c->s.watch = fast_watch_new(p->loop, fd, FAST_LOOP_IN | FAST_LOOP_OUT, on_conn, c);
+    c->connecting = !local;
+    c->s.watch = fast_watch_new(p->loop, fd, FAST_LOOP_IN | (local ? 0 : FAST_LOOP_OUT), on_conn, c);
     if (!c->s.watch) {
         conn_close(c);
         return fast_err_set(err, FAST_ENOMEM, "no memory to watch a call");

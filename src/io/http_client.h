@@ -29,8 +29,9 @@ struct fast_http_call_ops {
     void (*fail)(void *user, bool connected, const char *why);
 };
 
-int fast_http_pool_new(struct fast_loop *loop, int port, struct fast_http_pool **ret,
-                       struct fast_err *err);
+/* |path|: of a Unix socket that is tried first, NULL: there is none. */
+int fast_http_pool_new(struct fast_loop *loop, int port, const char *path,
+                       struct fast_http_pool **ret, struct fast_err *err);
 /* Calls that are under way go on; NULL is fine. */
 void fast_http_pool_free(struct fast_http_pool *pool);
 

@@ -11,13 +11,17 @@
   /die-once/FILE  the same for the first who comes; the others answer
   /half           promises 100 bytes, sends 10, hangs up
   /late S         (argument) listens S seconds after its start
+
+With FAST_SOCKET it listens there as well; X-Door of /echo tells where a request came in.
 """
 import hashlib
 import http.server
 import json
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 
 
@@ -116,8 +120,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             facts = {"method": self.command, "path": self.path, "headers": list(self.headers.items()),
                      "body": body.decode("latin-1"), "pid": os.getpid(), "env": dict(os.environ),
                      "argv": sys.argv[1:]}
-            self.answer(json.dumps(facts).encode(), headers=[("X-Own", "yes"), ("Connection", "X-Hop"),
-                                                             ("X-Hop", "1")])
+            self.answer(json.dumps(facts).encode(), headers=[
+                ("X-Own", "yes"), ("Connection", "X-Hop"), ("X-Hop", "1"), ("X-Door", self.server.door)])
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = handle_any
 
@@ -125,9 +129,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+    door = "tcp"
+
+
+class LocalServer(Server):
+    address_family = socket.AF_UNIX
+    door = "unix"
+
+    def server_bind(self):
+        self.socket.bind(self.server_address)
+
+    def get_request(self):
+        return self.socket.accept()[0], ("local", 0)
 
 
 if len(sys.argv) > 2 and sys.argv[1] == "--late":
     time.sleep(float(sys.argv[2]))
+if "FAST_SOCKET" in os.environ and "DEAF" not in os.environ:
+    threading.Thread(target=LocalServer(os.environ["FAST_SOCKET"], Handler).serve_forever, daemon=True).start()
 print("function begins", flush=True)
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

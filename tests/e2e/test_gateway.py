@@ -296,6 +296,27 @@ class Calls(GatewayTest):
         self.assert_answer(unknown, 404, "error finding function nope.openfaas-fn:")
         self.assertTrue(unknown.headers["X-Call-Id"])
 
+    def test_local_socket(self):
+        """A function that asks for a Unix socket is called there; one that does not listen there is
+        called at its port; the socket goes with its replica and outlives the gateway."""
+        gw, note = self.gw, {"fastgshare/socket": "unix"}
+        self.assertEqual(gw.get("/function/f/echo").headers["X-Door"], "tcp")
+        gw.up("local", annotations=note)
+        gw.up("deaf", annotations=note, envVars={"DEAF": "1"})
+        it = gw.post("/function/local/echo", b"hello")
+        path = it.json()["env"]["FAST_SOCKET"]
+        self.assertEqual((it.status, it.headers["X-Door"], it.json()["body"]), (200, "unix", "hello"))
+        self.assertEqual(gw.post("/function/local/hash", b"x" * (8 << 20)).status, 200)
+        deaf = gw.get("/function/deaf/echo")
+        self.assertEqual((deaf.status, deaf.headers["X-Door"]), (200, "tcp"))
+        gw.kill()
+        gw.start()
+        gw.wait_ready(1, "local")
+        self.assertEqual(gw.get("/function/local/echo").headers["X-Door"], "unix")
+        self.assert_answer(gw.deploy("odd", annotations={"fastgshare/socket": "udp"}), 400, "neither unix nor tcp")
+        self.assert_answer(gw.ask("DELETE", "/system/functions", {"functionName": "local"}), 202)
+        wait_until(lambda: not os.path.exists(path), "the socket stays")
+
     def test_keep_alive(self):
         c = self.gw.connect()
         for i in range(20):

@@ -75,7 +75,7 @@ static void room_is_told_after_a_flush(void **state)
     assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &len), 0);
     assert_int_equal(fast_loop_new(&r.loop, NULL), 0);
     r.timer = fast_timer_new(r.loop, on_late, &r);
-    assert_int_equal(fast_http_pool_new(r.loop, ntohs(a.sin_port), &pool, NULL), 0);
+    assert_int_equal(fast_http_pool_new(r.loop, ntohs(a.sin_port), NULL, &pool, NULL), 0);
     assert_int_equal(fast_http_call_new(pool, &ops, &r, head, sizeof(head) - 1, false, false, &call,
                                         NULL), 0);
     int fd = accept(listener, NULL, NULL);

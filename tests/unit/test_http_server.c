@@ -234,8 +234,8 @@ static void serve(int ready)
     if (fast_loop_new(&w.loop, &err) || fast_http_server_new(w.loop, &conf, &w.server, &err))
         exit(2);
     int port = fast_http_server_port(w.server);
-    if (fast_http_pool_new(w.loop, port, &w.pool, &err) ||
-        fast_http_pool_new(w.loop, 1, &w.closed, &err) ||
+    if (fast_http_pool_new(w.loop, port, NULL, &w.pool, &err) ||
+        fast_http_pool_new(w.loop, 1, NULL, &w.closed, &err) ||
         write(ready, &port, sizeof(port)) != sizeof(port))
         exit(2);
     fast_loop_run(w.loop, &err);
