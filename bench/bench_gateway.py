@@ -1,0 +1,355 @@
+#!/usr/bin/env python3
+"""What the gateway costs a request, against nginx on the same machine in the same round.
+
+The gateway (or nginx) alone has the first core, the client and the function share the second one. CPU
+per request is what the kernel charged the proxy during a round over the requests answered in it; the
+ratios are nginx's over ours, median of the rounds, in which the proxies take turns. Limits, metrics, the
+queue and SLO accounting are on, as for every function; connections are kept alive on both sides.
+
+BENCH_ROUNDS (5), BENCH_SECONDS (2 for each measurement), OPENFAAS_GATEWAY: path of that program, for
+gateway.cpu_ratio_openfaas."""
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+SOURCE, BUILD = "@SOURCE@", "@BUILD@"
+os.environ.setdefault("FAST_BUILD", BUILD)
+sys.path.insert(0, os.path.join(SOURCE, "tests", "e2e"))
+import gateway  # noqa: E402
+import node  # noqa: E402
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "2"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+CONNS = 32
+TOOLS = os.path.join(BUILD, "bench", "gateway")
+OPENFAAS = os.environ.get("OPENFAAS_GATEWAY", "")
+
+FIGURES = {
+    "gateway.cpu_us_tcp": ("us", None), "gateway.cpu_us_unix": ("us", None),
+    "gateway.cpu_us_nginx": ("us", None), "gateway.cpu_ratio_tcp": ("times", ">= 1"),
+    "gateway.cpu_ratio_unix": ("times", ">= 1.3"), "gateway.cpu_ratio_openfaas": ("times", ">= 4"),
+    "gateway.cpu_us_600k": ("us", "<= 300"), "gateway.added_p50_us": ("us", "<= 40"),
+    "gateway.added_p50_us_nginx": ("us", None),
+    "gateway.open_p50_us": ("us", None), "gateway.open_p99_us": ("us", None),
+    "gateway.open_p50_us_nginx": ("us", None), "gateway.open_p99_us_nginx": ("us", None),
+    "gateway.idle_mb_10000": ("MB", "<= 100"), "gateway.cold_start_ms": ("ms", "<= 150"),
+}
+CPU = {"gateway.cpu_us_tcp", "gateway.cpu_us_unix", "gateway.cpu_us_nginx", "gateway.cpu_ratio_tcp",
+       "gateway.cpu_ratio_unix", "gateway.cpu_ratio_openfaas"}
+
+
+def figure(name, values):
+    unit, target = FIGURES[name]
+    value = statistics.median(values)
+    ok = None if target is None else \
+        value <= float(target[2:]) if target[0] == "<" else value >= float(target[2:])
+    print(json.dumps({"name": name, "value": float(f"{value:.4g}"), "unit": unit, "n": len(values),
+                      "spread": float(f"{max(values) - min(values):.3g}"), "target": target,
+                      "pass": ok}), flush=True)
+
+
+def skip(name, why):
+    unit, target = FIGURES[name]
+    print(json.dumps({"name": name, "value": None, "unit": unit, "n": 0, "spread": 0, "target": target,
+                      "pass": None, "skipped": why}), flush=True)
+
+
+def cores():
+    mine = sorted(os.sched_getaffinity(0))
+    return mine[0], mine[-1]
+
+
+def pin(pid, core):
+    for task in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(task), {core})
+
+
+def cpu_s(pid):
+    """CPU seconds of a process: in ns where the kernel has them, else in its ticks."""
+    total = 0
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as f:
+                total += int(f.read().split()[0])
+    except OSError:
+        total = 0
+    if total:
+        return total / 1e9
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(port, path, conns, body, seconds=SECONDS, rate=0.0):
+    core = cores()[1]
+    out = subprocess.run([os.path.join(TOOLS, "load"), str(port), path, str(conns), str(seconds),
+                          str(body), str(rate)], capture_output=True, text=True, check=True,
+                         preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    row = json.loads(out.stdout)
+    if row["other"] or row["cut"] or not row["ok"]:
+        raise SystemExit(f"bench: {path} of port {port}: not every request was answered well: {row}")
+    return row
+
+
+class Proxy:
+    """A proxy to measure: its process, and where it takes requests."""
+
+    def __init__(self, name, pid, port, path):
+        self.name, self.pid, self.port, self.path = name, pid, port, path
+        pin(pid, cores()[0])
+
+    def cpu_us(self, body, conns=CONNS, answer=2):
+        before = cpu_s(self.pid)
+        row = load(self.port, f"{self.path}/n/{answer}", conns, body)
+        return (cpu_s(self.pid) - before) * 1e6 / row["ok"]
+
+
+class World:
+    """fast-node, fast-gateway and a function that listens on TCP and one that has a Unix socket."""
+
+    def __init__(self, args=()):
+        self.closers = []
+        self.node = node.Node(gpus=1)
+        self.closers.append(self.node.close)
+        self.gw = gateway.Gateway(self.node, args)
+        self.closers.append(self.gw.close)
+        self.echo = os.path.join(TOOLS, "echo")
+        self.gw.up("tcp", image=self.echo, annotations={"fastgshare/slo": "50ms"})
+        self.gw.up("unix", image=self.echo, annotations={"fastgshare/slo": "50ms",
+                                                         "fastgshare/socket": "unix"})
+        for name in ("tcp", "unix"):
+            pin(self.gw.replicas(name)[0]["pid"], cores()[1])
+
+    def proxy(self, name):
+        return Proxy(name, self.gw.process.pid, self.gw.port, f"/function/{name}")
+
+    def upstream(self):
+        return self.gw.replicas("tcp")[0]["port"]
+
+    def nginx(self):
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if not program:
+            return None
+        folder = tempfile.mkdtemp(prefix="fast-nginx-")
+        self.closers.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        with open(os.path.join(folder, "nginx.conf"), "w", encoding="ascii") as f:
+            f.write(f"""daemon off; master_process off; worker_processes 1; pid {folder}/pid;
+error_log {folder}/error.log; events {{ worker_connections 4096; }}
+http {{ access_log off; keepalive_requests 100000000; client_max_body_size 0;
+client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+upstream up {{ server 127.0.0.1:{self.upstream()}; keepalive 512; keepalive_requests 100000000; }}
+server {{ listen 127.0.0.1:{port}; location /function/tcp/ {{ proxy_pass http://up/;
+proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering off; }} }} }}
+""")
+        process = subprocess.Popen([program, "-p", folder, "-c", f"{folder}/nginx.conf", "-e",
+                                    f"{folder}/error.log"], stdin=subprocess.DEVNULL)
+        self.closers.append(lambda: (process.terminate(), process.wait()))
+        wait_port(port)
+        return Proxy("nginx", process.pid, port, "/function/tcp")
+
+    def openfaas(self):
+        """The gateway of OpenFaaS before a stand-in for its provider, which this program is."""
+        if not OPENFAAS:
+            return None
+        upstream = self.upstream()
+        provider = http.server.ThreadingHTTPServer(("127.0.0.1", 0), provider_handler())
+        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        self.closers.append(provider.shutdown)
+        env = dict(os.environ, functions_provider_url=f"http://127.0.0.1:{upstream}/", GOMAXPROCS="1",
+                   read_timeout="60s", write_timeout="60s", upstream_timeout="60s", scale_from_zero="false",
+                   faas_prometheus_host="127.0.0.1", faas_prometheus_port=str(provider.server_port))
+        process = subprocess.Popen([OPENFAAS], env=env, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.closers.append(lambda: (process.kill(), process.wait()))
+        wait_port(8080)
+        return Proxy("openfaas", process.pid, 8080, "/function/tcp")
+
+    def close(self):
+        for close in reversed(self.closers):
+            close()
+
+
+def provider_handler():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_):
+            pass
+    return Handler
+
+
+def wait_port(port):
+    def open_now():
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+    node.wait_until(open_now, f"nobody listens on port {port}")
+
+
+def rounds(proxies, measure):
+    """Every proxy once a round, in an order that turns; a first round warms up and is dropped."""
+    got = {p.name: [] for p in proxies}
+    for i in range(ROUNDS + 1):
+        turned = proxies[i % len(proxies):] + proxies[:i % len(proxies)]
+        for p in turned:
+            value = measure(p)
+            if i:
+                got[p.name].append(value)
+    return got
+
+
+def cpu(world, wanted):
+    ours = [world.proxy("tcp"), world.proxy("unix")]
+    nginx, openfaas = world.nginx(), world.openfaas()
+    got = rounds(ours + [p for p in (nginx, openfaas) if p], lambda p: p.cpu_us(1024))
+    for name in sorted(wanted & CPU):
+        what, other = name.rsplit("_", 1)
+        if other in ("nginx", "tcp", "unix") and not nginx and (other == "nginx" or "ratio" in name):
+            skip(name, "there is no nginx here")
+        elif other == "openfaas" and not openfaas:
+            skip(name, "OPENFAAS_GATEWAY names no program")
+        elif other == "openfaas":
+            figure(name, [a / b for a, b in zip(got["openfaas"], got["tcp"])])
+        elif "ratio" in what:
+            figure(name, [a / b for a, b in zip(got["nginx"], got[other])])
+        else:
+            figure(name, got[other])
+
+
+def added_p50(world, wanted):
+    """One connection: what the proxy adds to asking the function itself."""
+    proxies = [world.proxy("tcp")]
+    nginx = world.nginx()
+    proxies += [nginx] if nginx else []
+    direct = Proxy.__new__(Proxy)
+    direct.name, direct.port, direct.path = "direct", world.upstream(), ""
+    got = rounds(proxies + [direct], lambda p: load(p.port, f"{p.path}/n/2", 1, 0)["p50_us"])
+    for name, key in (("gateway.added_p50_us", "tcp"), ("gateway.added_p50_us_nginx", "nginx")):
+        if name not in wanted:
+            continue
+        if key in got:
+            figure(name, [a - b for a, b in zip(got[key], got["direct"])])
+        else:
+            skip(name, "there is no nginx here")
+
+
+def open_loop(world, wanted):
+    """Poisson arrivals at half of what the gateway answers at most, latency from the moment due."""
+    proxies, nginx = [world.proxy("tcp")], world.nginx()
+    proxies += [nginx] if nginx else []
+    most = load(proxies[0].port, "/function/tcp/n/2", CONNS, 1024)
+    rate = most["ok"] / most["seconds"] / 2
+    got = rounds(proxies, lambda p: load(p.port, f"{p.path}/n/2", 64, 1024, rate=rate))
+    for name in sorted(wanted):
+        key = "nginx" if name.endswith("nginx") else "tcp"
+        if not name.startswith("gateway.open_"):
+            continue
+        if key in got:
+            figure(name, [row["p50_us" if "p50" in name else "p99_us"] for row in got[key]])
+        else:
+            skip(name, "there is no nginx here")
+
+
+def memory_mb(pid):
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+        for line in f:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    raise SystemExit("bench: no Pss")
+
+
+def idle_memory():
+    """10,000 connections that have asked once and stay: what the gateway grows by, in all."""
+    world = World(("--connections", "20000"))
+    clients = []
+    try:
+        # The descriptors of the clients are in children, 2,500 each.
+        code = ("import socket,sys,time\nl=[]\n"
+                "for i in range(2500):\n"
+                " s=socket.create_connection(('127.0.0.1',%d)); l.append(s)\n"
+                " s.sendall(b'GET /function/tcp/n/1000 HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')\n"
+                " got=b''\n"
+                " while not got.endswith(b'x'*1000): got+=s.recv(65536)\n"
+                "print('up',flush=True)\nsys.stdin.read()\n" % world.gw.port)
+        for _ in range(4):
+            clients.append(subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, text=True))
+        for c in clients:
+            if c.stdout.readline() != "up\n":
+                raise SystemExit("bench: a client of the idle connections failed")
+        time.sleep(0.5)
+        figure("gateway.idle_mb_10000", [memory_mb(world.gw.process.pid)])
+    finally:
+        for c in clients:
+            c.kill()
+            c.wait()
+        world.close()
+
+
+def cold_start(world):
+    """From zero: a request that has to wait for the start, less what the function takes by itself to
+    accept its first connection when it is started by hand."""
+    gw, times, alone = world.gw, [], []
+    for _ in range(max(ROUNDS, 5)):
+        gw.post("/system/scale-function/tcp", {"replicas": 0})
+        node.wait_until(lambda: not gw.replicas("tcp"))
+        time.sleep(0.2)
+        begin = time.monotonic()
+        answer = gw.get("/function/tcp")
+        times.append(time.monotonic() - begin)
+        if answer.status != 200:
+            raise SystemExit(f"bench: cold start: {answer.status} {answer.text}")
+        begin = time.monotonic()
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        process = subprocess.Popen([world.echo], env={"PORT": str(port)})
+        wait_port(port)
+        alone.append(time.monotonic() - begin)
+        process.kill()
+        process.wait()
+    base = statistics.median(alone)
+    figure("gateway.cold_start_ms", [(t - base) * 1e3 for t in times])
+
+
+def main():
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(FIGURES))
+        return
+    wanted = set(sys.argv[1:]) or set(FIGURES)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if "gateway.idle_mb_10000" in wanted:
+        idle_memory()
+    world = World()
+    try:
+        if wanted & CPU:
+            cpu(world, wanted)
+        if "gateway.cpu_us_600k" in wanted:
+            big = world.proxy("unix")
+            figure("gateway.cpu_us_600k", rounds([big], lambda p: p.cpu_us(600 * 1024))["unix"])
+        if {n for n in wanted if "added" in n}:
+            added_p50(world, wanted)
+        if {n for n in wanted if ".open_" in n}:
+            open_loop(world, wanted)
+        if "gateway.cold_start_ms" in wanted:
+            cold_start(world)
+    finally:
+        world.close()
+
+
+main()
