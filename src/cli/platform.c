@@ -218,6 +218,7 @@ int platform_start(struct platform *p, struct cli *cli, const struct platform_co
         r = spawn(p, i, err);
         if (!r)
             r = wait_for(p, i, err);
+        p->node_lived = p->node_lived || (!r && i == PLATFORM_NODE);
     }
     if (r)
         platform_stop(p);
@@ -241,8 +242,24 @@ static void stop_one(struct platform *p, int which)
     p->pid[which] = 0;
 }
 
+/* A node that died leaves functions and the MPS daemon behind, for its next life to adopt. At the end
+ * there has to be one more life, to end them. */
+static void revive_to_end(struct platform *p)
+{
+    struct fast_err err;
+    if (!p->node_lived || p->pid[PLATFORM_NODE] > 0)
+        return;
+    if (spawn(p, PLATFORM_NODE, &err) || wait_for(p, PLATFORM_NODE, &err))
+        fprintf(stderr, "fast: functions may be left running: %s\n", err.msg);
+}
+
 void platform_stop(struct platform *p)
 {
+    int status;
+    if (p->pid[PLATFORM_NODE] > 0 &&
+        waitpid(p->pid[PLATFORM_NODE], &status, WNOHANG) == p->pid[PLATFORM_NODE])
+        p->pid[PLATFORM_NODE] = 0;
+    revive_to_end(p);
     for (int i = PLATFORM_COUNT - 1; i >= 0; i--)
         stop_one(p, i);
 }

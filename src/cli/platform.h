@@ -25,6 +25,7 @@ struct platform {
     char state_dir[4096];
     char url[300];
     pid_t pid[PLATFORM_COUNT]; /* 0: not running */
+    bool node_lived; /* it has been there, and may have left something */
     char log[PLATFORM_COUNT][4200];
 };
 

@@ -71,6 +71,9 @@ static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
     set(o, "sm_occupancy", fraction(row->occupancy_milli));
     set(o, "dram_activity", fraction(row->dram_milli));
     set(o, "backend", json_string(fast_backend_name(row->backend)));
+    set(o, "holds", json_pack("{s:s, s:s, s:s}", "sm", fast_hold_name(row->hold_sm), "time",
+                              fast_hold_name(row->hold_time), "memory",
+                              fast_hold_name(row->hold_mem)));
     set_int(o, "replicas", row->replicas);
     set_int(o, "tokens_out", row->tokens_out);
     set(o, "free_area", json_real((double)room.area_free / FAST_PLANE_AREA));
@@ -131,6 +134,8 @@ static json_t *replica_json(struct gateway *gw, struct gw_replica *r)
     set(o, "p50_ms", ms(gw_stats_quantile(&r->stats, 500, now)));
     set(o, "p99_ms", ms(gw_stats_quantile(&r->stats, 990, now)));
     set_int(o, "clients", n->clients);
+    set_int(o, "sms", n->sm_count);
+    set_int(o, "clients_without_mps", n->without_mps);
     set_int(o, "launches", n->launches);
     set_int(o, "tokens", n->tokens);
     set(o, "busy_ms", ms(n->busy_ns));

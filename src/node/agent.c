@@ -11,8 +11,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "io/file.h"
 #include "node/control.h"
+#include "node/mps.h"
 
 #define TRIM_PERIOD FAST_S(2)
 
@@ -203,6 +205,52 @@ static void probe(struct agent_replica *r)
     }
 }
 
+/* A process group that is killed once MPS has let go of it. Its replica may be gone by then. */
+static void on_let_go(void *arg)
+{
+    struct node_process *group = arg;
+    node_process_signal(group, SIGKILL);
+    free(group);
+}
+
+static void kill_group(struct agent_replica *r)
+{
+    int pids[64];
+    int n = node_share_mps_clients(&r->shared, pids, (int)FAST_COUNT_OF(pids));
+    struct node_process *group = n ? malloc(sizeof(*group)) : NULL;
+    if (group) {
+        *group = r->process;
+        if (node_mps_terminate(r->agent->node->mps, pids, n, on_let_go, group))
+            return;
+        free(group);
+    }
+    node_process_signal(&r->process, SIGKILL);
+}
+
+static bool has_any(const int *pids, int count, const int *of, int of_count)
+{
+    for (int i = 0; i < of_count; i++)
+        for (int k = 0; k < count; k++)
+            if (pids[k] == of[i])
+                return true;
+    return false;
+}
+
+void node_agent_mps_lost(void *arg, const int *pids, int count, const char *why)
+{
+    struct node_agent *agent = arg;
+    for (int i = 0; i < agent->count; i++) {
+        struct agent_replica *r = agent->replicas[i];
+        int own[64];
+        int n = node_share_mps_clients(&r->shared, own, (int)FAST_COUNT_OF(own));
+        if (n == 0 || !r->life.running || (count >= 0 && !has_any(pids, count, own, n)))
+            continue;
+        fast_log(ERROR, "replica taken", "replica=%s pid=%d why=\"%s\"", r->shared.id,
+                 (int)r->process.pid, why);
+        node_process_signal(&r->process, SIGKILL);
+    }
+}
+
 void node_agent_perform(struct agent_replica *r, int todo)
 {
     struct fast_err err;
@@ -210,7 +258,7 @@ void node_agent_perform(struct agent_replica *r, int todo)
     if (todo & NODE_LIFE_TERM)
         node_process_signal(&r->process, SIGTERM);
     if (todo & NODE_LIFE_KILL)
-        node_process_signal(&r->process, SIGKILL);
+        kill_group(r);
     if (todo & NODE_LIFE_SPAWN)
         todo |= respawn(r);
     if (todo & NODE_LIFE_PROBE)

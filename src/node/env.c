@@ -6,7 +6,10 @@
 #include <stdio.h>
 
 #include "node/gpu.h"
+#include "node/mps_text.h"
 #include "wire/page.h"
+
+#define MPS_LIMIT_SPARE (UINT64_C(1) << 30)
 
 /* Only policy fast shares the SMs; under the others a process gets all of them. The percentage of a
  * process is fixed when it starts. */
@@ -34,6 +37,14 @@ void node_env(const struct node *node, const struct node_replica *replica, node_
     add(arg, "CUDA_MPS_PIPE_DIRECTORY", node_mps_pipe_dir(node->mps));
     snprintf(text, sizeof(text), "%d", sm_pct(node, replica));
     add(arg, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", text);
+    /* The hook keeps the cap of the whole replica; this is for a process that has lost the hook. The
+     * driver's own needs, a context for one, count in it. */
+    if (node_mps_limits(node->mps) && replica->slice.mem_bytes) {
+        char limit[24];
+        node_mps_write_limit(replica->slice.mem_bytes + MPS_LIMIT_SPARE, limit, sizeof(limit));
+        snprintf(text, sizeof(text), "0=%s", limit);
+        add(arg, "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", text);
+    }
     if (!conf->sim_spec)
         return;
     add(arg, "FAST_SIM", conf->sim_spec);

@@ -210,6 +210,10 @@ void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret)
         .util_milli = g->util_milli, .sm_milli = g->sm_milli,
         .occupancy_milli = g->occupancy_milli, .dram_milli = g->dram_milli,
         .backend = node_mps_ready(node->mps) ? FAST_BACKEND_MPS : FAST_BACKEND_NONE,
+        .hold_sm = node_mps_ready(node->mps) ? FAST_HOLD_SOFT : FAST_HOLD_ADVISORY,
+        .hold_time = node_policy(node->manager)->policy == FAST_POLICY_RACING ? FAST_HOLD_ADVISORY
+                                                                              : FAST_HOLD_SOFT,
+        .hold_mem = FAST_HOLD_SOFT,
         .tokens_out = (uint32_t)fast_sched_tokens_out(pool->sched)};
     if (g->dev && node->gpus->nvml.memory && !node->gpus->nvml.memory(g->dev, &mem))
         ret->mem_used = mem.used;

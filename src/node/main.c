@@ -95,6 +95,8 @@ static int begin(struct program *p, struct fast_err *err)
         r = node_manager_new(n, &n->manager, err);
     if (!r)
         r = node_agent_new(n, &n->agent, err);
+    if (!r)
+        node_mps_on_lost(n->mps, node_agent_mps_lost, n->agent);
     return r;
 }
 

@@ -39,6 +39,8 @@ struct node_session {
     struct node_pages pages;
     struct node_ledger_process mem;
     int32_t pid;
+    bool reported, mps; /* mps: it is a client of MPS, as its driver says */
+    uint32_t sm_count;  /* that its driver gives it */
     uint32_t uid;
     fast_ns opened, turn_at; /* |turn_at|: when the current 100 ms of the message limit began */
     uint32_t turn_messages;

@@ -1,13 +1,12 @@
 /* Starts and supervises nvidia-cuda-mps-control. Whether the daemon lives is asked through its own
  * user interface: socket and pid files stay behind when it dies, and the exit status of the interface
- * is 1 only when there is no daemon. Asking blocks the loop for some milliseconds, at the most
- * ASK_TIMEOUT; that happens at the start and after the daemon has died, when every client of it has
- * failed anyway. */
-#include "node/mps.h"
+ * is 1 only when there is no daemon. What it was told is read back: it answers a value that it does
+ * not take with the old one. Asking at the start blocks the loop, for ASK_TIMEOUT a question at the
+ * most; later questions do not (mps_ask.h). */
+#include "node/mps_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,95 +18,83 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "io/file.h"
+#include "node/mps_text.h"
 
 #define CONTROL "nvidia-cuda-mps-control"
 #define ASK_TIMEOUT FAST_MS(2000)
 #define START_TIMEOUT FAST_S(5)
 #define RESTART_DELAY FAST_S(1)
-
-struct node_mps {
-    struct fast_loop *loop;
-    struct fast_timer *timer; /* starts it again */
-    struct fast_watch *watch;
-    int pidfd;
-    pid_t child; /* 0: adopted */
-    bool ready;
-    char binary[PATH_MAX];
-    char pipe_dir[PATH_MAX], log_dir[PATH_MAX], none_dir[PATH_MAX];
-};
+#define ENVIRON_MAX (1 << 20)
 
 bool node_mps_ready(const struct node_mps *m)
 {
     return m && m->ready;
 }
 
+bool node_mps_limits(const struct node_mps *m)
+{
+    return node_mps_ready(m) && m->limits;
+}
+
 const char *node_mps_pipe_dir(const struct node_mps *m)
 {
-    return m->ready ? m->pipe_dir : m->none_dir;
+    return m->ready ? m->door.pipe_dir : m->none_dir;
 }
 
-/* In a child: everything that the node has blocked or opened is taken back. */
-static void child_exec(const struct node_mps *m, int in, int out, char *const argv[])
+void node_mps_on_lost(struct node_mps *m, node_mps_lost_fn *fn, void *arg)
 {
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    signal(SIGPIPE, SIG_DFL);
-    setsid();
-    dup2(in, STDIN_FILENO);
-    dup2(out, STDOUT_FILENO);
-    dup2(out, STDERR_FILENO);
-    setenv("CUDA_MPS_PIPE_DIRECTORY", m->pipe_dir, 1);
-    setenv("CUDA_MPS_LOG_DIRECTORY", m->log_dir, 1);
-    unsetenv("LD_PRELOAD");
-    unsetenv("CUDA_VISIBLE_DEVICES");
-    unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
-    execvp(m->binary, argv);
-    _exit(127);
+    m->lost = fn;
+    m->lost_arg = arg;
 }
 
-/* Waits for the end of |pid|, at most until |end|; then it is killed. Returns its exit status. */
-static int reap(pid_t pid, fast_ns end)
+/* Waits for the end of |pid|, at most until |end|; then it is killed. */
+static void reap(pid_t pid, fast_ns end)
 {
-    int status = 0;
-    for (;;) {
-        pid_t r = waitpid(pid, &status, WNOHANG);
-        if (r == pid)
-            return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-        if (r < 0 && errno != EINTR)
-            return -1;
+    for (pid_t r; (r = waitpid(pid, NULL, WNOHANG)) != pid && (r == 0 || errno == EINTR);) {
         if (fast_clock_now() >= end)
             kill(pid, SIGKILL);
         poll(NULL, 0, 2);
     }
 }
 
-/* Gives |command| to the daemon; 0 when there is one that answers. */
-static int ask(const struct node_mps *m, const char *command)
+static int ask(const struct node_mps *m, const char *command, char *ret, size_t size)
 {
-    int in[2];
-    char *argv[] = {(char *)(uintptr_t)m->binary, NULL};
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0 || pipe2(in, O_CLOEXEC)) {
-        if (null >= 0)
-            close(null);
-        return -1;
-    }
-    pid_t pid = fork();
-    if (pid == 0)
-        child_exec(m, in[0], null, argv);
-    close(in[0]);
-    close(null);
-    if (pid > 0 && dprintf(in[1], "%s\n", command) < 0)
-        fast_log(DEBUG, "mps", "the interface does not read");
-    close(in[1]);
-    return pid > 0 ? reap(pid, fast_clock_now() + ASK_TIMEOUT) : -1;
+    return node_mps_ask_wait(&m->door, command, ASK_TIMEOUT, ret, size);
 }
 
-static bool answers(const struct node_mps *m)
+/* 0: a daemon answers; -1: nobody is there; -2: somebody is, and does not answer. */
+static int answers(const struct node_mps *m)
 {
-    return ask(m, "get_default_active_thread_percentage") == 0;
+    char text[256];
+    int r = ask(m, "get_default_active_thread_percentage", text, sizeof(text));
+    return r == 0 && node_mps_read_pct(text) < 0 ? -1 : r;
+}
+
+/* Partitions come with each process; the daemon must not narrow them. A memory limit above anything
+ * is set and taken back as it was, only to see whether this daemon understands one. */
+static int prepare(struct node_mps *m, struct fast_err *err)
+{
+    char text[256], command[128], limit[24];
+    uint64_t bytes = 0;
+    int r = ask(m, "set_default_active_thread_percentage 100", text, sizeof(text));
+    if (r)
+        return fast_err_set(err, FAST_EIO, CONTROL " does not answer");
+    if (node_mps_is_refusal(text))
+        return fast_err_set(err, FAST_EPERM, "the MPS daemon in %.120s belongs to another user",
+                            m->door.pipe_dir);
+    if (node_mps_read_pct(text) != 1000)
+        return fast_err_set(err, FAST_EPEER, CONTROL " does not take 100 %%: \"%.60s\"", text);
+    node_mps_write_limit(UINT64_C(1) << 50, limit, sizeof(limit));
+    snprintf(command, sizeof(command), "set_default_device_pinned_mem_limit 0 %s", limit);
+    r = ask(m, command, text, sizeof(text));
+    if (!r)
+        r = ask(m, "get_default_device_pinned_mem_limit 0", text, sizeof(text));
+    m->limits = !r && node_mps_read_limit(text, &bytes) && bytes == UINT64_C(1) << 50;
+    if (!m->limits)
+        fast_log(WARN, "mps takes no memory limits", "answer=\"%.60s\"", text);
+    return 0;
 }
 
 static void on_death(void *arg, int events);
@@ -118,54 +105,61 @@ static void follow(struct node_mps *m, pid_t pid)
     if (m->pidfd >= 0)
         m->watch = fast_watch_new(m->loop, m->pidfd, FAST_LOOP_IN, on_death, m);
     m->ready = true;
+    fast_timer_set(m->check, fast_clock_now());
+}
+
+static int wait_ready(struct node_mps *m, pid_t pid, const char *log, struct fast_err *err)
+{
+    for (fast_ns end = fast_clock_now() + START_TIMEOUT; fast_clock_now() < end;) {
+        poll(NULL, 0, 10);
+        if (waitpid(pid, NULL, WNOHANG) == pid)
+            return fast_err_set(err, FAST_EIO, CONTROL " ended; see %s", log);
+        if (answers(m) == 0) {
+            int r = prepare(m, err);
+            if (!r)
+                return 0;
+            break;
+        }
+        fast_err_set(err, FAST_ETIME, CONTROL " does not answer; see %s", log);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return -err->code;
 }
 
 static int start(struct node_mps *m, struct fast_err *err)
 {
-    char *argv[] = {m->binary, (char *)(uintptr_t)"-f", NULL};
     char log[PATH_MAX + 16];
-    snprintf(log, sizeof(log), "%s/output.log", m->log_dir);
-    int r = fast_dir_make(m->pipe_dir, 0755, err);
+    snprintf(log, sizeof(log), "%s/output.log", m->door.log_dir);
+    int r = fast_dir_make(m->door.pipe_dir, 0755, err);
     if (!r)
-        r = fast_dir_make(m->log_dir, 0755, err);
+        r = fast_dir_make(m->door.log_dir, 0755, err);
     if (r)
         return r;
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    pid_t pid = null < 0 || out < 0 ? -1 : fork();
-    if (pid == 0)
-        child_exec(m, null, out, argv);
+    pid_t pid = out < 0 ? 0 : node_mps_daemon_start(&m->door, out);
     int e = errno;
-    if (null >= 0)
-        close(null);
     if (out >= 0)
         close(out);
-    if (pid < 0)
-        return fast_err_set(err, FAST_EIO, "cannot start " CONTROL ": %s", strerror(e));
-    for (fast_ns end = fast_clock_now() + START_TIMEOUT; fast_clock_now() < end;) {
-        int status;
-        poll(NULL, 0, 10);
-        if (waitpid(pid, &status, WNOHANG) == pid)
-            return WIFEXITED(status) && WEXITSTATUS(status) == 127
-                       ? fast_err_set(err, FAST_ENOENT, CONTROL " is not there")
-                       : fast_err_set(err, FAST_EIO, CONTROL " ended; see %s", log);
-        if (answers(m)) {
-            m->child = pid;
-            follow(m, pid);
-            return 0;
-        }
-    }
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-    return fast_err_set(err, FAST_ETIME, CONTROL " does not answer; see %s", log);
+    if (pid <= 0)
+        return e == ENOENT ? fast_err_set(err, FAST_ENOENT, "%.150s is not there", m->door.binary)
+                           : fast_err_set(err, FAST_EIO, "cannot start " CONTROL ": %s", strerror(e));
+    r = wait_ready(m, pid, log, err);
+    if (r)
+        return r;
+    m->child = pid;
+    follow(m, pid);
+    return 0;
 }
 
+/* The clients of the daemon that died are no clients of the new one. */
 static void on_timer(void *arg)
 {
     struct node_mps *m = arg;
-    struct fast_err err;
+    struct fast_err err = {0};
     if (!start(m, &err)) {
         fast_log(INFO, "mps again", "pid=%d", m->child);
+        node_mps_tell_lost(m, NULL, -1, "the MPS daemon died");
         return;
     }
     fast_log(ERROR, "mps does not start", "%s", err.msg);
@@ -180,6 +174,7 @@ static void unfollow(struct node_mps *m)
         close(m->pidfd);
     m->pidfd = -1;
     m->ready = false;
+    fast_timer_set(m->check, FAST_NEVER);
 }
 
 static void on_death(void *arg, int events)
@@ -187,6 +182,7 @@ static void on_death(void *arg, int events)
     struct node_mps *m = arg;
     (void)events;
     unfollow(m);
+    node_mps_server_forget(m);
     if (m->child > 0)
         waitpid(m->child, NULL, WNOHANG);
     m->child = 0;
@@ -194,10 +190,12 @@ static void on_death(void *arg, int events)
     fast_timer_set(m->timer, fast_clock_now() + RESTART_DELAY);
 }
 
-static pid_t adopted_pid(const struct node_mps *m)
+/* ---- a daemon of an earlier life ---- */
+
+static pid_t written_pid(const struct node_mps *m)
 {
     char path[PATH_MAX + 64], *text = NULL;
-    snprintf(path, sizeof(path), "%s/" CONTROL ".pid", m->pipe_dir);
+    snprintf(path, sizeof(path), "%s/" CONTROL ".pid", m->door.pipe_dir);
     if (fast_file_read(path, 32, &text, NULL, NULL))
         return 0;
     long pid = strtol(text, NULL, 10);
@@ -205,20 +203,89 @@ static pid_t adopted_pid(const struct node_mps *m)
     return pid > 1 && pid <= INT_MAX ? (pid_t)pid : 0;
 }
 
+/* The file outlives the process, whose number may be another one's by now: it is ours if it was
+ * started with our directory. */
+static bool is_our_daemon(const struct node_mps *m, pid_t pid)
+{
+    char path[64], want[PATH_MAX + 32];
+    snprintf(path, sizeof(path), "/proc/%d/environ", (int)pid);
+    int n = snprintf(want, sizeof(want), "CUDA_MPS_PIPE_DIRECTORY=%s", m->door.pipe_dir);
+    fast_autofree char *env = malloc(ENVIRON_MAX);
+    int fd = env ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    ssize_t len = fd < 0 ? -1 : 0;
+    for (ssize_t r = 1; fd >= 0 && r > 0 && len < ENVIRON_MAX - 1; len += r > 0 ? r : 0)
+        r = read(fd, env + len, (size_t)(ENVIRON_MAX - 1 - len));
+    if (fd >= 0)
+        close(fd);
+    if (len <= 0)
+        return false;
+    env[len] = 0;
+    for (const char *p = env; p < env + len; p += strlen(p) + 1)
+        if (!strncmp(p, want, (size_t)n + 1))
+            return true;
+    return false;
+}
+
+/* It holds the directory's lock, so that no other one can be started beside it. */
+static void end_hung(const struct node_mps *m)
+{
+    pid_t pid = written_pid(m);
+    int fd = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    if (fd < 0)
+        return;
+    if (is_our_daemon(m, pid)) {
+        fast_log(WARN, "mps hangs", "pid=%d is killed", (int)pid);
+        syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        poll(&p, 1, 2000);
+    }
+    close(fd);
+}
+
 static int try_start(struct node_mps *m, struct fast_err *err)
 {
     struct sockaddr_un a;
-    if (strlen(m->pipe_dir) + sizeof("/control_privileged") > sizeof(a.sun_path))
-        return fast_err_set(err, FAST_EINVAL, "%s is too long for a socket path", m->pipe_dir);
-    if (!access(m->pipe_dir, F_OK) && answers(m)) {
-        follow(m, adopted_pid(m));
-        fast_log(INFO, "mps adopted", "dir=%s", m->pipe_dir);
+    if (strlen(m->door.pipe_dir) + sizeof("/control_privileged") > sizeof(a.sun_path))
+        return fast_err_set(err, FAST_EINVAL, "%s is too long for a socket path", m->door.pipe_dir);
+    int found = access(m->door.pipe_dir, F_OK) ? -1 : answers(m);
+    if (found == -2)
+        end_hung(m);
+    if (found == 0) {
+        int r = prepare(m, err);
+        if (r)
+            return r;
+        follow(m, written_pid(m));
+        fast_log(INFO, "mps adopted", "dir=%s", m->door.pipe_dir);
         return 0;
     }
     int r = start(m, err);
     if (!r)
-        fast_log(INFO, "mps started", "dir=%s pid=%d", m->pipe_dir, m->child);
+        fast_log(INFO, "mps started", "dir=%s pid=%d", m->door.pipe_dir, m->child);
     return r;
+}
+
+/* With --mps=off, and a daemon there from an earlier life: nobody would ever end it. */
+static void end_left_over(struct node_mps *m)
+{
+    char text[256];
+    int found = access(m->door.pipe_dir, F_OK) ? -1 : answers(m);
+    if (found == -2)
+        end_hung(m);
+    if (found == 0 && !ask(m, "quit -t 2", text, sizeof(text)))
+        fast_log(INFO, "mps ended", "it was left from an earlier life");
+}
+
+static void set_paths(struct node_mps *m, const struct node_conf *conf)
+{
+    snprintf(m->door.pipe_dir, sizeof(m->door.pipe_dir), "%s/mps", conf->state_dir);
+    snprintf(m->door.log_dir, sizeof(m->door.log_dir), "%s/logs/mps", conf->state_dir);
+    snprintf(m->none_dir, sizeof(m->none_dir), "%s/no-mps", conf->state_dir);
+    if (conf->mps_control)
+        snprintf(m->door.binary, sizeof(m->door.binary), "%s", conf->mps_control);
+    else if (conf->sim_libs)
+        snprintf(m->door.binary, sizeof(m->door.binary), "%s/" CONTROL, conf->sim_libs);
+    else
+        snprintf(m->door.binary, sizeof(m->door.binary), CONTROL);
 }
 
 int node_mps_new(const struct node_conf *conf, struct fast_loop *loop, struct node_mps **ret,
@@ -230,16 +297,14 @@ int node_mps_new(const struct node_conf *conf, struct fast_loop *loop, struct no
     m->loop = loop;
     m->pidfd = -1;
     m->timer = fast_timer_new(loop, on_timer, m);
-    snprintf(m->pipe_dir, sizeof(m->pipe_dir), "%s/mps", conf->state_dir);
-    snprintf(m->log_dir, sizeof(m->log_dir), "%s/logs/mps", conf->state_dir);
-    snprintf(m->none_dir, sizeof(m->none_dir), "%s/no-mps", conf->state_dir);
-    if (conf->sim_libs)
-        snprintf(m->binary, sizeof(m->binary), "%s/" CONTROL, conf->sim_libs);
-    else
-        snprintf(m->binary, sizeof(m->binary), CONTROL);
-    int r = m->timer ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory for MPS");
+    m->check = fast_timer_new(loop, node_mps_server_check, m);
+    set_paths(m, conf);
+    int r = m->timer && m->check ? node_mps_talk_new(loop, &m->door, &m->talk, err)
+                                 : fast_err_set(err, FAST_ENOMEM, "no memory for MPS");
+    if (!r && conf->mps == NODE_MPS_OFF)
+        end_left_over(m);
     if (!r && conf->mps != NODE_MPS_OFF) {
-        struct fast_err why;
+        struct fast_err why = {0};
         r = try_start(m, &why);
         if (r && conf->mps == NODE_MPS_AUTO) {
             fast_log(WARN, "no mps", "%s; SM partitions are advisory", why.msg);
@@ -258,10 +323,12 @@ int node_mps_new(const struct node_conf *conf, struct fast_loop *loop, struct no
 
 void node_mps_quit(struct node_mps *m)
 {
+    char text[256];
     if (!m || !m->ready)
         return;
     unfollow(m);
-    ask(m, "quit -t 2");
+    node_mps_server_forget(m);
+    ask(m, "quit -t 2", text, sizeof(text));
     if (m->child > 0)
         reap(m->child, fast_clock_now() + FAST_S(3));
     m->child = 0;
@@ -272,6 +339,10 @@ void node_mps_free(struct node_mps *m)
     if (!m)
         return;
     unfollow(m);
+    node_mps_server_forget(m);
+    node_mps_endings_free(m);
+    node_mps_talk_free(m->talk);
     fast_timer_free(m->timer);
+    fast_timer_free(m->check);
     free(m);
 }

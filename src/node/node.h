@@ -34,6 +34,7 @@ struct node_conf {
     const char *sim_dir;   /* shared state of the simulated driver; NULL without sim_spec */
     const char *sim_libs;  /* folder of the simulated libraries; NULL without sim_spec */
     enum node_mps_mode mps;
+    const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
     struct fast_sched_conf sched;
 };
 
@@ -71,6 +72,10 @@ void node_agent_stop(struct node_agent *agent, node_agent_done_fn *done, void *a
 /* Closes sockets and frees memory; replicas that still run are left alone, to be adopted. */
 void node_agent_free(struct node_agent *agent);
 
+/* The MPS server took these processes with it (|count| -1: all its clients): their replicas are
+ * ended, and start again. */
+void node_agent_mps_lost(void *agent, const int *pids, int count, const char *why);
+
 /* The replica that |hi|, |lo| was handed to, whether its process is known yet or not; NULL: nobody. */
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo);
 
@@ -83,6 +88,8 @@ int node_share_add(struct node_manager *m, struct node_replica *replica, struct 
 int node_share_update(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
 /* The replica is gone for good: its sessions are closed, its SMs and memory are free. */
 void node_share_remove(struct node_manager *m, struct node_replica *replica);
+/* The processes of the replica that are clients of MPS; returns how many (at most |max|). */
+int node_share_mps_clients(const struct node_replica *replica, int *pids, int max);
 /* Fills in everything but |replica|. */
 void node_share_stats(struct node_manager *m, const struct node_replica *replica,
                       struct fast_msg_replica_stats *ret);

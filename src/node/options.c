@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 
-enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, NAME, LOG_LEVEL, HELP, VERSION, COUNT };
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, MPS_CONTROL, NAME, LOG_LEVEL, HELP, VERSION, COUNT };
 
 static const struct {
     const char *name, *arg, *text;
@@ -32,6 +32,8 @@ static const struct {
     [TOKEN] = {"token", "TIME", "the longest token, 100us to the window; default 10ms"},
     [MPS] = {"mps", "auto|on|off", "NVIDIA MPS, which makes SM partitions hold: auto (default) uses it\n"
                                    "if it starts, on fails without it, off leaves partitions advisory"},
+    [MPS_CONTROL] = {"mps-control", "FILE", "the control program of MPS; default: nvidia-cuda-mps-control\n"
+                                            "of PATH, or the simulated one"},
     [NAME] = {"name", "NAME", "of this node, for the gateway; default: the host name"},
     [LOG_LEVEL] = {"log-level", "LEVEL", "error, warn, info (default) or debug; the log is stderr"},
     [HELP] = {"help", NULL, "print this"},
@@ -123,6 +125,11 @@ static int take(struct node_options *o, int which, const char *value, struct fas
                                    &c->sched.token_ns, err);
     case MPS:
         return parse_mps(value, &c->mps, err);
+    case MPS_CONTROL:
+        c->mps_control = value;
+        return *value && !access(value, X_OK)
+                   ? 0
+                   : fast_err_set(err, FAST_ENOENT, "--mps-control: %.150s is not a program", value);
     case NAME:
         c->name = value;
         return parse_name(value, err);

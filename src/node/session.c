@@ -8,6 +8,7 @@
  *  - token_done for a token that it does not hold, a GPU that it does not have, memory released that
  *    it never had: ignored and counted, logged once */
 #include "node/manager.h"
+#include "node/mps.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -140,6 +141,15 @@ static void on_report(struct node_session *s, const struct fast_msg_client_repor
     fast_log(INFO, "client report", "replica=%s pid=%d sms=%u mps=%u driver=%u unhooked=%zu",
              s->share->replica->id, s->pid, r->sm_count, r->mps, r->driver_version,
              fast_strv_count(r->unhooked));
+    const struct node *node = s->m->node;
+    s->reported = true;
+    s->mps = r->mps == 1;
+    s->sm_count = r->sm_count;
+    if (s->mps)
+        node_mps_client(node->mps);
+    else if (node_mps_ready(node->mps))
+        fast_log(WARN, "client without mps", "replica=%s pid=%d; its SM partition is advisory",
+                 s->share->replica->id, s->pid);
     for (size_t i = 0; i < fast_strv_count(r->unhooked) && i < 8; i++)
         fast_log(WARN, "not hooked", "replica=%s symbol=%.80s", s->share->replica->id,
                  fast_strv_get(r->unhooked, i));

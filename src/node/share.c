@@ -365,6 +365,16 @@ void node_share_remove(struct node_manager *m, struct node_replica *replica)
     free(s);
 }
 
+int node_share_mps_clients(const struct node_replica *replica, int *pids, int max)
+{
+    int n = 0;
+    const struct node_session *x = replica->share ? replica->share->sessions : NULL;
+    for (; x && n < max; x = x->share_next)
+        if (x->mps && x->pid > 1)
+            pids[n++] = x->pid;
+    return n;
+}
+
 void node_share_stats(struct node_manager *m, const struct node_replica *replica,
                       struct fast_msg_replica_stats *ret)
 {
@@ -393,4 +403,8 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
     ret->mem_bytes = s->mem.used;
     ret->mem_refused = s->mem.refused;
     ret->holds_token = s->holder != NULL;
+    for (const struct node_session *x = s->sessions; x; x = x->share_next) {
+        ret->sm_count = x->sm_count > ret->sm_count ? x->sm_count : ret->sm_count;
+        ret->without_mps += x->reported && !x->mps;
+    }
 }

@@ -67,6 +67,17 @@ void mps_stop_server(struct daemon *d)
     d->server = 0;
 }
 
+bool mps_server_ended(struct daemon *d)
+{
+    int status = 0;
+    if (!d->server || waitpid(d->server, &status, WNOHANG) != d->server)
+        return false;
+    mps_log(d, "Server %d exited with status %d", (int)d->server,
+            WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    d->server = 0;
+    return true;
+}
+
 /* ---- commands: each prints its answer to |out| ---- */
 
 typedef void command_fn(struct daemon *d, struct client *c, int argc, char **argv, FILE *out);

@@ -101,10 +101,14 @@ static void on_signal(int sig)
 static void serve(struct daemon *d)
 {
     while (!d->quit && !stopped) {
+        if (mps_server_ended(d))
+            for (int i = 0; i < MPS_CLIENTS; i++)
+                if (d->client[i].fd >= 0 && d->client[i].driver)
+                    drop(d, &d->client[i]);
         struct pollfd p[MPS_CLIENTS + 1] = {{.fd = d->listen, .events = POLLIN}};
         for (int i = 0; i < MPS_CLIENTS; i++)
             p[i + 1] = (struct pollfd){.fd = d->client[i].fd, .events = POLLIN};
-        if (poll(p, MPS_CLIENTS + 1, -1) < 0)
+        if (poll(p, MPS_CLIENTS + 1, d->server ? 200 : -1) < 0)
             continue;
         for (int i = 0; i < MPS_CLIENTS; i++)
             if (p[i + 1].revents && d->client[i].fd >= 0)

@@ -43,6 +43,8 @@ void mps_command(struct daemon *d, struct client *c, char *line);
 bool mps_read_pct(const char *text, double *ret);
 void mps_start_server(struct daemon *d, unsigned uid);
 void mps_stop_server(struct daemon *d);
+/* True once when it has ended by itself. */
+bool mps_server_ended(struct daemon *d);
 __attribute__((format(printf, 2, 3))) void mps_log(const struct daemon *d, const char *fmt, ...);
 
 #endif

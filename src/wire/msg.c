@@ -202,6 +202,12 @@ const char *fast_replica_state_name(uint32_t state)
     return state < FAST_REPLICA_STATE_COUNT ? names[state] : "unknown";
 }
 
+const char *fast_hold_name(uint32_t hold)
+{
+    static const char *const names[FAST_HOLD_COUNT] = {"advisory", "soft", "hard"};
+    return hold < FAST_HOLD_COUNT ? names[hold] : "unknown";
+}
+
 const char *fast_backend_name(uint32_t backend)
 {
     static const char *const names[FAST_BACKEND_COUNT] = {"none", "mps", "mps-partition"};

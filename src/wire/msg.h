@@ -69,6 +69,14 @@ enum fast_replica_state {
 };
 
 /* How SM partitions hold on a GPU. */
+/* How well a limit holds. */
+enum fast_hold {
+    FAST_HOLD_ADVISORY, /* nothing keeps it */
+    FAST_HOLD_SOFT,     /* for a process that keeps its hook and its environment */
+    FAST_HOLD_HARD,     /* whatever the process does */
+    FAST_HOLD_COUNT
+};
+
 enum fast_backend {
     FAST_BACKEND_NONE,     /* time only; partitions are advisory */
     FAST_BACKEND_MPS,      /* MPS active thread percentage: a cap, not a reservation (soft) */
@@ -88,6 +96,7 @@ const char *fast_msg_name(uint32_t type);
 const char *fast_replica_state_name(uint32_t state);
 const char *fast_backend_name(uint32_t backend);
 const char *fast_store_via_name(uint32_t via);
+const char *fast_hold_name(uint32_t hold);
 
 /* Writes |msg| into |buf| of |cap| bytes. */
 int fast_msg_encode(const struct fast_msg *msg, void *buf, size_t cap, size_t *ret_len,
