@@ -72,11 +72,11 @@ static int answers(const struct node_mps *m)
     return r == 0 && node_mps_read_pct(text) < 0 ? -1 : r;
 }
 
-/* Partitions come with each process; the daemon must not narrow them. A memory limit above anything
- * is set and taken back as it was, only to see whether this daemon understands one. */
+/* Partitions come with each process; the daemon must not narrow them. Memory limits come with it as
+ * well, where this daemon knows what they are; nothing is set to find out. */
 static int prepare(struct node_mps *m, struct fast_err *err)
 {
-    char text[256], command[128], limit[24];
+    char text[256];
     uint64_t bytes = 0;
     int r = ask(m, "set_default_active_thread_percentage 100", text, sizeof(text));
     if (r)
@@ -86,12 +86,8 @@ static int prepare(struct node_mps *m, struct fast_err *err)
                             m->door.pipe_dir);
     if (node_mps_read_pct(text) != 1000)
         return fast_err_set(err, FAST_EPEER, CONTROL " does not take 100 %%: \"%.60s\"", text);
-    node_mps_write_limit(UINT64_C(1) << 50, limit, sizeof(limit));
-    snprintf(command, sizeof(command), "set_default_device_pinned_mem_limit 0 %s", limit);
-    r = ask(m, command, text, sizeof(text));
-    if (!r)
-        r = ask(m, "get_default_device_pinned_mem_limit 0", text, sizeof(text));
-    m->limits = !r && node_mps_read_limit(text, &bytes) && bytes == UINT64_C(1) << 50;
+    r = ask(m, "get_default_device_pinned_mem_limit 0", text, sizeof(text));
+    m->limits = !r && node_mps_read_limit(text, &bytes);
     if (!m->limits)
         fast_log(WARN, "mps takes no memory limits", "answer=\"%.60s\"", text);
     return 0;
