@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -122,18 +121,6 @@ static bool is_url(const char *text)
     return true;
 }
 
-static void make_id(char ret[37])
-{
-    unsigned char b[16];
-    char *p = ret;
-    if (getrandom(b, sizeof(b), 0) != (ssize_t)sizeof(b))
-        memset(b, 0, sizeof(b));
-    b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
-    b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-    for (int i = 0; i < 16; i++)
-        p += sprintf(p, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
-}
-
 static void take_field(const struct fast_http_head *h, const char *text, const char *name, char *ret,
                        size_t cap)
 {
@@ -201,7 +188,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
     take_field(h, text, "x-callback-url", callback, sizeof(callback));
     take_field(h, text, "x-call-id", w->call_id, sizeof(w->call_id));
     if (!*w->call_id)
-        make_id(w->call_id);
+        gw_call_id(a->gw, w->call_id);
     w->began = fast_clock_wall();
     struct gw_call call = {.call_id = w->call_id, .function = function, .method = "POST",
                            .target = rest, .headers = headers, .callback = callback,

@@ -107,6 +107,14 @@ struct gw_gpu {
     struct fast_msg_gpu_row row; /* strings are not valid */
 };
 
+#define GW_CALL_ID_SIZE 37 /* a UUID and its 0 */
+
+/* Randomness that was fetched and not used yet. */
+struct gw_random {
+    unsigned char bytes[256];
+    size_t left;
+};
+
 struct gateway {
     const struct gw_conf *conf;
     struct fast_loop *loop;
@@ -129,6 +137,7 @@ struct gateway {
     json_t *namespaces; /* that were created, by name */
     struct gw_async *async;
     uint64_t next_key;
+    struct gw_random random; /* for the identifiers of calls */
     struct gw_job *jobs;
     struct fast_timer *tick, *job_timer, *stop_timer;
     fast_ns started_ns; /* wall clock */
@@ -188,6 +197,10 @@ int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
 struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice);
 /* What the placement needs to know of such a slice. */
 void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret);
+
+/* ---- call_id.c ---- */
+
+void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);
 
 /* ---- socket.c ---- */
 

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -43,18 +42,6 @@ static void dispatch(struct gw_job *j);
 
 /* ---- small things ---- */
 
-static void make_uuid(char ret[37])
-{
-    unsigned char b[16];
-    if (getrandom(b, sizeof(b), 0) != (ssize_t)sizeof(b))
-        memset(b, 0, sizeof(b));
-    b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
-    b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-    char *p = ret;
-    for (int i = 0; i < 16; i++)
-        p += sprintf(p, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", b[i]);
-}
-
 static bool method_in(const struct fast_http_req *req, const char *const *list, size_t n)
 {
     const struct fast_http_head *h = fast_http_req_head(req);
@@ -72,7 +59,7 @@ static void take_call_id(struct gw_job *j)
     if (f && f->value_len && f->value_len < sizeof(j->call_id))
         snprintf(j->call_id, sizeof(j->call_id), "%.*s", (int)f->value_len, text + f->value);
     else
-        make_uuid(j->call_id);
+        gw_call_id(j->gw, j->call_id);
 }
 
 /* The lines that every answer of a function has, errors too. */
@@ -585,12 +572,13 @@ static struct gw_function *find_target(struct gateway *gw, const char *name, siz
     return gw_function_find(gw, name, len, ns, ns_len);
 }
 
-static void reply_unknown(struct fast_http_req *req, const char *name, size_t len)
+static void reply_unknown(struct gateway *gw, struct fast_http_req *req, const char *name,
+                          size_t len)
 {
     static const char suffix[] = "." GW_DEFAULT_NS;
-    char id[37], lines[256], text[256];
+    char id[GW_CALL_ID_SIZE], lines[256], text[256];
     bool dot = memchr(name, '.', len);
-    make_uuid(id);
+    gw_call_id(gw, id);
     snprintf(lines, sizeof(lines), "X-Call-Id: %s\r\nX-Start-Time: %lld\r\n" INTERNAL, id,
              (long long)fast_clock_wall());
     int n = snprintf(text, sizeof(text), "error finding function %.*s%s: there is no such function\n",
@@ -605,7 +593,7 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
     size_t n = name_length(path, len);
     struct gw_function *fn = n ? find_target(gw, path, n) : NULL;
     if (!fn) {
-        reply_unknown(req, path, n);
+        reply_unknown(gw, req, path, n);
         return;
     }
     if (!method_in(req, allowed, FAST_COUNT_OF(allowed))) {
