@@ -126,6 +126,7 @@ static void end_call(struct fast_http_call *c)
     c->ops = NULL;
     if (keep) {
         c->s.full = false;
+        fast_http_stream_rest(&c->s);
         c->idle = true;
         c->idle_since = fast_loop_now(p->loop);
         c->next = p->idle;

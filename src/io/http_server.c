@@ -88,6 +88,7 @@ static void set_deadline(struct fast_http_req *c)
 static void begin_idle(struct fast_http_req *c)
 {
     c->state = HEAD;
+    fast_http_stream_rest(&c->s);
     c->deadline = fast_loop_now(c->s.loop) + c->server->conf.idle_timeout;
     fast_http_head_init(&c->head, false);
 }

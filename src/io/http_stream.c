@@ -55,7 +55,8 @@ bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap)
 {
     if (s->eof || s->broken || s->in_len >= cap)
         return false;
-    if (s->in_len == s->in_cap && !in_grow(s, cap)) {
+    bool more = s->in_len == s->in_cap || (s->filled && s->in_cap < cap);
+    if (more && !in_grow(s, cap)) {
         s->broken = true;
         return false;
     }
@@ -64,6 +65,7 @@ bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap)
     do
         n = recv(s->fd, s->in + s->in_len, room, 0);
     while (n < 0 && errno == EINTR);
+    s->filled = n > 0 && (size_t)n == room;
     if (n > 0) {
         s->in_len += (size_t)n;
         s->moved = true;
@@ -83,6 +85,16 @@ void fast_http_stream_consume(struct fast_http_stream *s, size_t from, size_t le
     s->in_len -= len;
     if (s->in_len > from)
         memmove(s->in + from, s->in + from + len, s->in_len - from);
+}
+
+void fast_http_stream_rest(struct fast_http_stream *s)
+{
+    s->filled = false;
+    if (s->in_len || s->in_cap <= IN_FIRST)
+        return;
+    free(s->in);
+    s->in = NULL;
+    s->in_cap = 0;
 }
 
 size_t fast_http_stream_waiting(const struct fast_http_stream *s)
@@ -172,8 +184,8 @@ void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t l
 void fast_http_stream_flush(struct fast_http_stream *s)
 {
     send_now(s, NULL, 0);
-    /* A buffer that a burst made large is not kept. */
-    if (!s->out_len && s->out_cap > (size_t)2 * FAST_HTTP_HIGH_WATER) {
+    /* Ten thousand connections that are idle must not each keep one. */
+    if (!s->out_len) {
         free(s->out);
         s->out = NULL;
         s->out_cap = 0;
