@@ -114,7 +114,8 @@ static void env_fill_plain(struct env *e, const struct agent_replica *r)
 
 static void env_fill(struct env *e, const struct agent_replica *r)
 {
-    static const char *const kept[] = {"PATH", "HOME", "LANG", "TMPDIR"};
+    /* LD_LIBRARY_PATH: where a machine keeps its driver, if not where the loader looks by itself. */
+    static const char *const kept[] = {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"};
     const struct fast_msg_replica_start *s = &r->start.replica_start;
     char port[16];
     env_set(e, "PATH", PATH_DEFAULT);

@@ -114,6 +114,18 @@ class Start(AgentTest):
         [again] = self.open()
         self.assertEqual((again.pid, again.state), (row.pid, READY))
 
+    def test_driver_elsewhere(self):
+        """A driver that the loader finds by the node's LD_LIBRARY_PATH is found by replicas too."""
+        self.session.close()
+        self.node.kill()
+        self.node.env["LD_LIBRARY_PATH"] = "/opt/driver/lib"
+        self.node.start()
+        self.open()
+        row = self.start_ready(1, gpu=2**32 - 1, sm_pct=0, request_milli=0, limit_milli=0, mem_bytes=0)
+        self.assertEqual(facts(row)["env"]["LD_LIBRARY_PATH"], "/opt/driver/lib")
+        env = facts(self.start_ready(2))["env"]  # the simulated driver is where it is
+        self.assertTrue(env["LD_LIBRARY_PATH"].split(":")[0].endswith("/simdriver"))
+
     def test_same_again_and_another(self):
         row = self.start_ready()
         self.start()
