@@ -87,19 +87,29 @@ void fast_http_stream_consume(struct fast_http_stream *s, size_t from, size_t le
         memmove(s->in + from, s->in + from + len, s->in_len - from);
 }
 
+size_t fast_http_stream_waiting(const struct fast_http_stream *s)
+{
+    return s->out_len - s->out_at;
+}
+
+static void drop_out(struct fast_http_stream *s)
+{
+    free(s->out);
+    s->out = NULL;
+    s->out_at = s->out_len = s->out_cap = 0;
+}
+
 void fast_http_stream_rest(struct fast_http_stream *s)
 {
     s->filled = false;
-    if (s->in_len || s->in_cap <= IN_FIRST)
+    s->resting = true;
+    if (!fast_http_stream_waiting(s))
+        drop_out(s);
+    if (s->in_len)
         return;
     free(s->in);
     s->in = NULL;
     s->in_cap = 0;
-}
-
-size_t fast_http_stream_waiting(const struct fast_http_stream *s)
-{
-    return s->out_len - s->out_at;
 }
 
 /* Sends what waits and then |data|; returns how many bytes of |data| went out. */
@@ -164,6 +174,7 @@ void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t l
 {
     if (s->unsendable)
         return;
+    s->resting = false;
     while (len && fast_http_stream_waiting(s) + len >= GATHER) {
         size_t n = send_now(s, data, len);
         data += n;
@@ -184,12 +195,9 @@ void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t l
 void fast_http_stream_flush(struct fast_http_stream *s)
 {
     send_now(s, NULL, 0);
-    /* Ten thousand connections that are idle must not each keep one. */
-    if (!s->out_len) {
-        free(s->out);
-        s->out = NULL;
-        s->out_cap = 0;
-    }
+    /* A buffer that a burst made large is not kept, and none while nothing is on its way. */
+    if (!s->out_len && (s->resting || s->out_cap > (size_t)2 * FAST_HTTP_HIGH_WATER))
+        drop_out(s);
 }
 
 bool fast_http_stream_arm(struct fast_http_stream *s)

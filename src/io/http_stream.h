@@ -21,6 +21,7 @@ struct fast_http_stream {
     void *arg;
     char *in; /* read, not consumed */
     size_t in_len, in_cap;
+    bool resting; /* between two messages */
     bool filled; /* the last read took all the room there was: the next one gets more */
     char *out; /* out[out_at .. out_len) waits to be sent */
     size_t out_at, out_len, out_cap;
@@ -42,7 +43,7 @@ bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap);
 /* Drops |len| bytes at |from| of the input. */
 void fast_http_stream_consume(struct fast_http_stream *s, size_t from, size_t len);
 
-/* Between two messages: a buffer that a large one made large is not kept. */
+/* Between two messages: a connection that is idle keeps no buffers, once they are empty. */
 void fast_http_stream_rest(struct fast_http_stream *s);
 
 /* Takes all of |data|: small pieces are gathered until flush. */
