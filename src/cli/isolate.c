@@ -57,9 +57,13 @@ static int own_mounts(struct fast_err *err)
         if (write_proc("/proc/self/gid_map", map))
             return failed("cannot write", "gid_map", err);
     }
-    /* What is mounted here stays here. */
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+    /* What is mounted here stays here. In a chroot the root is no mount, and there is nothing to make private. */
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) {
+        if (errno == EINVAL)
+            return fast_err_set(err, FAST_EPERM,
+                                "cannot get a mount namespace in a chroot: run the node in a container, or outside");
         return failed("cannot make private", "/", err);
+    }
     return 0;
 }
 
