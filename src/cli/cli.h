@@ -77,7 +77,7 @@ int cli_opts_parse(const struct cli_cmd *cmd, struct cli *cli, void *opts, int a
 void cli_help(FILE *out);
 void cli_cmd_help(const struct cli_cmd *cmd, FILE *out);
 
-/* Prints "fast: message" to stderr and returns |status|. */
+/* Prints "fast: message" to stderr, or {"error": message, "status": N} with --json, and returns |status|. */
 int cli_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define CLI_CMD_OPTS(array, type)                                                                  \

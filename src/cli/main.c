@@ -1,8 +1,10 @@
 /* fast: the command line. Finds the command in a table and runs it. */
 
 #include <curl/curl.h>
+#include <jansson.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,6 +18,38 @@ const struct cli_cmd *const cli_cmds[] = {
     &cmd_demo, &cmd_image, &cmd_async, &cmd_watchdog, &cmd_isolate, &cmd_completion,
 };
 const size_t cli_cmd_count = FAST_COUNT_OF(cli_cmds);
+
+/* --json was given: also for errors, those of the command line itself included. */
+static bool json_errors;
+
+static bool wants_json(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
+        if (!strcmp(argv[i], "--json"))
+            return true;
+    return false;
+}
+
+int cli_fail(int status, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    size_t n = strlen(text);
+    while (n && text[n - 1] == '\n')
+        text[--n] = 0;
+    json_t *o = json_errors ? json_pack("{s:s, s:i}", "error", text, "status", status) : NULL;
+    if (o) {
+        json_dumpf(o, stderr, 0);
+        fputc('\n', stderr);
+        json_decref(o);
+    } else { /* also when the text is no UTF-8 */
+        fprintf(stderr, "fast: %s\n", text);
+    }
+    return status;
+}
 
 static const struct cli_cmd *find(const char *name)
 {
@@ -75,6 +109,7 @@ int main(int argc, char **argv)
 {
     struct cli cli = {0};
     init(&cli);
+    json_errors = wants_json(argc, argv);
     if (argc < 2) {
         cli_help(stderr);
         return CLI_USAGE;

@@ -3,7 +3,6 @@
 #include "cli/cli.h"
 
 #include <getopt.h>
-#include <stdarg.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -136,18 +135,4 @@ void cli_help(FILE *out)
           "\nExit status: 0 done; 1 it did not succeed; 2 the command line is wrong; 3 the gateway "
           "cannot be reached.\n",
           out);
-}
-
-int cli_fail(int status, const char *fmt, ...)
-{
-    char text[1024];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    size_t n = strlen(text);
-    while (n && text[n - 1] == '\n')
-        text[--n] = 0;
-    fprintf(stderr, "fast: %s\n", text);
-    return status;
 }

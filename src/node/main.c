@@ -1,5 +1,7 @@
 /* fast-node: brings up the parts in their order and takes them down in the reverse one. An orderly
  * end stops the replicas; any other end leaves them running, to be adopted by the next life. */
+
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,7 +72,7 @@ static int find_gpus(struct node *node, struct fast_err *err)
     int r = node_gpus_new(c->sim_libs, &node->gpus, &why);
     if (r)
         fast_err_set(err, why.code, "%.180s%s", why.msg,
-                     c->sim_spec ? "" : "; for a simulated one: fast-node --sim=v100-16gb");
+                     c->sim_spec ? "" : "; to simulate one, add --sim=v100-16gb");
     return r;
 }
 
@@ -100,11 +102,25 @@ static int begin(struct program *p, struct fast_err *err)
     return r;
 }
 
+/* What the simulated driver kept, files only. Nobody uses it any more: every replica has ended. */
+static void remove_sim_dir(const char *path)
+{
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        unlinkat(dirfd(dir), entry->d_name, 0);
+    if (dir)
+        closedir(dir);
+    rmdir(path);
+}
+
 static void end(struct program *p)
 {
     struct node *n = &p->node;
-    if (n->manager)
+    if (n->manager) {
         node_manager_closing(n->manager);
+        unlink(n->socket);
+    }
     node_agent_free(n->agent);
     node_manager_free(n->manager);
     if (p->orderly)
@@ -112,6 +128,8 @@ static void end(struct program *p)
     node_mps_free(n->mps);
     node_gpus_free(n->gpus);
     fast_loop_free(n->loop);
+    if (p->orderly && n->conf->sim_spec && n->conf->sim_dir_own)
+        remove_sim_dir(n->conf->sim_dir);
 }
 
 static void tell_start(const struct node *n)

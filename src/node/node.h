@@ -32,6 +32,7 @@ struct node_conf {
     const char *hook_path; /* libfast-hook.so, absolute */
     const char *sim_spec;  /* "v100-16gb:2", or NULL: real GPUs */
     const char *sim_dir;   /* shared state of the simulated driver; NULL without sim_spec */
+    bool sim_dir_own;      /* chosen by this node, which removes it at its orderly end */
     const char *sim_libs;  /* folder of the simulated libraries; NULL without sim_spec */
     enum node_mps_mode mps;
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */

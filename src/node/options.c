@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/parse.h"
 
@@ -267,10 +268,12 @@ static int defaults(struct node_options *o, struct fast_err *err)
     r = check_sim(c->sim_spec, err);
     if (r)
         return r;
-    if (dir && *dir)
+    c->sim_dir_own = !dir || !*dir;
+    if (!c->sim_dir_own)
         r = absolute(dir, o->sim_dir, err);
-    else
-        snprintf(o->sim_dir, sizeof(o->sim_dir), "/dev/shm/fast-sim-%u", (unsigned)getuid());
+    else /* one for each state directory, so that two nodes of a user do not share GPUs unasked */
+        snprintf(o->sim_dir, sizeof(o->sim_dir), "/dev/shm/fast-sim-%u-%08x", (unsigned)getuid(),
+                 (unsigned)fast_hash_of(o->state_dir, strlen(o->state_dir), 0));
     if (!r)
         r = find_beside("simdriver", "sim", o->sim_libs, NULL, err);
     c->sim_dir = o->sim_dir;

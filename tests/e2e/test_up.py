@@ -19,7 +19,7 @@ SEVEN = os.path.join(node.HERE, "..", "..", "functions", "digits", "seven.pgm")
 class Up:
     """A running `fast up`. Its children are found by the state directory in their arguments."""
 
-    def __init__(self, case, sim="v100-16gb"):
+    def __init__(self, case, sim="v100-16gb", sim_dir=True):
         folder = tempfile.TemporaryDirectory(prefix="fast-", dir="/tmp")
         case.addCleanup(folder.cleanup)
         self.root = folder.name
@@ -27,6 +27,8 @@ class Up:
         self.port = stack.free_port()
         self.env = dict(os.environ, FAST_SIM_DIR=os.path.join(self.root, "sim"),
                         OPENFAAS_URL=f"http://127.0.0.1:{self.port}")
+        if not sim_dir:
+            self.env.pop("FAST_SIM_DIR")
         self.log = open(os.path.join(self.root, "up.log"), "w+", encoding="utf-8")
         case.addCleanup(self.log.close)
         self.process = subprocess.Popen(self.command(sim), stdout=self.log, stderr=self.log,
@@ -129,6 +131,21 @@ class UpTest(unittest.TestCase):
         pids = [pid, self.up.pid("fast-node"), self.up.pid("fast-gateway")]
         self.assertEqual(self.up.stop(), 0)
         self.assertEqual([p for p in pids if node.lives(p)], [])
+        left = [n for n in os.listdir(self.up.state_dir)
+                if stat.S_ISSOCK(os.lstat(os.path.join(self.up.state_dir, n)).st_mode)]
+        self.assertEqual(left, [])
+
+    def test_state_directories_share_no_simulated_gpu(self):
+        def sim_dir(up):
+            with open(f"/proc/{up.pid('fast-node')}/maps", encoding="utf-8") as f:
+                return next(os.path.dirname(line.split()[-1]) for line in f
+                            if "/dev/shm/fast-sim-" in line)
+        ups = [Up(self, sim_dir=False) for _ in range(2)]
+        dirs = [sim_dir(up) for up in ups]
+        self.assertNotEqual(*dirs)
+        for up in ups:
+            self.assertEqual(up.stop(), 0)
+        self.assertEqual([d for d in dirs if os.path.exists(d)], [])
 
     def test_environments_of_functions_are_not_for_everybody(self):
         self.deploy()
@@ -169,6 +186,13 @@ class UpTest(unittest.TestCase):
             status, out, err = self.up.fast(*args)
             self.assertEqual((status, out), (1, ""), args)
             self.assertIn("none" if args[0] != "logs" else "no such function", err)
+            status, out, err = self.up.fast(*args, "--json")
+            self.assertEqual((status, out), (1, ""), args)
+            self.assertEqual(json.loads(err)["status"], 1)
+            self.assertTrue(json.loads(err)["error"])
+        for args in (["lss"], ["ls", "--none"], ["scale", "digits", "many"]):
+            status, out, err = self.up.fast(*args, "--json")
+            self.assertEqual((status, out, json.loads(err)["status"]), (2, "", 2), args)
 
 
 if __name__ == "__main__":
