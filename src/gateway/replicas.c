@@ -2,7 +2,7 @@
  * forgotten. It assumes that the node's rows are the truth about processes, and the fleet the truth
  * about places. */
 
-#include "gateway/gateway.h"
+#include "gateway/replica_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,8 +58,8 @@ void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret)
 
 /* ---- coming and going ---- */
 
-static struct gw_replica *add_replica(struct gateway *gw, struct gw_function *fn, const char *id,
-                                      struct fast_err *err)
+struct gw_replica *replica_add(struct gateway *gw, struct gw_function *fn, const char *id,
+                               struct fast_err *err)
 {
     struct gw_replica *r = calloc(1, sizeof(*r)), **at = &gw->replicas;
     if (!r) {
@@ -102,7 +102,7 @@ void gw_replicas_free(struct gateway *gw)
         free_replica(gw, gw->replicas);
 }
 
-static void set_ready(struct gateway *gw, struct gw_replica *r)
+void replica_set_ready(struct gateway *gw, struct gw_replica *r)
 {
     bool ready = gw_replica_is_ready(r) && !r->suspect_until;
     bool more = ready && !r->item.ready;
@@ -117,7 +117,7 @@ static void set_ready(struct gateway *gw, struct gw_replica *r)
 
 /* The replica is not there any more: its place is free. Requests in flight on it end by
  * themselves, since their connections do. */
-static void gone(struct gateway *gw, struct gw_replica *r)
+void replica_gone(struct gateway *gw, struct gw_replica *r)
 {
     struct gw_function *fn = r->fn;
     if (r->phase == GW_GONE)
@@ -143,7 +143,7 @@ static struct gw_replica *find_key(struct gateway *gw, uint64_t key)
     return r;
 }
 
-static struct gw_replica *find_id(struct gateway *gw, const char *id)
+struct gw_replica *replica_find(struct gateway *gw, const char *id)
 {
     struct gw_replica *r = gw->replicas;
     while (r && (r->phase == GW_GONE || strcmp(r->id, id)))
@@ -153,7 +153,7 @@ static struct gw_replica *find_id(struct gateway *gw, const char *id)
 
 /* ---- telling the node ---- */
 
-static void back_off(struct gateway *gw, struct gw_function *fn, const char *text)
+void replica_back_off(struct gateway *gw, struct gw_function *fn, const char *text)
 {
     fn->retry_after = !fn->retry_after ? RETRY_FIRST
                                        : 2 * fn->retry_after < RETRY_MAX ? 2 * fn->retry_after
@@ -174,8 +174,8 @@ static void on_started(void *arg, uint64_t key, int code, const char *text)
         return;
     }
     fast_log(WARN, "replica refused", "replica=%s why=\"%s\"", r->id, text);
-    back_off(gw, r->fn, text);
-    gone(gw, r);
+    replica_back_off(gw, r->fn, text);
+    replica_gone(gw, r);
 }
 
 /* Strings of an environment or argument list, one after the other. */
@@ -221,7 +221,7 @@ static void build_env(const struct gateway *gw, const struct gw_function *fn, st
         add_string(env, "SECRETS_PATH", dir);
 }
 
-static void tell_start(struct gateway *gw, struct gw_replica *r)
+void replica_tell_start(struct gateway *gw, struct gw_replica *r)
 {
     const struct gw_spec *s = r->fn->spec;
     struct strings env = {0};
@@ -260,10 +260,10 @@ static void on_stopped(void *arg, uint64_t key, int code, const char *text)
     struct gw_replica *r = find_key(gw, key);
     (void)text;
     if (r && code == FAST_ENOENT)
-        gone(gw, r);
+        replica_gone(gw, r);
 }
 
-static void tell_stop(struct gateway *gw, struct gw_replica *r)
+void replica_tell_stop(struct gateway *gw, struct gw_replica *r)
 {
     struct fast_msg m = {.type = FAST_MSG_T_replica_stop,
                          .replica_stop = {.replica = fast_str(r->id)}};
@@ -278,7 +278,7 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     struct fast_want want;
     struct fast_placed placed = {0};
     snprintf(id, sizeof(id), "%s.%s.%u", fn->spec->name, fn->spec->ns, fn->next_number);
-    struct gw_replica *r = add_replica(gw, fn, id, err);
+    struct gw_replica *r = replica_add(gw, fn, id, err);
     if (!r)
         return -err->code;
     r->generation = fn->generation;
@@ -301,11 +301,11 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
         rc = gw_function_save(gw, fn, err);
     if (rc) {
         fn->jobs++; /* the function stays, whatever its state */
-        gone(gw, r);
+        replica_gone(gw, r);
         fn->jobs--;
         return rc;
     }
-    tell_start(gw, r);
+    replica_tell_start(gw, r);
     return 0;
 }
 
@@ -316,11 +316,11 @@ void gw_replica_drain(struct gateway *gw, struct gw_replica *r)
     bool unknown = r->phase == GW_PLACED && !r->pid;
     r->phase = GW_DRAINING;
     r->drain_until = fast_loop_now(gw->loop) + DRAIN_MAX;
-    set_ready(gw, r);
+    replica_set_ready(gw, r);
     if (unknown)
-        gone(gw, r);
+        replica_gone(gw, r);
     else if (!r->in_flight)
-        tell_stop(gw, r);
+        replica_tell_stop(gw, r);
 }
 
 void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
@@ -333,7 +333,7 @@ void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
     if (r->phase == GW_GONE)
         free_replica(gw, r);
     else if (r->phase == GW_DRAINING)
-        tell_stop(gw, r);
+        replica_tell_stop(gw, r);
 }
 
 int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
@@ -356,196 +356,12 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
     return rc;
 }
 
-/* ---- what the node tells ---- */
-
-static void on_welcome(void *arg, const struct fast_msg_ctl_welcome *m)
-{
-    struct gateway *gw = arg;
-    snprintf(gw->node, sizeof(gw->node), "%s", m->node.p);
-    snprintf(gw->driver, sizeof(gw->driver), "%s", m->driver.p);
-    gw->simulated = m->simulated != 0;
-    gw->policy = m->policy;
-    gw->charge = m->charge;
-    gw->window_ns = m->window_ns;
-    gw->welcomed = true;
-    fast_log(INFO, "node connected", "node=%s driver=%s gpus=%u simulated=%d", gw->node, gw->driver,
-             m->gpus, gw->simulated);
-}
-
-static void on_gpu(void *arg, const struct fast_msg_gpu_row *m)
-{
-    struct gateway *gw = arg;
-    struct gw_gpu *g = NULL;
-    struct fast_err err;
-    for (int i = 0; i < gw->ngpus; i++)
-        if (gw->gpus[i].row.gpu == m->gpu)
-            g = &gw->gpus[i];
-    if (!g) {
-        struct fast_gpu_conf conf = {.index = (int)m->gpu, .mem_bytes = m->mem_total};
-        int fleet = 0;
-        if (gw->ngpus == FAST_NODE_GPUS_MAX ||
-            fast_fleet_gpu_add(gw->fleet, &conf, &fleet, &err)) {
-            fast_log(ERROR, "a GPU is not used", "gpu=%u", m->gpu);
-            return;
-        }
-        g = &gw->gpus[gw->ngpus++];
-        g->fleet = fleet;
-    }
-    snprintf(g->uuid, sizeof(g->uuid), "%s", m->uuid.p);
-    snprintf(g->name, sizeof(g->name), "%s", m->name.p);
-    g->row = *m;
-}
-
-/* A replica that an earlier life of the gateway started. */
-static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replica_row *m)
-{
-    struct fast_err err;
-    const char *number = strrchr(m->replica.p, '.');
-    struct gw_function *fn =
-        gw_function_find(gw, m->function.p, m->function.len, m->ns.p, m->ns.len);
-    if (!fn || !number || m->state == FAST_REPLICA_STOPPED)
-        return NULL;
-    struct gw_replica *r = add_replica(gw, fn, m->replica.p, &err);
-    if (!r)
-        return NULL;
-    r->generation = gw_store_replica_generation(gw->store, r->id);
-    r->phase = m->state == FAST_REPLICA_STOPPING ? GW_STOPPING : GW_TOLD;
-    uint32_t n = (uint32_t)strtoul(number + 1, NULL, 10);
-    if (n >= fn->next_number)
-        fn->next_number = n + 1;
-    r->slice = (struct fast_slice){(int)m->sm_pct, (int)m->request_milli, (int)m->limit_milli,
-                                   m->mem_bytes};
-    r->gpu = fn->spec->gpu && m->gpu != FAST_GPU_NONE ? (int)m->gpu : -1;
-    for (int i = 0; i < gw->ngpus && r->gpu >= 0; i++) {
-        struct fast_want want;
-        struct fast_placed placed;
-        if ((int)gw->gpus[i].row.gpu != r->gpu)
-            continue;
-        r->slice = gw_replica_slice(gw, &r->slice);
-        gw_replica_want(&r->slice, &want);
-        want.gpu = gw->gpus[i].fleet;
-        r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
-    }
-    fast_log(INFO, "replica adopted", "replica=%s state=%s", r->id,
-             fast_replica_state_name(m->state));
-    return r;
-}
-
-static void copy_text(char **at, const char *text)
-{
-    if (*at && !strcmp(*at, text))
-        return;
-    free(*at);
-    *at = strdup(text);
-}
-
-static void stop_stranger(struct gateway *gw, const struct fast_msg_replica_row *m)
-{
-    if (m->state == FAST_REPLICA_STOPPED || m->state == FAST_REPLICA_STOPPING)
-        return;
-    fast_log(WARN, "unknown replica stopped", "replica=%s", m->replica.p);
-    struct fast_msg stop = {.type = FAST_MSG_T_replica_stop,
-                            .replica_stop = {.replica = m->replica}};
-    gw_link_request(gw->link, &stop, NULL, NULL, 0, NULL);
-}
-
-static void on_row(void *arg, const struct fast_msg_replica_row *m)
-{
-    struct gateway *gw = arg;
-    struct gw_replica *r = find_id(gw, m->replica.p);
-    if (!r)
-        r = adopt(gw, m);
-    if (!r) {
-        stop_stranger(gw, m);
-        return;
-    }
-    r->session = gw->session;
-    if (r->state != m->state)
-        fast_log(INFO, "replica", "id=%s state=%s port=%u%s%s", r->id,
-                 fast_replica_state_name(m->state), m->port, m->text.len ? " text=" : "", m->text.p);
-    if (m->port != (uint32_t)r->port || m->pid != r->pid) {
-        fast_http_pool_free(r->pool); /* its connections lead to a process that is gone */
-        r->pool = NULL;
-    }
-    r->state = m->state;
-    r->port = (int)m->port;
-    r->pid = m->pid;
-    r->restarts = m->restarts;
-    r->up_ms = m->up_ms;
-    r->started_ms = m->started_ms;
-    copy_text(&r->log_path, m->log_path.p);
-    copy_text(&r->text, m->text.p);
-    if (r->phase == GW_PLACED && m->state != FAST_REPLICA_STOPPED)
-        r->phase = GW_TOLD;
-    if (m->state == FAST_REPLICA_STOPPED) {
-        struct gw_function *fn = r->fn;
-        if (r->phase == GW_TOLD)
-            back_off(gw, fn, m->text.p);
-        fn->jobs++;
-        gone(gw, r);
-        gw_function_reconcile(gw, fn);
-        fn->jobs--;
-        gw_function_release(gw, fn);
-        return;
-    }
-    r->suspect_until = 0;
-    set_ready(gw, r);
-    if (r->phase == GW_TOLD && m->state == FAST_REPLICA_READY &&
-        r->fn->generation != 1) /* outdated ones may go now */
-        gw_function_reconcile(gw, r->fn);
-}
-
-static void on_stats(void *arg, const struct fast_msg_replica_stats *m)
-{
-    struct gw_replica *r = find_id(arg, m->replica.p);
-    if (r)
-        r->node_stats = *m;
-}
-
-/* Everything that runs is known now: what is missing is started, what the node has lost is
- * forgotten. */
-static void on_synced(void *arg)
-{
-    struct gateway *gw = arg;
-    gw->loaded = true;
-    for (struct gw_replica *r = gw->replicas, *next; r; r = next) {
-        next = r->next;
-        if (r->phase == GW_GONE)
-            continue;
-        if (r->phase == GW_PLACED)
-            tell_start(gw, r);
-        else if (r->session != gw->session)
-            gone(gw, r);
-        else if (r->phase == GW_DRAINING && !r->in_flight)
-            tell_stop(gw, r);
-    }
-    for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
-        next = fn->next;
-        if (!fn->removed)
-            gw_function_reconcile(gw, fn);
-    }
-}
-
-/* Running replicas go on without a node, and so do requests to them. */
-static void on_lost(void *arg)
-{
-    struct gateway *gw = arg;
-    gw->session++;
-    gw->welcomed = false;
-    for (struct gw_replica *r = gw->replicas; r; r = r->next)
-        if (r->phase == GW_STOPPING)
-            r->phase = GW_DRAINING; /* said again when the node is back */
-}
-
-const struct gw_link_ops gw_replica_link_ops = {on_welcome, on_gpu,    on_row,
-                                                on_stats,   on_synced, on_lost};
-
 void gw_replica_suspect(struct gateway *gw, struct gw_replica *r)
 {
     if (r->phase != GW_TOLD)
         return;
     r->suspect_until = fast_loop_now(gw->loop) + SUSPECT;
-    set_ready(gw, r);
+    replica_set_ready(gw, r);
 }
 
 /* The kernel closes the connections of a dying process before, or after, the socket that it listens
@@ -577,7 +393,7 @@ static void clear_suspects(struct gateway *gw, fast_ns now)
     for (struct gw_replica *r = gw->replicas; r; r = r ? r->next : gw->replicas)
         if (r->suspect_until && r->suspect_until <= now && r->phase == GW_TOLD) {
             r->suspect_until = 0;
-            set_ready(gw, r);
+            replica_set_ready(gw, r);
             r = NULL; /* requests that waited may have changed the list */
         }
 }
@@ -590,8 +406,8 @@ void gw_replicas_tick(struct gateway *gw)
     for (struct gw_replica *r = gw->replicas, *next; r && synced; r = next) {
         next = r->next;
         if (r->phase == GW_PLACED)
-            tell_start(gw, r);
+            replica_tell_start(gw, r);
         else if (r->phase == GW_DRAINING && (!r->in_flight || now >= r->drain_until))
-            tell_stop(gw, r);
+            replica_tell_stop(gw, r);
     }
 }
