@@ -165,7 +165,7 @@ static void paper_run(const struct bench *b)
 static void ramp(const struct bench *b)
 {
     struct fast_profile *profile = profile_of("resnet50");
-    double late = 0, worst = 0, area[2] = {0};
+    double late = 0, worst = 0, area[2] = {0}, live = 0, live_s = 0;
     int seeds = 10;
     for (int seed = 0; seed < seeds; seed++) {
         struct fast_arrivals a = {0};
@@ -182,6 +182,12 @@ static void ramp(const struct bench *b)
         area[0] += result.gpu_s;
         if (!seed)
             print_steps();
+        conf.policy = SIM_CLUSTER_LIVE;
+        run(&conf, "ramp");
+        live += violation_pct() / seeds;
+        live_s += result.gpu_s / seeds;
+        if (!seed)
+            print_steps();
         conf.policy = SIM_CLUSTER_PAPER;
         run(&conf, "ramp");
         area[1] += result.gpu_s;
@@ -193,8 +199,9 @@ static void ramp(const struct bench *b)
         bench_print(b, "scale.ramp_violation_pct", late, seeds, worst - late);
     if (bench_wants(b, "scale.ramp_area_ratio_paper"))
         bench_print(b, "scale.ramp_area_ratio_paper", area[0] / seeds / paper_gpu_s(), seeds, 0);
-    fprintf(stderr, "ramp     GPU s held: ours %.1f, the paper's heuristic %.1f, the paper's steps %.1f\n",
-            area[0] / seeds, area[1] / seeds, paper_gpu_s());
+    fprintf(stderr, "ramp     GPU s held: ours %.1f, the paper's heuristic %.1f, the paper's steps %.1f, the "
+            "gateway's %.1f with %.3f %% late\n", area[0] / seeds, area[1] / seeds, paper_gpu_s(), live_s,
+            live);
     fast_profile_free(profile);
     if (bench_wants(b, "scale.ramp_steps_within_5s"))
         paper_run(b);
@@ -321,9 +328,10 @@ static void round_of_decisions(const struct bench *b)
 {
     struct fast_profile *profile = profile_of("resnet50");
     const struct fast_scale_conf conf = {.policy = FAST_SCALE_QUEUE, .max = 100,
-                                         .slo_ns = FAST_MS(69), .slo_p99 = true,
+                                         .slo_ns = FAST_MS(69), .slo_p99 = true, .in_place = true,
                                          .zero_after = FAST_NEVER};
-    const struct fast_scale_replica replicas[3] = {{1, 6, 1000, 0}, {2, 6, 1000, 0}, {3, 12, 600, 0}};
+    const struct fast_scale_replica replicas[3] = {
+        {1, 6, 600, 0, 400}, {2, 6, 1000, 0, 0}, {3, 12, 600, 0, 400}};
     double ms[5], most = 0, least = INFINITY, sum = 0;
     for (int r = 0; r < 5; r++) {
         double from = cpu_s();

@@ -31,7 +31,7 @@ static const struct cli_opt opts[] = {
      "of each profile, in order; the last one counts for the rest (default 100ms)"},
     {"gpus", 'n', CLI_STR, offsetof(struct simulate, gpus), "N", "of the cluster (default 4)"},
     {"policy", 'p', CLI_STR, offsetof(struct simulate, policy), "NAME",
-     "queue (default), flat, paper, hybrid or whole"},
+     "queue (default), flat, live, paper, hybrid or whole"},
     {"start", 0, CLI_STR, offsetof(struct simulate, start), "TIME", "a replica takes (default 2s)"},
     {"memory", 0, CLI_STR, offsetof(struct simulate, mem), "SIZE", "of a replica (default 1GiB)"},
     {"zero-after", 0, CLI_STR, offsetof(struct simulate, zero), "TIME",

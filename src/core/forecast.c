@@ -59,6 +59,17 @@ int64_t fast_forecast_mean(const struct fast_forecast *f, int seconds)
     return sum * 1000 / seconds;
 }
 
+int64_t fast_forecast_most(const struct fast_forecast *f, int seconds, int over)
+{
+    int64_t sum = 0, most = 0;
+    for (int i = 1; i <= over; i++) {
+        sum += past(f, (uint64_t)i);
+        sum -= i > seconds ? past(f, (uint64_t)(i - seconds)) : 0;
+        most = sum > most ? sum : most;
+    }
+    return most * 1000 / seconds;
+}
+
 uint32_t fast_forecast_burst(const struct fast_forecast *f)
 {
     bool bursts = f->seconds > TREND && f->squares > UINT64_C(2) * BURSTY * f->sum;

@@ -32,6 +32,8 @@ void fast_forecast_second(struct fast_forecast *f);
 
 /* Load over the last |seconds| that are over, requests/s in thousandths. */
 int64_t fast_forecast_mean(const struct fast_forecast *f, int seconds);
+/* The greatest load over |seconds| neighbouring seconds within the last |over|. */
+int64_t fast_forecast_most(const struct fast_forecast *f, int seconds, int over);
 /* The most requests in a second that is remembered, of a stream that comes in bursts; else 0. */
 uint32_t fast_forecast_burst(const struct fast_forecast *f);
 /* Load expected |ahead|, without bursts. */

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "core/scale_impl.h"
-#include "core/scale_queue.h"
 
 static const char *const policy_names[FAST_SCALE_COUNT] = {"paper", "target", "queue", "hybrid"};
 
@@ -123,8 +122,7 @@ bool scale_add_resize(struct scale_plan *plan, const struct fast_scale_replica *
     return true;
 }
 
-/* Stops the replicas with the highest ids until |count| are left. */
-static void stop_newest(struct scale_plan *plan, int count, const char *why)
+void scale_stop_newest(struct scale_plan *plan, int count, const char *why)
 {
     uint64_t below = UINT64_MAX;
     while (plan->count > count) {
@@ -138,6 +136,23 @@ static void stop_newest(struct scale_plan *plan, int count, const char *why)
             break;
         below = newest->id;
     }
+}
+
+void scale_note(const struct scale_plan *plan, const struct fast_scale_option *option)
+{
+    struct fast_scale_trace *t = plan->in->trace;
+    if (!t)
+        return;
+    int at = t->noptions < FAST_SCALE_OPTIONS ? t->noptions : FAST_SCALE_OPTIONS;
+    while (at > 0 && option->cost && option->cost < t->option[at - 1].cost)
+        at--;
+    if (at == FAST_SCALE_OPTIONS)
+        return;
+    if (t->noptions < FAST_SCALE_OPTIONS)
+        t->noptions++;
+    memmove(&t->option[at + 1], &t->option[at],
+            sizeof(t->option[0]) * (size_t)(t->noptions - 1 - at));
+    t->option[at] = *option;
 }
 
 /* Without load min 0 means none, but only some time after the last request. */
@@ -206,11 +221,29 @@ int scale_no_configuration(const struct scale_plan *plan, struct fast_err *err)
                         (long long)best / 1000);
 }
 
+/* The configurations with the best RPR, those that are too slow for the SLO among them. */
+static void note_paper(const struct scale_plan *plan)
+{
+    for (int i = 0; plan->in->trace && i < fast_profile_count(plan->in->profile); i++) {
+        const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
+        if (p->rps_milli <= 0)
+            continue;
+        struct fast_scale_option o = {.kind = FAST_SCALE_START, .sm_pct = p->sm_pct,
+                                      .quota_milli = p->quota_milli, .count = 1, .late_milli = -1,
+                                      .cost = INT64_MAX / (fast_profile_rpr_milli(p) + 1)};
+        snprintf(o.why, sizeof(o.why), "RPR %lld%s",
+                 (long long)fast_profile_rpr_milli(p) / 1000,
+                 scale_meets_slo(plan, p) ? "" : ", too slow for the SLO");
+        scale_note(plan, &o);
+    }
+}
+
 static int scale_up_paper(struct scale_plan *plan, int64_t gap, struct fast_err *err)
 {
     const struct fast_profile_point *best = scale_best_rpr(plan);
     if (!best)
         return scale_no_configuration(plan, err);
+    note_paper(plan);
     int64_t times = gap / best->rps_milli, rest = gap % best->rps_milli;
     for (int64_t i = 0; i < times; i++)
         if (!scale_add_start(plan, best, "best RPR"))
@@ -293,7 +326,7 @@ static void scale_target(struct scale_plan *plan, int floor, bool up, bool down)
     while (up && plan->count < want && scale_add_start(plan, &p, "each has its target load"))
         ;
     if (down)
-        stop_newest(plan, (int)(want < plan->count ? want : plan->count), "fewer carry the load");
+        scale_stop_newest(plan, (int)(want < plan->count ? want : plan->count), "fewer carry the load");
 }
 
 static int scale_paper(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err)
@@ -309,121 +342,20 @@ static int scale_paper(struct scale_plan *plan, int floor, bool up, bool down, s
     return rc;
 }
 
-/* Estimated late requests in 1,000, and the load at which a replica may go, in thousandths. The estimate
- * takes every service to be as long as the slowest of 100, so that some ten times fewer are late: in
- * the ramp of bench_scale 1.4 of 1,000. */
-#define LATE_MILLI 80
-#define CALM_MILLI 1150
-#define IDLE_COST 500 /* of a replica that waits: 0.5 % of a GPU */
-
-static struct scale_queue queue_of(const struct scale_plan *plan)
-{
-    struct scale_queue q = {plan->in->nreplicas, plan->capacity, 0};
-    for (int i = 0; i < plan->in->nreplicas; i++) {
-        const struct fast_scale_replica *r = &plan->in->replicas[i];
-        struct fast_profile_point p =
-            fast_profile_look(plan->in->profile, r->sm_pct, r->quota_milli);
-        if (scale_latency(plan, &p) > q.latency_ns)
-            q.latency_ns = scale_latency(plan, &p);
-    }
-    return q;
-}
-
-/* What |n| replicas of |p| take of GPUs at |load|, in a unit that only compares. With |vertical| that is
- * the time that requests take, and a little for each replica that waits: its memory. */
-static int64_t cost(const struct scale_plan *plan, const struct fast_profile_point *p, int n,
-                    int64_t load)
-{
-    int64_t area = (int64_t)p->sm_pct * p->quota_milli;
-    return plan->conf->vertical ? area * load / p->rps_milli + (int64_t)n * IDLE_COST : n * area;
-}
-
-/* The configuration whose replicas keep the SLO at |peak| at the least cost at |load|. */
-static const struct fast_profile_point *least_cost(const struct scale_plan *plan, int64_t load,
-                                                   int64_t peak)
-{
-    const struct fast_profile_point *best = NULL;
-    int64_t best_cost = INT64_MAX;
-    for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
-        const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        int n = scale_meets_slo(plan, p)
-                    ? scale_queue_count(p, scale_latency(plan, p), peak, plan->conf->slo_ns,
-                                        LATE_MILLI, plan->conf->max)
-                    : 0;
-        int64_t c = n ? cost(plan, p, n, load) : INT64_MAX;
-        if (c < best_cost) {
-            best = p;
-            best_cost = c;
-        }
-    }
-    return best ? best : scale_best_rpr(plan);
-}
-
-static int scale_queue_up(struct scale_plan *plan, int64_t load, struct scale_queue *q,
-                          struct fast_err *err)
-{
-    const struct fast_profile_point *p = least_cost(plan, plan->in->load_milli, load);
-    if (!p)
-        return scale_no_configuration(plan, err);
-    while (!scale_queue_keeps(q, load, plan->conf->slo_ns, LATE_MILLI)) {
-        if (!scale_add_start(plan, p, "too many would wait too long"))
-            return 0;
-        q->servers++;
-        q->rps_milli += p->rps_milli;
-        q->latency_ns = scale_latency(plan, p) > q->latency_ns ? scale_latency(plan, p) : q->latency_ns;
-    }
-    return 0;
-}
-
-/* One replica at a time: the one with the least throughput per resource. */
-static void scale_queue_down(struct scale_plan *plan, int64_t load, struct scale_queue q, int floor)
-{
-    const struct fast_scale_replica *worst = NULL;
-    struct fast_profile_point point = {0};
-    for (int i = 0; i < plan->in->nreplicas; i++) {
-        const struct fast_scale_replica *r = &plan->in->replicas[i];
-        struct fast_profile_point p = {r->sm_pct, r->quota_milli, scale_throughput(plan, r), 0, 0};
-        int c = worst ? fast_profile_rpr_cmp(&p, &point) : -1;
-        if (c < 0 || (c == 0 && r->id > worst->id)) {
-            worst = r;
-            point = p;
-        }
-    }
-    if (!worst || plan->count <= floor)
-        return;
-    q.servers--;
-    q.rps_milli -= point.rps_milli;
-    if (scale_queue_keeps(&q, load * CALM_MILLI / 1000, plan->conf->slo_ns, LATE_MILLI))
-        scale_add_stop(plan, worst, "the others keep the SLO");
-}
-
-static int scale_by_queue(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err)
-{
-    int64_t load = plan->in->expected_milli ? plan->in->expected_milli : plan->in->load_milli;
-    struct scale_queue q = queue_of(plan);
-    load += (int64_t)plan->in->queued * 1000;
-    if (load < plan->in->burst_milli)
-        load = plan->in->burst_milli;
-    int rc = 0;
-    if (!scale_queue_keeps(&q, load, plan->conf->slo_ns, LATE_MILLI))
-        rc = up ? scale_queue_up(plan, load, &q, err) : 0;
-    else if (down)
-        scale_queue_down(plan, load, q, floor);
-    if (up)
-        scale_fill_to(plan, floor);
-    return rc;
-}
-
 int fast_scale_decide(const struct fast_scale_conf *conf, const struct fast_scale_input *input,
                       struct fast_scale_action *ret, int max, struct fast_err *err)
 {
     if (fast_scale_check(conf, err))
         return -FAST_EINVAL;
     struct scale_plan plan = {conf, input, ret, 0, max, input->nreplicas, 0};
+    if (input->trace)
+        *input->trace = (struct fast_scale_trace){
+            .load_milli = input->expected_milli ? input->expected_milli : input->load_milli,
+            .late_milli = -1};
     for (int i = 0; i < input->nreplicas; i++)
         plan.capacity += scale_throughput(&plan, &input->replicas[i]);
     if (plan.count > conf->max) {
-        stop_newest(&plan, conf->max, "more than the most replicas");
+        scale_stop_newest(&plan, conf->max, "more than the most replicas");
         return plan.n;
     }
     fast_ns last = input->last_up > input->last_down ? input->last_up : input->last_down;

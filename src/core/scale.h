@@ -14,13 +14,15 @@
  * the newest (highest id) go first.
  *
  * FAST_SCALE_QUEUE is for functions with a profile and an SLO. Replicas are enough when the queue that
- * they share would make at most LATE_MILLI (scale.c) of 1,000 requests late (scale_queue.h: an upper
+ * they share would make at most LATE_MILLI (scale_by_queue.c) of 1,000 requests late (scale_queue.h: an upper
  * estimate) at the load expected when a start is done. Of the configurations the one goes first whose
  * replicas take the least SM x quota together. A replica goes only while the others would do at
  * CALM_MILLI times that load, so that small changes of the load change nothing. With |vertical| a
  * replica holds its quota only while it works (fast_scale_quota()): the configuration is then the one
  * that takes the least GPU time for a request, with a little for each replica that there has to be, and
  * there may be replicas for the worst second that is remembered, as those that wait hold only memory.
+ * With |in_place| quotas are raised where the replicas are before one is started, and lowered when none
+ * can be stopped; a replica that is being started counts for the expected load, and not for that of now.
  *
  * FAST_SCALE_HYBRID is HAS-GPU's scaler (Gu et al. 2025) as its authors published it, with its bugs
  * repaired; scale_hybrid.c says which. It raises and lowers quotas in place before it starts or stops,
@@ -59,6 +61,7 @@ struct fast_scale_conf {
     fast_ns up_cooldown;       /* at least so long between two starts; 0: none */
     fast_ns down_cooldown;     /* at least so long since the last start or stop before a stop */
     bool vertical;             /* FAST_SCALE_QUEUE: quotas follow the work */
+    bool in_place;             /* FAST_SCALE_QUEUE: quotas change before the number of replicas does */
 };
 
 /* A replica that runs or is being started; one that is being stopped is not among them. */
@@ -66,7 +69,31 @@ struct fast_scale_replica {
     uint64_t id;
     int sm_pct, quota_milli;
     int64_t rps_milli; /* T; 0: looked up in the profile, or the target */
-    int room_milli;    /* FAST_SCALE_HYBRID: by how much its quota can be raised where it is */
+    int room_milli;    /* HYBRID, |in_place|: by how much its quota can be raised where it is */
+    bool starting;     /* FAST_SCALE_QUEUE: it does not serve yet */
+};
+
+enum fast_scale_kind { FAST_SCALE_START, FAST_SCALE_STOP, FAST_SCALE_RESIZE };
+
+/* What was weighed in a decision. */
+struct fast_scale_option {
+    enum fast_scale_kind kind;
+    uint64_t id; /* STOP, RESIZE */
+    int sm_pct, quota_milli, count;
+    int late_milli; /* of 1,000 requests, as estimated; -1: not estimated */
+    int64_t cost;   /* in a unit that only compares; 0: not compared */
+    char why[64];
+};
+
+#define FAST_SCALE_OPTIONS 5
+
+/* What a decision went by, for people. Options: those with the least cost, in that order, then the
+ * rest. */
+struct fast_scale_trace {
+    int64_t load_milli; /* decided by */
+    int late_milli, late_max_milli; /* of the replicas that there were; -1: not estimated */
+    int noptions;
+    struct fast_scale_option option[FAST_SCALE_OPTIONS];
 };
 
 struct fast_scale_input {
@@ -74,15 +101,15 @@ struct fast_scale_input {
     int64_t load_milli;     /* requests/s, thousandths */
     int64_t expected_milli; /* QUEUE: load when a start is done; HYBRID: the filter's; 0: not known */
     int64_t burst_milli;    /* FAST_SCALE_QUEUE: a load that may come at any moment; 0: none */
+    int64_t calm_milli;     /* FAST_SCALE_QUEUE: the most load of late; nothing goes that it would need */
     int queued;             /* FAST_SCALE_QUEUE: requests that wait; they are worked off in a second */
     fast_ns last_request;   /* when the last one came */
     fast_ns last_up, last_down; /* when an action was last carried out; 0: never */
     const struct fast_profile *profile; /* NULL: none, then as FAST_SCALE_TARGET */
     const struct fast_scale_replica *replicas;
     int nreplicas;
+    struct fast_scale_trace *trace; /* filled in; NULL: not wanted */
 };
-
-enum fast_scale_kind { FAST_SCALE_START, FAST_SCALE_STOP, FAST_SCALE_RESIZE };
 
 struct fast_scale_action {
     enum fast_scale_kind kind;

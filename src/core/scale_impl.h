@@ -30,6 +30,12 @@ bool scale_add_resize(struct scale_plan *plan, const struct fast_scale_replica *
 /* Starts what |min| asks for beyond the load. */
 void scale_fill_to(struct scale_plan *plan, int floor);
 
+/* Stops the replicas with the highest ids until |count| are left. */
+void scale_stop_newest(struct scale_plan *plan, int count, const char *why);
+/* Enters what is weighed into the trace, if one is wanted and the option is among the best. */
+void scale_note(const struct scale_plan *plan, const struct fast_scale_option *option);
+
+int scale_by_queue(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err);
 int scale_hybrid(struct scale_plan *plan, int floor, bool up, bool down, struct fast_err *err);
 
 #endif

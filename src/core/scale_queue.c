@@ -8,25 +8,30 @@
 
 #include <math.h>
 
-bool scale_queue_keeps(const struct scale_queue *q, int64_t load_milli, fast_ns slo_ns,
-                       int late_milli)
+int scale_queue_late(const struct scale_queue *q, int64_t load_milli, fast_ns slo_ns)
 {
     double lambda = (double)load_milli / 1000, total = (double)q->rps_milli / 1000;
     if (load_milli <= 0)
-        return true;
+        return 0;
     if (q->servers < 1 || lambda >= 0.97 * total)
-        return false;
+        return 1000;
     if (!slo_ns)
-        return lambda <= 0.9 * total;
+        return lambda <= 0.9 * total ? 0 : 1000;
     double slack = (double)(slo_ns - q->latency_ns) / 1e9;
     if (slack <= 0)
-        return false;
+        return 1000;
     /* Erlang's B by its recurrence, then C. */
     double rho = lambda / total, a = rho * q->servers, b = 1;
     for (int k = 1; k <= q->servers; k++)
         b = a * b / (k + a * b);
     double waits = b / (1 - rho * (1 - b));
-    return waits * exp(-2 * (total - lambda) * slack) * 1000 <= late_milli;
+    return (int)ceil(waits * exp(-2 * (total - lambda) * slack) * 1000);
+}
+
+bool scale_queue_keeps(const struct scale_queue *q, int64_t load_milli, fast_ns slo_ns,
+                       int late_milli)
+{
+    return scale_queue_late(q, load_milli, slo_ns) <= late_milli;
 }
 
 int scale_queue_count(const struct fast_profile_point *p, fast_ns latency_ns, int64_t load_milli,

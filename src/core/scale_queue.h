@@ -13,8 +13,12 @@ struct scale_queue {
     fast_ns latency_ns; /* the largest of their profile latencies */
 };
 
-/* Whether at most |late_milli| thousandths of the requests take longer than |slo_ns| (0: whether the
- * load is below 90 % of the throughput). Poisson arrivals, service of constant length. */
+/* How many of 1,000 requests take longer than |slo_ns|, rounded up; 1000: they are too many to be
+ * served. With |slo_ns| 0: 0 while the load is below 90 % of the throughput, else 1000. */
+int scale_queue_late(const struct scale_queue *q, int64_t load_milli, fast_ns slo_ns);
+
+/* Whether at most |late_milli| thousandths of the requests take longer than |slo_ns|.
+ * Poisson arrivals, service of constant length. */
 bool scale_queue_keeps(const struct scale_queue *q, int64_t load_milli, fast_ns slo_ns,
                        int late_milli);
 

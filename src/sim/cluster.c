@@ -9,8 +9,8 @@
 
 #include "sim/cluster_impl.h"
 
-static const char *const names[SIM_CLUSTER_POLICIES] = {"queue", "flat", "paper", "hybrid",
-                                                         "whole"};
+static const char *const names[SIM_CLUSTER_POLICIES] = {"queue", "flat", "live", "paper",
+                                                         "hybrid", "whole"};
 
 const char *sim_cluster_policy_name(enum sim_cluster_policy policy)
 {
@@ -24,7 +24,7 @@ int sim_cluster_policy_parse(const char *text, enum sim_cluster_policy *ret, str
             *ret = (enum sim_cluster_policy)i;
             return 0;
         }
-    return fast_err_set(err, FAST_EINVAL, "policy: %.40s is not one of queue, flat, paper, hybrid, whole",
+    return fast_err_set(err, FAST_EINVAL, "policy: %.40s is not one of queue, flat, live, paper, hybrid, whole",
                         text);
 }
 
@@ -198,14 +198,14 @@ static int arrive(struct cluster *c, int f, bool *ret_woken, struct fast_err *er
     int rc = 0;
     for (; a && fn->next < a->count && a->at[fn->next] <= c->now && !rc; fn->next++) {
         rc = enqueue(fn, a->at[fn->next], err);
-        fast_forecast_add(&fn->load, 1);
+        fast_forecast_add(&fn->load.forecast, 1);
         fn->last = a->at[fn->next];
         *ret_woken = !fn->replicas;
     }
     if (conf->query && !fn->open) {
         for (int i = 0; i < conf->query && !rc; i++)
             rc = enqueue(fn, c->now, err);
-        fast_forecast_add(&fn->load, (uint32_t)conf->query);
+        fast_forecast_add(&fn->load.forecast, (uint32_t)conf->query);
         fn->open = conf->query;
         fn->last = c->now;
         *ret_woken |= !fn->replicas;

@@ -4,11 +4,9 @@
 /* The inside of a simulated cluster: cluster.c has time and requests, cluster_replica.c replicas and
  * failures, cluster_scale.c the scaler's side. */
 
-#include "core/forecast.h"
 #include "core/place.h"
+#include "core/scale_load.h"
 #include "sim/cluster.h"
-
-#define CLUSTER_CONCURRENCY 60 /* seconds of it that are kept */
 
 struct cluster_replica {
     uint64_t id;
@@ -29,12 +27,9 @@ struct cluster_function {
     size_t first, n, cap;
     size_t next; /* arrival */
     int open;    /* requests of the query that is not answered yet */
-    struct fast_forecast load;
-    struct fast_kalman kalman;
-    int concurrency[CLUSTER_CONCURRENCY]; /* by second, a ring */
-    uint64_t seconds;
-    fast_ns panic_until;
+    struct fast_scale_load load;
     fast_ns last;
+    fast_ns last_up, last_down; /* when a replica was started, stopped or resized */
     int replicas;
 };
 

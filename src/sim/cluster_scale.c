@@ -5,9 +5,6 @@
 #include "sim/cluster_impl.h"
 
 #define ACTIONS_MAX 64
-#define LOAD_SECONDS 3  /* that the load is the mean of */
-#define BURST_MILLI 1300 /* a burst that may come, of the greatest that is remembered */
-#define PANIC_SECONDS 6
 
 void cluster_second(struct cluster *c, int f)
 {
@@ -15,30 +12,7 @@ void cluster_second(struct cluster *c, int f)
     int busy = 0;
     for (int i = 0; i < c->n; i++)
         busy += c->replica[i].function == f && c->replica[i].free_at != FAST_NEVER;
-    fast_forecast_second(&fn->load);
-    fn->concurrency[fn->seconds++ % CLUSTER_CONCURRENCY] = (int)fn->n + busy;
-}
-
-static int64_t concurrency(const struct cluster_function *fn, int seconds)
-{
-    int64_t sum = 0;
-    int n = fn->seconds < (uint64_t)seconds ? (int)fn->seconds : seconds;
-    for (int i = 1; i <= n; i++)
-        sum += fn->concurrency[(fn->seconds - (uint64_t)i) % CLUSTER_CONCURRENCY];
-    return n ? sum * 1000 / n : 0;
-}
-
-/* Knative's: the mean concurrency of a minute; of six seconds, and never down, for a minute after that
- * asked for twice what there was. In "requests/s" of a target of 0.7. */
-static int64_t knative(struct cluster *c, int f)
-{
-    struct cluster_function *fn = &c->function[f];
-    int64_t stable = concurrency(fn, CLUSTER_CONCURRENCY), panic = concurrency(fn, PANIC_SECONDS);
-    if (panic >= (int64_t)fn->replicas * 2 * 700)
-        fn->panic_until = c->now + FAST_S(60);
-    if (c->now >= fn->panic_until)
-        return stable;
-    return panic > (int64_t)fn->replicas * 700 ? panic : (int64_t)fn->replicas * 700;
+    fast_scale_load_second(&fn->load, 0, (int)fn->n + busy);
 }
 
 static void conf_of(const struct cluster *c, int f, struct fast_scale_conf *ret)
@@ -48,20 +22,26 @@ static void conf_of(const struct cluster *c, int f, struct fast_scale_conf *ret)
                                     .slo_ns = fn->slo_ns, .slo_p99 = true,
                                     .zero_after = c->conf->zero_after ? c->conf->zero_after
                                                                       : FAST_NEVER};
-    ret->vertical = c->conf->policy == SIM_CLUSTER_QUEUE;
-    if (fn->first_sm)
-        ret->slice = (struct fast_slice){fn->first_sm, fn->first_quota, fn->first_quota, 0};
-    if (c->conf->policy == SIM_CLUSTER_PAPER) {
-        ret->policy = FAST_SCALE_PAPER;
+    switch (c->conf->policy) {
+    case SIM_CLUSTER_PAPER:
+        fast_scaler_conf(FAST_SCALER_PAPER, ret);
         ret->slo_p99 = false;
-    } else if (c->conf->policy == SIM_CLUSTER_HYBRID) {
-        ret->policy = FAST_SCALE_HYBRID;
-        ret->down_cooldown = FAST_S(10);
-    } else if (c->conf->policy == SIM_CLUSTER_WHOLE) {
-        ret->policy = FAST_SCALE_TARGET;
-        ret->slice = (struct fast_slice){FAST_SM_PCT_MAX, FAST_MILLI, FAST_MILLI, 0};
-        ret->target_rps_milli = 700;
+        ret->down_cooldown = 0;
+        break;
+    case SIM_CLUSTER_HYBRID:
+        fast_scaler_conf(FAST_SCALER_HYBRID, ret);
+        break;
+    case SIM_CLUSTER_LIVE:
+        fast_scaler_conf(FAST_SCALER_QUEUE, ret);
+        break;
+    case SIM_CLUSTER_WHOLE:
+        fast_scaler_conf(FAST_SCALER_WHOLE, ret);
+        break;
+    default:
+        ret->vertical = c->conf->policy == SIM_CLUSTER_QUEUE;
     }
+    if (fn->first_sm && c->conf->policy != SIM_CLUSTER_WHOLE)
+        ret->slice = (struct fast_slice){fn->first_sm, fn->first_quota, fn->first_quota, 0};
 }
 
 static void input_of(struct cluster *c, int f, const struct fast_scale_conf *conf,
@@ -69,33 +49,34 @@ static void input_of(struct cluster *c, int f, const struct fast_scale_conf *con
 {
     struct cluster_function *fn = &c->function[f];
     ret->now = c->now;
-    ret->load_milli = fast_forecast_mean(&fn->load, LOAD_SECONDS);
     ret->queued = (int)fn->n;
     ret->last_request = fn->last;
+    ret->last_up = fn->last_up;
+    ret->last_down = fn->last_down;
     ret->profile = conf->policy == FAST_SCALE_TARGET ? NULL : c->conf->function[f].profile;
-    if (conf->policy == FAST_SCALE_TARGET)
-        ret->load_milli = knative(c, f);
-    else if (conf->policy == FAST_SCALE_HYBRID)
-        ret->expected_milli = fast_kalman_step(&fn->kalman, fast_forecast_mean(&fn->load, 10));
-    else if (conf->policy == FAST_SCALE_QUEUE)
-        ret->expected_milli = fast_forecast_expect(&fn->load, c->conf->start_ns + FAST_S(1));
-    ret->burst_milli = (int64_t)fast_forecast_burst(&fn->load) * (conf->vertical ? BURST_MILLI : 1000);
-    if (ret->load_milli == 0 && fn->n)
-        ret->load_milli = (int64_t)fn->n * 1000;
+    fast_scale_load_tell(&fn->load, conf, c->conf->policy == SIM_CLUSTER_WHOLE, c->conf->start_ns, ret);
 }
 
 static int carry_out(struct cluster *c, int f, const struct fast_scale_action *a,
                      struct fast_err *err)
 {
-    if (a->kind == FAST_SCALE_START)
+    struct cluster_function *fn = &c->function[f];
+    if (a->kind == FAST_SCALE_START) {
+        fn->last_up = c->now;
         return cluster_start(c, f, a->sm_pct, a->quota_milli, err);
+    }
     if (a->kind == FAST_SCALE_STOP) {
+        fn->last_down = c->now;
         cluster_stop(c, a->id);
         return 0;
     }
-    for (int i = 0; i < c->n; i++)
-        if (c->replica[i].id == a->id)
-            cluster_resize(c, &c->replica[i], a->quota_milli);
+    for (int i = 0; i < c->n; i++) {
+        struct cluster_replica *r = &c->replica[i];
+        if (r->id != a->id)
+            continue;
+        *(a->quota_milli > r->quota_milli ? &fn->last_up : &fn->last_down) = c->now;
+        cluster_resize(c, r, a->quota_milli);
+    }
     return 0;
 }
 
@@ -113,9 +94,9 @@ int cluster_scale(struct cluster *c, int f, struct fast_err *err)
         struct cluster_replica *r = &c->replica[i];
         if (r->function != f || r->stopping)
             continue;
-        int room = conf.policy == FAST_SCALE_HYBRID ? cluster_room(c, r) : 0;
-        list[in.nreplicas++] = (struct fast_scale_replica){r->id, r->sm_pct, r->quota_milli,
-                                                           r->rps_milli, room};
+        int room = conf.policy == FAST_SCALE_HYBRID || conf.in_place ? cluster_room(c, r) : 0;
+        list[in.nreplicas++] = (struct fast_scale_replica){
+            r->id, r->sm_pct, r->quota_milli, r->rps_milli, room, r->ready_at > c->now};
     }
     input_of(c, f, &conf, &in);
     int n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, err);

@@ -57,8 +57,22 @@ static void against_plain_sums(void **state)
     free(all);
 }
 
+/* The greatest mean of three seconds is remembered for as long as was asked. */
+static void most(void **state)
+{
+    (void)state;
+    static const uint32_t came[] = {9, 0, 3, 6, 6, 0, 0, 1};
+    struct fast_forecast f = {0};
+    for (size_t i = 0; i < sizeof(came) / sizeof(came[0]); i++)
+        second(&f, came[i]);
+    assert_int_equal(fast_forecast_most(&f, 3, 6), 5000);
+    assert_int_equal(fast_forecast_most(&f, 3, 5), 4000);
+    assert_int_equal(fast_forecast_most(&f, 1, 8), 9000);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(trend), cmocka_unit_test(against_plain_sums)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(most), cmocka_unit_test(trend),
+                                       cmocka_unit_test(against_plain_sums)};
     return cmocka_run_group_tests_name("forecast", tests, NULL, NULL);
 }

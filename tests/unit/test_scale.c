@@ -385,9 +385,176 @@ static void random_loads(void **state)
     fast_profile_free(profile);
 }
 
+/* The gateway's policy on 12 % x 0.4 slices; the profile has 35.5, 46, 59 and 68.5 requests/s at quotas
+ * 0.4 to 1. */
+static void in_place_init(struct world *w, const struct fast_profile *profile, int replicas, int quota)
+{
+    world_init(w, FAST_SCALE_QUEUE, profile);
+    w->conf.slo_ns = FAST_MS(69);
+    w->conf.slo_p99 = w->conf.in_place = true;
+    w->conf.slice = (struct fast_slice){12, 400, 400, 0};
+    for (int i = 0; i < replicas; i++)
+        w->replicas[i] = (struct fast_scale_replica){w->next_id++, 12, quota, 0, 1000 - quota, false};
+    w->in.nreplicas = replicas;
+}
+
+/* A quota goes up where the replica is; only where there is no room one more is started. */
+static void vertical_first(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 1, 400);
+    assert_int_equal(tick(&w, FAST_S(1), 10000), 0);
+    assert_int_equal(tick(&w, FAST_S(2), 30000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_int_equal(w.replicas[0].quota_milli, 800); /* 0.6 would leave too many late */
+    assert_int_equal(w.replicas[0].room_milli, 200);
+    assert_int_equal(tick(&w, FAST_S(3), 30000), 0);
+
+    in_place_init(&w, profile, 1, 400);
+    w.replicas[0].room_milli = 100; /* not enough for a step of the profile */
+    assert_true(tick(&w, FAST_S(1), 30000) >= 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_START);
+    assert_int_equal(w.replicas[0].quota_milli, 400);
+    fast_profile_free(profile);
+}
+
+/* While a start is under way those that serve get what there is, though it is not worth it for long. */
+static void help_at_once(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 3, 600);
+    w.replicas[1].starting = w.replicas[2].starting = true;
+    int n = tick(&w, FAST_S(1), 50000);
+    assert_int_equal(n, 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_int_equal(w.actions[0].id, 1); /* not one that does not serve yet */
+    fast_profile_free(profile);
+}
+
+/* What serves is not stopped on the strength of what does not serve yet, nor at a load that came a
+ * moment ago; what is not needed is lowered when nothing can be stopped. */
+static void nothing_goes_too_early(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 2, 800);
+    w.replicas[1].starting = true;
+    assert_int_equal(tick(&w, FAST_S(1), 20000), 1);
+    assert_int_equal(w.actions[0].id, 2); /* the one that is only being started */
+    assert_int_equal(w.in.nreplicas, 1);
+
+    in_place_init(&w, profile, 2, 800);
+    w.in.calm_milli = 90000;
+    assert_int_equal(tick(&w, FAST_S(1), 20000), 0);
+    w.in.calm_milli = 0;
+    assert_int_equal(tick(&w, FAST_S(2), 20000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_STOP);
+
+    in_place_init(&w, profile, 1, 1000);
+    assert_int_equal(tick(&w, FAST_S(1), 5000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_int_equal(w.replicas[0].quota_milli, 400); /* 0.2 is too slow for the SLO */
+    assert_int_equal(tick(&w, FAST_S(2), 5000), 0);
+    fast_profile_free(profile);
+}
+
+static int64_t guaranteed(const struct world *w)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < w->in.nreplicas; i++)
+        sum += w->replicas[i].sm_pct * w->replicas[i].quota_milli;
+    return sum;
+}
+
+/* After any decision the same load asks for nothing more upwards. */
+static void cannot_flap(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    unsigned seed = 7;
+    in_place_init(&w, profile, 1, 400);
+    w.conf.max = 60;
+    for (int step = 1; step < 2000; step++) {
+        int64_t load = rand_r(&seed) % 300000;
+        tick(&w, FAST_S(2 * step), load);
+        for (int again = 0; again < 70; again++) { /* until nothing is left to go */
+            int64_t before = guaranteed(&w);
+            int n = tick(&w, FAST_S(2 * step), load);
+            for (int i = 0; i < n; i++)
+                assert_int_not_equal(w.actions[i].kind, FAST_SCALE_START);
+            assert_true(n ? guaranteed(&w) < before : guaranteed(&w) == before);
+            if (!n)
+                break;
+            assert_true(again < 69);
+        }
+    }
+    fast_profile_free(profile);
+}
+
+/* Requests end: all go at once after the time to zero, whatever burst is remembered. */
+static void all_to_zero(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 4, 400);
+    w.conf.min = 0;
+    w.conf.zero_after = FAST_S(30);
+    w.in.last_request = FAST_S(10);
+    w.in.calm_milli = 100000;
+    assert_int_equal(tick(&w, FAST_S(39), 0), 0);
+    w.in.calm_milli = 0;
+    assert_int_equal(tick(&w, FAST_S(40), 0), 4);
+    assert_int_equal(w.in.nreplicas, 0);
+    fast_profile_free(profile);
+}
+
+/* What was weighed: the cheapest configurations in order, and the estimate that decided. */
+static void says_why(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    struct fast_scale_trace trace;
+    in_place_init(&w, profile, 1, 400);
+    w.replicas[0].room_milli = 0;
+    w.in.trace = &trace;
+    assert_true(tick(&w, FAST_S(1), 60000) > 0);
+    assert_int_equal(trace.load_milli, 60000);
+    assert_int_equal(trace.late_milli, 1000); /* one of 35.5 requests/s cannot carry it */
+    assert_int_equal(trace.noptions, FAST_SCALE_OPTIONS);
+    for (int i = 1; i < trace.noptions; i++)
+        assert_true(trace.option[i - 1].cost <= trace.option[i].cost);
+    assert_int_equal(trace.option[0].sm_pct, w.actions[0].sm_pct);
+    assert_int_equal(trace.option[0].quota_milli, w.actions[0].quota_milli);
+    assert_true(trace.option[0].late_milli <= trace.late_max_milli);
+
+    in_place_init(&w, profile, 2, 400);
+    w.in.trace = &trace;
+    tick(&w, FAST_S(1), 20000);
+    assert_int_equal(trace.option[0].kind, FAST_SCALE_STOP);
+
+    world_init(&w, FAST_SCALE_PAPER, profile);
+    w.conf.slo_ns = FAST_MS(69);
+    w.in.trace = &trace;
+    assert_true(tick(&w, FAST_S(1), 60000) > 0);
+    assert_int_equal(trace.noptions, FAST_SCALE_OPTIONS);
+    assert_string_equal(trace.option[0].why, "RPR 1125, too slow for the SLO");
+    fast_profile_free(profile);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(vertical_first), cmocka_unit_test(help_at_once),
+        cmocka_unit_test(nothing_goes_too_early), cmocka_unit_test(cannot_flap),
+        cmocka_unit_test(all_to_zero), cmocka_unit_test(says_why),
         cmocka_unit_test(paper_ramp), cmocka_unit_test(paper_up), cmocka_unit_test(paper_down),
         cmocka_unit_test(limits),     cmocka_unit_test(to_zero_and_back),
         cmocka_unit_test(target),     cmocka_unit_test(hybrid), cmocka_unit_test(cooldown), cmocka_unit_test(refuses),
