@@ -40,18 +40,33 @@ struct ctx *ctx_get(CUcontext handle)
     return handle_is(handle, H_CTX) ? (struct ctx *)handle : NULL;
 }
 
-/* The first error stays: from now on every call of the context returns it. */
+/* The first error stays: from now on every call of the context returns it. Without MPS it is the only
+ * one that is lost. */
 CUresult ctx_fail(struct ctx *ctx, CUresult error)
 {
+    if (!ctx->error && drv.mps) {
+        shared_fault(&drv.shared, ctx->device, error);
+        mps_tell_fault();
+    }
     if (!ctx->error)
         ctx->error = error;
     pthread_cond_broadcast(&drv.cond);
     return ctx->error;
 }
 
+CUresult ctx_error(struct ctx *ctx)
+{
+    uint64_t mark = drv.mps && !ctx->error ? shared_fault_mark(&drv.shared, ctx->device) : ctx->fault;
+    if (mark != ctx->fault) {
+        ctx->error = (CUresult)(mark & UINT32_MAX);
+        pthread_cond_broadcast(&drv.cond);
+    }
+    return ctx->error;
+}
+
 CUresult ctx_sync(struct ctx *ctx)
 {
-    for (bool again = true; again && !ctx->error;) {
+    for (bool again = true; again && !ctx_error(ctx);) {
         again = false;
         for (struct stream *s = ctx->streams; s; s = s->next) {
             if (work_done(s, s->submitted))
@@ -86,6 +101,8 @@ CUresult ctx_new(CUdevice dev, unsigned flags, unsigned version, int sm_pct, str
 {
     int device = device_of(dev);
     struct sim_client_conf conf = {.mps = drv.mps, .sm_pct = drv.mps ? sm_pct : 100};
+    if (mps_not_ready())
+        return CUDA_ERROR_MPS_SERVER_NOT_READY;
     if (shared_charge(&drv.shared, device, DRV_CONTEXT_BYTES))
         return CUDA_ERROR_OUT_OF_MEMORY;
     struct sim_gpu *gpu = shared_lock(&drv.shared, device);
@@ -104,6 +121,7 @@ CUresult ctx_new(CUdevice dev, unsigned flags, unsigned version, int sm_pct, str
     ctx->client = client;
     ctx->sm_pct = conf.sm_pct;
     ctx->generation = generation;
+    ctx->fault = shared_fault_mark(&drv.shared, device);
     ctx->id = ++drv.ids;
     ctx->flags = flags;
     ctx->api_version = version;

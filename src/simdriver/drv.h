@@ -58,6 +58,7 @@ struct ctx {
     int device, client; /* in the shared state; of the model */
     int sm_pct;
     uint64_t id, generation;
+    uint64_t fault; /* mark of the last fault of an MPS client before this context */
     unsigned flags, api_version;
     int users; /* of the primary context: retains */
     bool primary;
@@ -274,6 +275,8 @@ struct ctx *ctx_get(CUcontext handle);              /* NULL: not a context */
 CUresult ctx_new(CUdevice dev, unsigned flags, unsigned version, int sm_pct, struct ctx **ret);
 void ctx_free(struct ctx *ctx); /* waits for its work first */
 CUresult ctx_fail(struct ctx *ctx, CUresult error); /* makes it sticky */
+/* The error of |ctx|, 0 when it is fine. Under MPS the fatal fault of another client is one. */
+CUresult ctx_error(struct ctx *ctx);
 CUresult ctx_sync(struct ctx *ctx);
 
 /* device.c */
@@ -284,6 +287,9 @@ const struct sim_gpu_conf *device_conf(int device);
 
 /* mps.c */
 void mps_connect(void);
+/* The server takes no client: one of before a fault is still there. Asks again. */
+bool mps_not_ready(void);
+void mps_tell_fault(void);
 
 /* stream.c */
 #define STREAM_PRIORITY_GREATEST (-5)

@@ -108,7 +108,7 @@ static CUresult enter_event(CUevent handle, struct event **ret)
         return drv_leave(CUDA_ERROR_INVALID_HANDLE);
     if (e->capture_id)
         return drv_leave(CUDA_ERROR_CAPTURED_EVENT);
-    if (e->ctx->error)
+    if (ctx_error(e->ctx))
         return drv_leave(e->ctx->error);
     if ((rc = capture_unsafe(e->ctx)))
         return drv_leave(rc);
@@ -124,7 +124,7 @@ CUAPI cuEventQuery(CUevent handle)
         return rc;
     if (e->recorded && !e->done)
         work_poll();
-    if (e->ctx->error)
+    if (ctx_error(e->ctx))
         return drv_leave(e->ctx->error);
     return drv_leave(e->recorded && !e->done ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS);
 }

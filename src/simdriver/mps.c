@@ -14,7 +14,8 @@
 
 #define REPLY_MS 1000
 
-/* The daemon answers "CLIENT" with the percentage that it gives to new clients. 100 if it does not. */
+/* The daemon answers "CLIENT" with the percentage that it gives to new clients, 100 if it does not, or
+ * with "FAULT": 0. */
 static double ask(int fd)
 {
     char buf[64];
@@ -25,6 +26,8 @@ static double ask(int fd)
     if (n <= 0)
         return 100;
     buf[n] = '\0';
+    if (!strncmp(buf, "FAULT", 5))
+        return 0;
     double pct = strtod(buf, NULL);
     return pct > 0 && pct <= 100 ? pct : 100;
 }
@@ -55,4 +58,22 @@ void mps_connect(void)
     drv.mps = true;
     drv.sm_pct = pct < 1 ? 1 : (int)pct;
     drv.mps_fd = fd;
+    if (pct > 0)
+        return;
+    close(fd);
+    drv.mps_fd = -1;
+}
+
+bool mps_not_ready(void)
+{
+    if (drv.mps && drv.mps_fd < 0)
+        mps_connect();
+    return drv.mps && drv.mps_fd < 0;
+}
+
+/* What the hardware tells the server. */
+void mps_tell_fault(void)
+{
+    if (drv.mps_fd >= 0)
+        (void)!send(drv.mps_fd, "FAULT\n", 6, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

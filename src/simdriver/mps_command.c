@@ -78,6 +78,21 @@ bool mps_server_ended(struct daemon *d)
     return true;
 }
 
+void mps_begin_fault(struct daemon *d, const struct client *c)
+{
+    mps_log(d, "Server %d: fatal fault of client %d", (int)d->server, (int)c->pid);
+    for (int i = 0; i < MPS_CLIENTS; i++)
+        d->client[i].doomed = d->client[i].fd >= 0 && d->client[i].driver;
+}
+
+bool mps_in_fault(const struct daemon *d)
+{
+    for (int i = 0; i < MPS_CLIENTS; i++)
+        if (d->client[i].fd >= 0 && d->client[i].doomed)
+            return true;
+    return false;
+}
+
 /* ---- commands: each prints its answer to |out| ---- */
 
 typedef void command_fn(struct daemon *d, struct client *c, int argc, char **argv, FILE *out);
@@ -156,7 +171,7 @@ static void get_server_status(struct daemon *d, struct client *c, int argc, char
 {
     (void)c;
     if (is_server(d, argc > 1 ? argv[1] : NULL, out))
-        fprintf(out, "ACTIVE\n");
+        fprintf(out, mps_in_fault(d) ? "FAULT\n" : "ACTIVE\n");
 }
 
 static void get_client_list(struct daemon *d, struct client *c, int argc, char **argv, FILE *out)

@@ -38,8 +38,12 @@ static void drop(struct daemon *d, struct client *c)
 static void greet(struct daemon *d, struct client *c)
 {
     char reply[32];
-    c->driver = true;
     mps_log(d, "Accepting connection...");
+    if (mps_in_fault(d)) {
+        (void)!send(c->fd, "FAULT\n", 6, MSG_NOSIGNAL);
+        return;
+    }
+    c->driver = true;
     mps_log(d, "User %u client %d: NEW CLIENT %d from user %u: Server already exists", c->uid,
              (int)c->pid, (int)c->pid, c->uid);
     mps_start_server(d, c->uid);
@@ -64,6 +68,8 @@ static void receive(struct daemon *d, struct client *c)
         memmove(c->line, end + 1, c->len + 1);
         if (!strcmp(line, "CLIENT"))
             greet(d, c);
+        else if (!strcmp(line, "FAULT") && c->driver)
+            mps_begin_fault(d, c);
         else
             mps_command(d, c, line);
     }

@@ -16,6 +16,7 @@ struct client {
     pid_t pid;
     unsigned uid;
     bool driver;  /* not a user interface */
+    bool doomed;  /* a driver that was there at a fault */
     char line[MPS_LINE];
     size_t len;
 };
@@ -43,6 +44,10 @@ void mps_command(struct daemon *d, struct client *c, char *line);
 bool mps_read_pct(const char *text, double *ret);
 void mps_start_server(struct daemon *d, unsigned uid);
 void mps_stop_server(struct daemon *d);
+/* A client had a fatal fault, which reaches all of them. Until the last of them is gone the server is
+ * in state FAULT and takes no other (documented). */
+void mps_begin_fault(struct daemon *d, const struct client *c);
+bool mps_in_fault(const struct daemon *d);
 /* True once when it has ended by itself. */
 bool mps_server_ended(struct daemon *d);
 __attribute__((format(printf, 2, 3))) void mps_log(const struct daemon *d, const char *fmt, ...);

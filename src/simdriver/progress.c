@@ -227,7 +227,7 @@ static void apply(struct op *op)
         apply_record(op);
     } else if (op->work.kind == WORK_FREE) {
         pool_return(op->work.free.ptr, op->work.free.serial);
-    } else if (op->effect && !op->holding && !ctx->error) {
+    } else if (op->effect && !op->holding && !ctx_error(ctx)) {
         if (addresses_valid(&op->work)) {
             pthread_mutex_unlock(&drv.lock);
             rc = work_apply(&op->work);
@@ -289,7 +289,7 @@ static bool tend_holds(void)
         if (op->work.kind == WORK_HOST) {
             if (!op->handed)
                 hand_over(op);
-        } else if (s->ctx->error ||
+        } else if (ctx_error(s->ctx) ||
                    (op->work.kind == WORK_WAIT && work_memop_true(&op->work.memop)) ||
                    (op->work.kind == WORK_DEPEND && depended(op))) {
             work_release(op);

@@ -27,7 +27,7 @@
 #include "base/parse.h"
 
 #define SHARED_MAGIC 0x46535348u
-#define SHARED_VERSION 1u
+#define SHARED_VERSION 2u
 
 struct shared_phys {
     uint64_t key; /* 0: free */
@@ -38,6 +38,7 @@ struct shared_phys {
 struct shared_device {
     pthread_mutex_t lock;
     uint64_t generation;
+    uint64_t fault; /* number << 32 | error */
     uint64_t charged[SHARED_SLOTS];
     int16_t client_slot[SIM_CLIENTS]; /* whose client it is, -1 when free */
     struct shared_phys phys[SHARED_PHYS];
@@ -263,6 +264,19 @@ void shared_unlock(struct shared *sh, int dev)
 uint64_t shared_generation(struct shared *sh, int dev)
 {
     return sh->head->device[dev].generation;
+}
+
+void shared_fault(struct shared *sh, int dev, uint32_t error)
+{
+    shared_lock(sh, dev);
+    uint64_t number = (sh->head->device[dev].fault >> 32) + 1;
+    __atomic_store_n(&sh->head->device[dev].fault, number << 32 | error, __ATOMIC_RELEASE);
+    shared_unlock(sh, dev);
+}
+
+uint64_t shared_fault_mark(const struct shared *sh, int dev)
+{
+    return __atomic_load_n(&sh->head->device[dev].fault, __ATOMIC_ACQUIRE);
 }
 
 void shared_own(struct shared *sh, int dev, int client, bool mine)

@@ -45,6 +45,11 @@ uint64_t shared_generation(struct shared *sh, int dev);
 /* Notes, under the lock, that |client| of the model of |dev| belongs to this process, or not. */
 void shared_own(struct shared *sh, int dev, int client, bool mine);
 
+/* A fatal fault of one MPS client reaches all of them on the device. The mark that the last one left,
+ * 0 before the first: never the same again, with |error| (not 0) in its lower half. */
+void shared_fault(struct shared *sh, int dev, uint32_t error);
+uint64_t shared_fault_mark(const struct shared *sh, int dev);
+
 /* Frees what dead processes hold. Returns how many there were. */
 int shared_reap(struct shared *sh);
 

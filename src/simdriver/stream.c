@@ -201,7 +201,7 @@ CUAPI cuStreamQuery(CUstream handle)
     bool done = work_done(s, s->submitted);
     for (struct stream *t = s->legacy ? ctx->streams : NULL; t; t = t->next)
         done = done && (t->flags & CU_STREAM_NON_BLOCKING || work_done(t, t->submitted));
-    return drv_leave(ctx->error ? ctx->error : done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY);
+    return drv_leave(ctx_error(ctx) ? ctx->error : done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY);
 }
 
 CUAPI cuStreamGetPriority(CUstream handle, int *ret)

@@ -32,7 +32,7 @@ static CUresult wait_for(struct stream *s, uint64_t index, bool in_model)
     fast_ns reap = shared_now() + WORK_REAP_EVERY;
     want(s, index);
     drv.waiters++;
-    while (!reached(s, index, in_model) && !ctx->error) {
+    while (!reached(s, index, in_model) && !ctx_error(ctx)) {
         if (drv.applying && !in_model) {
             pthread_cond_wait(&drv.cond, &drv.lock);
             continue;
@@ -58,7 +58,7 @@ static CUresult wait_for(struct stream *s, uint64_t index, bool in_model)
 
 CUresult work_wait(struct stream *s, uint64_t index)
 {
-    if (s->ctx->error)
+    if (ctx_error(s->ctx))
         return s->ctx->error;
     return work_done(s, index) ? CUDA_SUCCESS : wait_for(s, index, false);
 }
@@ -236,7 +236,7 @@ static void model_of(struct op *op)
 CUresult work_submit_now(struct stream *s, struct work *work)
 {
     struct op *op = calloc(1, sizeof(*op));
-    CUresult rc = op ? s->ctx->error : CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult rc = op ? ctx_error(s->ctx) : CUDA_ERROR_OUT_OF_MEMORY;
     if (!rc)
         rc = order_with_legacy(s);
     if (rc) {

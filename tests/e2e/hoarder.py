@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A function for tests that speaks to the CUDA driver: POST /hold allocates COUNT pieces of device
-memory, POST /free frees them all; the answer is how many calls succeeded."""
+memory, POST /free frees them all; the answer is how many calls succeeded. POST /wild fills what is
+behind its memory, a fatal fault, and answers with the error of the context."""
 import ctypes
 import http.server
 import os
@@ -26,6 +27,13 @@ def free():
     return good
 
 
+def wild():
+    p = ctypes.c_uint64()
+    cuda.cuMemAlloc_v2(ctypes.byref(p), ctypes.c_size_t(BYTES))
+    cuda.cuMemsetD8_v2(p, ctypes.c_ubyte(1), ctypes.c_size_t(BYTES << 10))
+    return cuda.cuCtxSynchronize()
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):  # /_/health
         self.send_response(200)
@@ -34,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         cuda.cuCtxSetCurrent(context)
-        text = str({"/hold": hold, "/free": free}[self.path]()).encode()
+        text = str({"/hold": hold, "/free": free, "/wild": wild}[self.path]()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

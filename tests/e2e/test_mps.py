@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 import unittest
+import urllib.request
 
 import node
 import wire
@@ -13,7 +15,9 @@ READY = wire.STATES.index("ready")
 SPIN = os.path.join(node.BUILD, "tests", "e2e", "spin")
 IMAGE = os.path.join(node.BUILD, "functions", "spin.sim.so")
 FAKE = os.path.join(node.HERE, "fake_mps.py")
+HOARDER = os.path.join(node.HERE, "hoarder.py")
 ADVISORY, SOFT = 0, 1
+ILLEGAL_ADDRESS = 700
 
 
 class MpsTest(unittest.TestCase):
@@ -230,6 +234,22 @@ class SimulatedTest(MpsTest):
         os.kill(server, signal.SIGKILL)
         self.log_has("replica taken", "server ended")
         node.wait_until(lambda: self.row(one).pid not in (0, pid), "not restarted")
+
+    def test_an_illegal_access_takes_the_neighbours(self):
+        self.make()
+        one = self.spin("one")
+        pid = self.working(one)
+        wild = self.spin("wild", argv=[sys.executable, HOARDER])
+        node.wait_until(lambda: self.row(wild).state == READY, "wild is not ready")
+        was = self.row(wild)
+        url = f"http://127.0.0.1:{was.port}/wild"
+        with urllib.request.urlopen(url, data=b"", timeout=node.WAIT_S) as reply:
+            self.assertEqual(int(reply.read()), ILLEGAL_ADDRESS)
+        self.log_has("mps fault")
+        for replica, before in ((one, pid), (wild, was.pid)):
+            node.wait_until(lambda r=replica, p=before: self.row(r).pid not in (0, p), "not restarted")
+        self.working(one)
+        self.log_has("mps works again")
 
 
 if __name__ == "__main__":

@@ -173,15 +173,49 @@ static void role_load(void)
     say(LINK, report, sizeof(report));
 }
 
+/* Writes behind its memory when told to ("w"), or does nothing; tells the error that it has then. */
+static void role_fault(void)
+{
+    CUdeviceptr behind;
+    CUfunction poke = sim_function("poke");
+    int value = 1;
+    void *params[] = {&behind, &value};
+    char what;
+    CU(cuMemAlloc_v2(&behind, 1 << 20));
+    behind += 1 << 20;
+    say(LINK, "r", 1);
+    hear(LINK, &what, 1);
+    if (what == 'w')
+        CU(cuLaunchKernel(poke, 1, 1, 1, 1, 1, 1, 0, NULL, params, NULL));
+    CUresult rc = cuCtxSynchronize();
+    say(LINK, &rc, sizeof(rc));
+    hear(LINK, &what, 1);
+}
+
+/* Has no context yet; tries to have one whenever it is told to. */
+static void role_late(void)
+{
+    CUcontext ctx;
+    char go;
+    for (CUresult rc = CUDA_ERROR_UNKNOWN; rc;) {
+        hear(LINK, &go, 1);
+        rc = cuInit(0);
+        rc = rc ? rc : cuCtxCreate_v2(&ctx, 0, 0);
+        say(LINK, &rc, sizeof(rc));
+    }
+}
+
 static const struct {
     const char *name;
     void (*fn)(void);
 } roles[] = {
+    {"fault", role_fault}, {"late", role_late},
     {"vmm", role_vmm}, {"ipc", role_ipc}, {"victim", role_victim}, {"load", role_load}};
 
 static void run_role(void **state)
 {
-    sim_context();
+    if (*(void (**)(void))state != role_late)
+        sim_context();
     ((void (*)(void))*state)();
 }
 
@@ -357,6 +391,43 @@ static void time_slicing_and_mps(void **state)
     assert_int_equal(mps("echo ps | '%s/nvidia-cuda-mps-control' > /dev/null"), 1);
 }
 
+/* Documented for MPS: a fatal fault of one client is reported to all of them, and the server takes no
+ * other one before the last of them has ended. */
+static void fault_reaches_all(void **state)
+{
+    (void)state;
+    CUresult rc;
+    int link[3];
+    pid_t pid[3];
+    char ready;
+    setenv("CUDA_MPS_LOG_DIRECTORY", sim_dir, 1);
+    assert_int_equal(mps("'%s/nvidia-cuda-mps-control' -d"), 0);
+    for (int i = 0; i < 2; i++) {
+        pid[i] = child("fault", &link[i]);
+        hear(link[i], &ready, 1);
+    }
+    say(link[0], "w", 1);
+    hear(link[0], &rc, sizeof(rc));
+    assert_int_equal(rc, CUDA_ERROR_ILLEGAL_ADDRESS);
+    say(link[1], "g", 1);
+    hear(link[1], &rc, sizeof(rc));
+    assert_int_equal(rc, CUDA_ERROR_ILLEGAL_ADDRESS);
+    CU(cuCtxSynchronize()); /* this process was there before MPS, and is no client */
+    pid[2] = child("late", &link[2]);
+    say(link[2], "g", 1);
+    hear(link[2], &rc, sizeof(rc));
+    assert_int_equal(rc, CUDA_ERROR_MPS_SERVER_NOT_READY);
+    for (int i = 0; i < 2; i++) {
+        say(link[i], "g", 1);
+        end_well(pid[i], link[i]);
+    }
+    say(link[2], "g", 1);
+    hear(link[2], &rc, sizeof(rc));
+    assert_int_equal(rc, CUDA_SUCCESS);
+    end_well(pid[2], link[2]);
+    assert_int_equal(mps("echo quit | '%s/nvidia-cuda-mps-control'"), 0);
+}
+
 /* The answers that the real daemon was seen to give, which ignores what it cannot use. */
 static void control_answers(void **state)
 {
@@ -399,7 +470,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(share_by_descriptor), cmocka_unit_test(share_by_ipc),
         cmocka_unit_test(death_frees), cmocka_unit_test(fork_has_no_context),
-        cmocka_unit_test(time_slicing_and_mps), cmocka_unit_test(control_answers),
+        cmocka_unit_test(time_slicing_and_mps), cmocka_unit_test(fault_reaches_all),
+        cmocka_unit_test(control_answers),
     };
     if (argc < 3)
         return 2;
