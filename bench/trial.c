@@ -11,6 +11,7 @@ int bench_trial(const struct sim_model *model, int sm_pct, int quota_milli, fast
         .mps = true,
         .tokens = true,
         .in_flight = true,
+        .inflight_ns = FAST_MS(2), /* what fast-node lets a client keep in flight */
         .sched = {.policy = FAST_POLICY_FAST},
         .duration_ns = length,
         .seed = 1,

@@ -40,7 +40,8 @@ struct fast_load_result {
     uint64_t timeouts, lost; /* lost: the connection broke without an answer */
     uint64_t violations;     /* later than slo, and everything that is not ok */
     struct fast_hist latency; /* of the answers with 2xx, ns */
-    fast_ns span;            /* from the start to the last answer */
+    fast_ns span;            /* from the start to the last answer, or the end of the last time-out */
+    fast_ns last_ok;         /* from the start to the last answer that is ok; 0: none */
 };
 
 /* Called about ten times a second. */

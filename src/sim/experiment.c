@@ -7,7 +7,8 @@
  * - hosts of replicas slow each other down by a fixed part for each other one at work; how many there
  *   are is looked at when a piece of host work begins;
  * - a launch without a token waits for one; a token that is called back goes back when what was
- *   launched under it is complete; an idle replica gives it back when somebody waits for it. */
+ *   launched under it is complete; an idle replica gives it back when somebody waits for it. So what a
+ *   replica has queued when its quota is used up is overdrawn, and a bound on it matters. */
 
 #include "sim/experiment.h"
 
@@ -15,12 +16,13 @@
 #include <string.h>
 
 #define USERS_MAX 1000
+#define KERNEL_FIRST_NS 250000 /* of a kernel before any was seen, as the hook has it */
 
 enum state {
     IDLE,  /* no request */
     HOST,  /* working until |until|, then the next operation is submitted */
     TOKEN, /* wants to submit and has no token */
-    FULL,  /* wants to submit and its queue has no room */
+    FULL,  /* wants to submit and its queue has no room, or the bound on what is in flight */
     SYNC,  /* waits for what it submitted */
 };
 
@@ -30,6 +32,7 @@ struct replica {
     fast_ns until;
     int step;           /* of the request: the operation that is submitted next */
     uint64_t submitted; /* the last operation */
+    uint64_t kernels;   /* of them */
     uint64_t token;     /* 0: none */
     bool revoked, contended;
     fast_ns in_flight_ns;
@@ -163,6 +166,19 @@ static bool drained(const struct exp *x, const struct replica *r)
     return sim_gpu_done(x->gpu, r->queue) >= r->submitted;
 }
 
+/* Whether one more operation may be queued. A copy counts like a kernel: there is one in a request. */
+static bool has_room(const struct exp *x, const struct replica *r)
+{
+    uint64_t queued = r->submitted - sim_gpu_done(x->gpu, r->queue);
+    if (queued >= SIM_RING)
+        return false;
+    if (!x->conf->inflight_ns || !queued)
+        return true;
+    int64_t complete = r->kernels > queued ? (int64_t)(r->kernels - queued) : 0;
+    fast_ns mean = complete ? sim_gpu_client_busy_ns(x->gpu, r->client) / complete : KERNEL_FIRST_NS;
+    return (int64_t)(queued + 1) * mean <= x->conf->inflight_ns;
+}
+
 static void submit(struct exp *x, struct replica *r)
 {
     struct sim_op op;
@@ -174,14 +190,14 @@ static void submit(struct exp *x, struct replica *r)
             fast_sched_want(x->sched, r->sched, x->now);
         return;
     }
-    request_op(model_of(x, r), r->step, &op, &gap);
-    uint64_t seq = sim_gpu_submit(x->gpu, r->queue, &op, x->now);
-    if (!seq) {
+    if (!has_room(x, r)) {
         r->state = FULL;
         r->until = FAST_NEVER;
         return;
     }
-    r->submitted = seq;
+    request_op(model_of(x, r), r->step, &op, &gap);
+    r->submitted = sim_gpu_submit(x->gpu, r->queue, &op, x->now);
+    r->kernels += op.kind == SIM_OP_KERNEL;
     r->step++;
     prepare(x, r);
 }
@@ -240,9 +256,8 @@ static void react(struct exp *x)
         again = obey(x);
         for (int i = 0; i < x->replicas; i++) {
             struct replica *r = &x->replica[i];
-            bool free_slot = r->state == FULL &&
-                             r->submitted - sim_gpu_done(x->gpu, r->queue) < SIM_RING;
-            if ((r->state == HOST && r->until <= x->now) || free_slot) {
+            bool goes_on = r->state == FULL && has_room(x, r);
+            if ((r->state == HOST && r->until <= x->now) || goes_on) {
                 submit(x, r);
                 again = true;
             } else if (r->state == SYNC && drained(x, r)) {

@@ -32,6 +32,8 @@ struct sim_exp_conf {
     bool in_flight; /* a replica is charged as the hook measures it: from the first kernel of a request
                      * until it sees the last one complete, host time between kernels included; else
                      * for its kernels alone */
+    fast_ns inflight_ns; /* kernels that a replica has queued take no longer than this together, by their
+                          * mean so far, or are only one: the hook's bound; 0: no bound */
     struct fast_sched_conf sched;
     int host_slowdown_milli; /* host work of a replica takes so many thousandths longer for each
                               * other replica whose host works: cores, caches, driver locks */

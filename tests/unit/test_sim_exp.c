@@ -113,6 +113,27 @@ static void quota_limits(void **state)
     assert_int_equal(run(&conf)->function[0].requests, 10000000 / 5100);
 }
 
+/* A request whose kernels take longer than the window. Queued as a whole it runs on when its quota is
+ * used up, and what lies more than a window back is settled; bounded, it overdraws by one kernel. */
+static void long_requests_keep_their_quota(void **state)
+{
+    (void)state;
+    struct sim_exp_conf conf = base;
+    conf.tokens = conf.in_flight = true;
+    conf.sched.charge = FAST_CHARGE_BUSY;
+    conf.function[0].model.large = (struct sim_model_class){.kernels = 75, .blocks = 40, .block_ns = FAST_MS(2)};
+    conf.function[0].slice.request_milli = conf.function[0].slice.limit_milli = 800;
+    assert_true(run(&conf)->gpu.busy_ns > FAST_MS(8500));
+    conf.inflight_ns = FAST_MS(2);
+    assert_in_range(run(&conf)->gpu.busy_ns, FAST_MS(7800), FAST_MS(8200));
+    /* The bound alone costs nothing: there is always a kernel behind the one that runs, or one to come. */
+    conf.function[0].slice.request_milli = conf.function[0].slice.limit_milli = 1000;
+    conf.function[0].model.large.block_ns = FAST_US(400);
+    uint64_t bounded = run(&conf)->function[0].requests;
+    conf.inflight_ns = 0;
+    assert_int_equal(bounded, run(&conf)->function[0].requests);
+}
+
 /* Half the SMs each: kernels take twice as long, and both replicas run at once. */
 static void two_functions_side_by_side(void **state)
 {
@@ -214,6 +235,7 @@ int main(void)
         cmocka_unit_test(charged_for_kernels_or_in_flight),
         cmocka_unit_test(closed_loop),
         cmocka_unit_test(quota_limits),
+        cmocka_unit_test(long_requests_keep_their_quota),
         cmocka_unit_test(two_functions_side_by_side),
         cmocka_unit_test(racing),
         cmocka_unit_test(random_replicas),
