@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Writes inputs that the fuzz targets begin with: one of every message, requests, model files.
+"""Writes inputs that the fuzz targets begin with: one of every message, requests, model files,
+deployments, manifests, queries.
 
 Usage: fuzz-seeds.py CORPUS
 """
+import json
 import os
 import sys
 
@@ -38,8 +40,51 @@ def text():
                 yield name, b"\2" + f.read()
 
 
+def llhttp():
+    for name, data in http():
+        if not data[0] & 1:
+            yield name, data[1:]
+    yield "uri", b"OPTIONS http://u.example:80/x?y=1 HTTP/1.1\r\nHost: a\r\nConnection: x, close\r\n\r\n"
+    yield "old", b"PUT / HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 1\r\n\r\nx"
+
+
+def deployments():
+    yield "plain", b'{"service":"f","image":"/bin/true"}'
+    yield "all", json.dumps({
+        "service": "f", "image": "/bin/true", "namespace": "n", "envProcess": "cat -", "envVars": {"A": "b"},
+        "labels": {"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "4", "com.openfaas.scale.zero": "true",
+                   "com.openfaas.scale.target": "50", "com.openfaas.scale.zero-duration": "15m"},
+        "annotations": {"fastgshare/gpu_quota_request": "0.3", "fastgshare/gpu_quota_limit": "0.8",
+                        "fastgshare/gpu_sm_partition": "24", "fastgshare/gpu_mem": "512Mi",
+                        "fastgshare/slo": "69ms", "fastgshare/slo_percentile": "95",
+                        "fastgshare/socket": "unix", "com.openfaas.health.http.path": "/healthz"},
+        "limits": {"memory": "5Mi"}, "secrets": [], "constraints": ["a"], "readOnlyRootFilesystem": True}).encode()
+    yield "nulls", b'{"service":"f","image":"/bin/true","labels":null,"annotations":null,"x":[1e3,[]]}'
+
+
+def manifests():
+    pod = ("metadata:\n  name: f\n  namespace: n\n  annotations:\n    kubeshare/gpu_request: \"0.3\"\n"
+           "spec:\n  podSpec:\n    containers:\n    - name: c\n      image: i\n      command: [\"a\"]\n"
+           "      args: [b, 'c']\n      env:\n      - {name: A, value: \"1\"}\n      ports: []\n"
+           "      readinessProbe:\n        httpGet: {path: /x}\n")
+    for kind in ("FaSTPod", "FaSTFunc", "SharePod"):
+        yield kind, f"kind: {kind}\n{pod}---\nkind: Namespace\nmetadata: {{name: n}}\n".encode()
+    yield "function", b"kind: Function\nmetadata: {name: f}\nspec:\n  image: i\n  handler: >-\n   a\n  labels: ~\n"
+    for folder, _, names in os.walk(os.path.join(ROOT, "examples")):
+        for name in (n for n in names if n.endswith((".yml", ".yaml"))):
+            with open(os.path.join(folder, name), "rb") as f:
+                yield os.path.basename(folder) + "-" + name, f.read()
+
+
+def queries():
+    yield "plain", b"\x20namespace=openfaas-fn&usage=1"
+    yield "escapes", b"\x20name=a%20b+c&since=2026-01-01T00%3A00%3A00Z&tail&n=%00"
+    yield "twice", b"\x03n=1&name=&n=22&&=x&namespaces=y"
+
+
 def main():
-    for target, seeds in (("msg", messages), ("http", http), ("text", text)):
+    for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp),
+                          ("json", deployments), ("yaml", manifests), ("query", queries)):
         folder = os.path.join(sys.argv[1], target)
         os.makedirs(folder, exist_ok=True)
         for name, data in seeds():

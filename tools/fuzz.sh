@@ -12,8 +12,8 @@ if ! command -v clang > /dev/null; then
     exit 1
 fi
 if [ ! -f build-fuzz/build.ninja ]; then
-    CC=clang CFLAGS=-fsanitize=fuzzer-no-link meson setup build-fuzz -Dfuzz=true -Dtests=disabled \
-        -Dprograms=disabled -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
+    CC="${FUZZ_CC:-clang}" CFLAGS=-fsanitize=fuzzer-no-link meson setup build-fuzz -Dfuzz=true -Dtests=disabled \
+        -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
 fi
 ninja -C build-fuzz fuzz > build-fuzz/build.log || { cat build-fuzz/build.log; exit 1; }
 tools/fuzz-seeds.py build-fuzz/corpus

@@ -277,17 +277,16 @@ static bool is_blank(const char *p, size_t len)
     return true;
 }
 
-int manifest_load(const char *path, json_t **ret, struct fast_err *err)
+int manifest_parse(const char *text, const char *name, json_t **ret, struct fast_err *err)
 {
-    fast_autofree char *text = NULL;
-    int r = fast_file_read(strcmp(path, "-") ? path : "/dev/stdin", FILE_MAX, &text, NULL, err);
+    int r = 0;
     json_t *all = json_array();
     for (const char *p = text; !r && *p;) {
         json_t *doc = NULL;
         const char *end = document_end(p);
         size_t len = end ? (size_t)(end - p) : strlen(p);
         if (!is_blank(p, len)) {
-            r = fast_yaml_parse(p, len, path, &doc, err);
+            r = fast_yaml_parse(p, len, name, &doc, err);
             if (!r)
                 json_array_append_new(all, doc);
         }
@@ -295,11 +294,18 @@ int manifest_load(const char *path, json_t **ret, struct fast_err *err)
         p += end ? strcspn(p, "\n") : 0;
     }
     if (!r && !json_array_size(all))
-        r = fast_err_set(err, FAST_EINVAL, "%s: the file is empty", path);
+        r = fast_err_set(err, FAST_EINVAL, "%s: the file is empty", name);
     if (r) {
         json_decref(all);
         return r;
     }
     *ret = all;
     return 0;
+}
+
+int manifest_load(const char *path, json_t **ret, struct fast_err *err)
+{
+    fast_autofree char *text = NULL;
+    int r = fast_file_read(strcmp(path, "-") ? path : "/dev/stdin", FILE_MAX, &text, NULL, err);
+    return r ? r : manifest_parse(text, path, ret, err);
 }

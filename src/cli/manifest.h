@@ -13,7 +13,9 @@
 int manifest_read(json_t *doc, json_t **ret_deployment, char **ret_ns, json_t *ignored,
                   struct fast_err *err);
 
-/* The documents of a file; |ret| becomes an array. */
+/* The documents of |text|; |ret| becomes an array. |name| stands in front of messages. */
+int manifest_parse(const char *text, const char *name, json_t **ret, struct fast_err *err);
+/* The same of a file. */
 int manifest_load(const char *path, json_t **ret, struct fast_err *err);
 
 #endif

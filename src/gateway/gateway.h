@@ -12,6 +12,7 @@
 #include "core/place.h"
 #include "gateway/link.h"
 #include "gateway/profiles.h"
+#include "gateway/query.h"
 #include "gateway/spec.h"
 #include "gateway/stats.h"
 #include "gateway/store.h"
@@ -242,8 +243,6 @@ struct gw_request {
     size_t len;
 };
 
-/* A query parameter, percent-decoded; false: it is not there. The last one wins. */
-bool gw_query_get(const char *query, const char *name, char *ret, size_t cap);
 void gw_reply_json(struct fast_http_req *req, int status, json_t *json); /* takes |json| over */
 void gw_reply_err(struct fast_http_req *req, const struct fast_err *err);
 /* The status that an error is told with. */

@@ -66,12 +66,14 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-/* What may stand in a host: letters, digits and "-._~%:[]!$&'()*+;=", but no ",", "/", "@". */
+/* What may stand in a host and its port (RFC 3986, 3.2.2), but for the comma: it makes lists. */
 static bool is_host(const char *p, size_t len)
 {
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)p[i] <= ' ' || (unsigned char)p[i] >= 0x7f || strchr(",/@?#\\\"<>", p[i]))
+    for (size_t i = 0; i < len; i++) {
+        char c = lower(p[i]);
+        if (!is_digit(c) && !(c >= 'a' && c <= 'z') && (!c || !strchr("-._~%:[]!$&'()*+;=", c)))
             return false;
+    }
     return true;
 }
 

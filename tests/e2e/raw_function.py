@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""A function that tells what it was sent, byte by byte: every request is answered with its own bytes, as
+they arrived, so that a test can see how the gateway frames what it passes on. It reads exactly what the
+framing says and nothing else; /seen answers how many requests came before it."""
+import os
+import socket
+import threading
+
+seen = 0
+
+
+def take(sock, got, want):
+    """Reads until |want| is satisfied with what there is; what is not there any more ends the thread."""
+    while not want(got):
+        part = sock.recv(65536)
+        if not part:
+            raise EOFError
+        got += part
+    return got
+
+
+def chunks_end(rest):
+    """Where the last chunk of a body ends, None while it has not come."""
+    at = 0
+    while b"\r\n" in rest[at:]:
+        line = rest.index(b"\r\n", at)
+        size = int(rest[at:line], 16)
+        at = line + 2 + size + 2
+        if size == 0:
+            return at if len(rest) >= at else None
+        if len(rest) < at:
+            return None
+    return None
+
+
+def serve(sock):
+    global seen
+    got = b""
+    try:
+        while True:
+            got = take(sock, got, lambda g: b"\r\n\r\n" in g)
+            end = got.index(b"\r\n\r\n") + 4
+            fields = [line.partition(b":") for line in got[:end].split(b"\r\n")[1:] if line]
+            named = {name.lower(): value.strip() for name, _, value in fields}
+            if named.get(b"transfer-encoding") == b"chunked":
+                got = take(sock, got, lambda g, e=end: chunks_end(g[e:]) is not None)
+                end += chunks_end(got[end:])
+            else:
+                end += int(named.get(b"content-length", b"0"))
+                got = take(sock, got, lambda g, e=end: len(g) >= e)
+            body = str(seen).encode() if b" /seen " in got[:end] else got[:end]
+            seen += 1
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            got = got[end:]
+    except (EOFError, OSError):
+        sock.close()
+
+
+listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=128)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
