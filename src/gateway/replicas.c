@@ -213,6 +213,9 @@ static void build_env(const struct gateway *gw, const struct gw_function *fn, st
         add_string(env, "fprocess", process);
     add_string(env, "OPENFAAS_NAME", s->name);
     add_string(env, "OPENFAAS_NAMESPACE", s->ns);
+    const char *model = gw_spec_map(s, "annotations", "fastgshare/model");
+    if (model)
+        add_string(env, "FAST_MODEL", model);
     const char *batch = gw_spec_map(s, "annotations", "has-gpu/batch_size");
     if (batch)
         add_string(env, "HAS_GPU_BATCH_SIZE", batch);

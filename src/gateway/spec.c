@@ -339,12 +339,19 @@ static bool same_value(const struct gw_spec *a, const struct gw_spec *b, const c
     return empty_x || empty_y ? empty_x == empty_y : json_equal(x, y);
 }
 
+static bool same_model(const struct gw_spec *a, const struct gw_spec *b)
+{
+    const char *x = gw_spec_map(a, "annotations", NOTE "model");
+    const char *y = gw_spec_map(b, "annotations", NOTE "model");
+    return x && y ? !strcmp(x, y) : !x && !y;
+}
+
 bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b)
 {
     return a->gpu != b->gpu || a->slice.sm_pct != b->slice.sm_pct || a->argv_len != b->argv_len ||
            memcmp(a->argv, b->argv, a->argv_len) || strcmp(a->health_path, b->health_path) ||
            !same_value(a, b, "envVars") || !same_value(a, b, "secrets") ||
-           !same_value(a, b, "envProcess") || a->local_socket != b->local_socket;
+           !same_value(a, b, "envProcess") || a->local_socket != b->local_socket || !same_model(a, b);
 }
 
 uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes)

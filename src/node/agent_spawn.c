@@ -24,6 +24,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "node/stores.h"
 #include "wire/page.h"
 
 #define LOG_MAX (10 << 20)
@@ -100,6 +101,15 @@ static void env_set_node(void *arg, const char *name, const char *value)
     env_set(e, name, value);
 }
 
+static bool shares_model(struct fast_str env)
+{
+    size_t n = strlen(FAST_ENV_MODEL);
+    for (const char *p = env.p; p < env.p + env.len; p += strlen(p) + 1)
+        if (!strncmp(p, FAST_ENV_MODEL, n) && p[n] == '=' && p[n + 1])
+            return true;
+    return false;
+}
+
 /* A process without a slice has no hook, so it must not see a GPU. Socket and ticket only mark it as
  * ours (node_process_kill_strays). */
 static void env_fill_plain(struct env *e, const struct agent_replica *r)
@@ -138,10 +148,13 @@ static void env_fill(struct env *e, const struct agent_replica *r)
     env_set_node(e, "port", port);
     env_set_node(e, "OPENFAAS_NAME", s->function.p);
     env_set_node(e, "OPENFAAS_NAMESPACE", s->ns.p);
-    if (r->shared.gpu != FAST_GPU_NONE)
-        node_env(r->agent->node, &r->shared, env_set_node, e);
-    else
+    if (r->shared.gpu == FAST_GPU_NONE) {
         env_fill_plain(e, r);
+        return;
+    }
+    node_env(r->agent->node, &r->shared, env_set_node, e);
+    if (shares_model(s->env))
+        node_stores_env(r->agent->node->stores, &r->shared, s->ns.p, env_set_node, e);
 }
 
 /* ---- log ---- */
@@ -290,7 +303,7 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
     if (!argv || env.failed) {
         rc = fast_err_set(err, FAST_ENOMEM, "no memory to start %s", r->shared.id);
     } else {
-        struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd};
+        struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd, -1};
         rc = node_process_spawn(&spec, &r->process, err);
     }
     if (rc && fresh)

@@ -16,12 +16,14 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/packet.h"
+#include "node/stores.h"
 
 #define SESSIONS_MAX 64
 #define QUEUE_MAX (4u << 20)
 #define PACKETS_PER_TURN 16
 #define PERIOD_MIN_MS 50
 #define PERIOD_MAX_MS 3600000
+#define ANSWERED_LATER 1
 #define GPU_ROW_AGE FAST_MS(40) /* figures are "since the last call": not for each session anew */
 
 struct packet {
@@ -32,6 +34,7 @@ struct packet {
 
 struct session {
     struct node_control *control;
+    uint32_t id; /* no other session ever has it */
     int fd;
     struct fast_watch *watch;
     struct fast_timer *timer; /* of watch, NULL before it */
@@ -50,6 +53,7 @@ struct node_control {
     struct fast_timer *reaper; /* closes broken sessions, never from within a walk over them */
     struct session *sessions[SESSIONS_MAX];
     int count;
+    uint32_t last_id;
     fast_ns gpu_at[FAST_NODE_GPUS_MAX]; /* when gpu[] was asked for; 0: never */
     struct fast_msg_gpu_row gpu[FAST_NODE_GPUS_MAX];
 };
@@ -149,6 +153,34 @@ static void send_stats(struct session *s, uint32_t id, const struct agent_replic
     session_send(s, &m);
 }
 
+struct listing {
+    struct session *session;
+    uint32_t id;
+};
+
+static void send_model(void *arg, const struct fast_msg_model_row *row)
+{
+    const struct listing *l = arg;
+    struct fast_msg m = {.type = FAST_MSG_T_model_row, .id = l->id, .model_row = *row};
+    session_send(l->session, &m);
+}
+
+static void send_models(struct session *s, uint32_t id)
+{
+    struct listing l = {s, id};
+    node_stores_models(s->control->agent->node->stores, send_model, &l);
+}
+
+static void on_model(void *arg, const struct fast_msg_model_row *row)
+{
+    struct node_control *c = arg;
+    for (int i = 0; i < c->count; i++) {
+        struct listing l = {c->sessions[i], 0};
+        if (c->sessions[i]->watching)
+            send_model(&l, row);
+    }
+}
+
 static void send_gpus(struct session *s, uint32_t id)
 {
     struct node_control *c = s->control;
@@ -220,6 +252,7 @@ static int watch_begin(struct session *s, const struct fast_msg *msg, struct fas
     fast_timer_set(s->timer, ms ? fast_loop_now(agent->node->loop) + s->period : FAST_NEVER);
     for (int i = 0; i < agent->count; i++)
         send_row(s, msg->id, agent->replicas[i]);
+    send_models(s, msg->id);
     send_gpus(s, msg->id);
     return 0;
 }
@@ -232,6 +265,22 @@ static int list_replicas(struct session *s, uint32_t id)
         send_stats(s, id, agent->replicas[i]);
     }
     return 0;
+}
+
+static void on_store_done(void *arg, uint64_t key, int code, const char *text)
+{
+    struct node_control *c = arg;
+    for (int i = 0; i < c->count; i++)
+        if (c->sessions[i]->id == key >> 32)
+            send_done(c->sessions[i], (uint32_t)key, code, text);
+}
+
+/* The stores answer it. */
+static int ask_stores(struct session *s, const struct fast_msg *msg, struct fast_err *err)
+{
+    int rc = node_stores_request(s->control->agent->node->stores, msg, on_store_done, s->control,
+                                 (uint64_t)s->id << 32 | msg->id, err);
+    return rc ? rc : ANSWERED_LATER;
 }
 
 /* Performs one request; |ret_text| is what done says of a success. */
@@ -255,6 +304,13 @@ static int perform(struct session *s, const struct fast_msg *msg, char *ret_text
         return node_agent_resize(agent, &msg->replica_resize, ret_text, err);
     case FAST_MSG_T_policy_set:
         return node_policy_set(agent->node->manager, &msg->policy_set, err);
+    case FAST_MSG_T_model_list:
+        send_models(s, msg->id);
+        return 0;
+    case FAST_MSG_T_model_remove:
+    case FAST_MSG_T_model_pin:
+    case FAST_MSG_T_model_push:
+        return ask_stores(s, msg, err);
     default:
         return fast_err_set(err, FAST_EPROTO, "message %s is not a request to a node",
                             fast_msg_name(msg->type));
@@ -285,6 +341,8 @@ static void handle(struct session *s, const struct fast_msg *msg)
         return;
     }
     int rc = perform(s, msg, text, &err);
+    if (rc == ANSWERED_LATER)
+        return;
     if (rc)
         fast_log(WARN, "request refused", "request=%s error=\"%s\"", fast_msg_name(msg->type),
                  err.msg);
@@ -358,6 +416,7 @@ static void on_connect(void *arg, int events)
         close(fd);
         return;
     }
+    s->id = ++c->last_id;
     c->sessions[c->count++] = s;
 }
 
@@ -383,6 +442,7 @@ int node_control_new(struct node_agent *agent, struct node_control **ret, struct
         node_control_free(c);
         return rc;
     }
+    node_stores_on_model(agent->node->stores, on_model, c);
     *ret = c;
     return 0;
 }
@@ -391,6 +451,8 @@ void node_control_free(struct node_control *c)
 {
     if (!c)
         return;
+    node_stores_on_model(c->agent->node->stores, NULL, NULL);
+    node_stores_cancel(c->agent->node->stores, c);
     while (c->count > 0)
         session_free(c->sessions[c->count - 1]);
     fast_watch_free(c->watch);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "node/manager.h"
 #include "node/mps.h"
+#include "node/stores.h"
 
 /* nvml.h, as far as it is used here. */
 typedef struct nvml_device *nvml_device;
@@ -215,6 +216,8 @@ void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret)
                                                                               : FAST_HOLD_SOFT,
         .hold_mem = FAST_HOLD_SOFT,
         .tokens_out = (uint32_t)fast_sched_tokens_out(pool->sched)};
+    node_stores_row(node->stores, gpu, ret);
+    ret->mem_used += ret->mem_shared;
     if (g->dev && node->gpus->nvml.memory && !node->gpus->nvml.memory(g->dev, &mem))
         ret->mem_used = mem.used;
     for (const struct node_share *s = pool->shares; s; s = s->next) {
@@ -231,6 +234,16 @@ int node_gpu_count(const struct node_gpus *g)
 uint64_t node_gpu_mem(const struct node_gpus *g, uint32_t gpu)
 {
     return gpu < (uint32_t)g->count ? g->gpu[gpu].info.mem_total : 0;
+}
+
+bool node_gpu_free(const struct node_gpus *g, uint32_t gpu, uint64_t *ret)
+{
+    struct nvml_memory mem;
+    if (gpu >= (uint32_t)g->count || !g->gpu[gpu].dev || !g->nvml.memory ||
+        g->nvml.memory(g->gpu[gpu].dev, &mem))
+        return false;
+    *ret = mem.free;
+    return true;
 }
 
 const char *node_gpu_driver(const struct node_gpus *g)

@@ -27,13 +27,27 @@ static void charge(struct node_ledger_process *p, uint64_t bytes)
     p->of->device->used = p->of->device->used - before + after;
 }
 
+/* What the device has left. */
+static uint64_t room(const struct node_ledger_device *d)
+{
+    return d->total > d->used && d->total - d->used > d->shared ? d->total - d->used - d->shared : 0;
+}
+
+uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes)
+{
+    const struct node_ledger_device *d = p->of->device;
+    if (bytes > d->total)
+        return 0;
+    uint64_t more = pages(p->bytes + bytes) - pages(p->bytes);
+    return more <= node_ledger_free(p->of) && more > room(d) ? more - room(d) : 0;
+}
+
 bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes)
 {
     struct node_ledger_device *d = p->of->device;
     if (bytes <= d->total) {
         uint64_t more = pages(p->bytes + bytes) - pages(p->bytes);
-        uint64_t room = d->total > d->used ? d->total - d->used : 0;
-        if (more <= node_ledger_free(p->of) && more <= room) {
+        if (more <= node_ledger_free(p->of) && more <= room(d)) {
             charge(p, p->bytes + bytes);
             return true;
         }

@@ -13,6 +13,7 @@
 struct node_ledger_device {
     uint64_t total; /* bytes */
     uint64_t used;  /* charged to all replicas */
+    uint64_t shared; /* of models that replicas share, charged to no replica */
 };
 
 struct node_ledger {
@@ -34,6 +35,8 @@ uint64_t node_ledger_free(const struct node_ledger *l);
 
 /* False: the cap or the device does not have it, and nothing is charged. */
 bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes);
+/* How many bytes the device is short of for that; 0: it is not, or the cap would refuse anyway. */
+uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes);
 /* Gives back; more than it has counts as all it has, and is told by false. */
 bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes);
 /* The process holds |bytes|, whatever was known before (after a restart of the node): memory that

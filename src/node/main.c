@@ -14,6 +14,7 @@
 #include "node/manager.h"
 #include "node/mps.h"
 #include "node/options.h"
+#include "node/stores.h"
 
 struct program {
     struct node node;
@@ -96,6 +97,8 @@ static int begin(struct program *p, struct fast_err *err)
     if (!r)
         r = node_manager_new(n, &n->manager, err);
     if (!r)
+        r = node_stores_new(n, &n->stores, err);
+    if (!r)
         r = node_agent_new(n, &n->agent, err);
     if (!r)
         node_mps_on_lost(n->mps, node_agent_mps_lost, n->agent);
@@ -122,6 +125,9 @@ static void end(struct program *p)
         unlink(n->socket);
     }
     node_agent_free(n->agent);
+    if (p->orderly)
+        node_stores_quit(n->stores);
+    node_stores_free(n->stores);
     node_manager_free(n->manager);
     if (p->orderly)
         node_mps_quit(n->mps);

@@ -26,6 +26,14 @@ struct node_pool {
     fast_ns contended_at; /* since when */
 };
 
+/* A reservation that waits for the store to drop models that nobody uses. */
+struct node_wish {
+    struct node_wish *next; /* of its session */
+    struct node_session *session;
+    uint32_t id, gpu;
+    uint64_t bytes;
+};
+
 struct node_session {
     struct node_manager *m;
     struct node_session *prev, *next;             /* of m->sessions */
@@ -38,6 +46,7 @@ struct node_session {
     struct fast_watch *watch;
     struct node_pages pages;
     struct node_ledger_process mem;
+    struct node_wish *wishes; /* reservations that wait for room */
     int32_t pid;
     bool reported, mps; /* mps: it is a client of MPS, as its driver says */
     uint32_t sm_count;  /* that its driver gives it */

@@ -19,6 +19,7 @@ struct node_gpus;
 struct node_manager;
 struct node_mps;
 struct node_share;
+struct node_stores;
 
 #define NODE_NAME_MAX 200 /* bytes of a replica id, with its NUL */
 
@@ -35,6 +36,8 @@ struct node_conf {
     bool sim_dir_own;      /* chosen by this node, which removes it at its orderly end */
     const char *sim_libs;  /* folder of the simulated libraries; NULL without sim_spec */
     enum node_mps_mode mps;
+    const char *store_path; /* fast-store, absolute; NULL: not installed */
+    const char *store_lib;  /* libfast-store.so, absolute; NULL: where the loader finds it */
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
     struct fast_sched_conf sched;
 };
@@ -59,6 +62,7 @@ struct node {
     struct node_gpus *gpus;
     struct node_mps *mps; /* never NULL; mps.h tells whether it is in use */
     struct node_manager *manager;
+    struct node_stores *stores; /* never NULL */
     struct node_agent *agent;
 };
 
@@ -110,6 +114,8 @@ void node_env(const struct node *node, const struct node_replica *replica, node_
 
 int node_gpu_count(const struct node_gpus *gpus);
 uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu); /* bytes, total */
+/* Bytes that the driver has left, of all programs; false: it cannot be asked. */
+bool node_gpu_free(const struct node_gpus *gpus, uint32_t gpu, uint64_t *ret);
 const char *node_gpu_driver(const struct node_gpus *gpus);          /* "580.159", for ctl_welcome */
 /* One gpu_row: inventory, the metrics since the last call for this GPU, and what the manager knows. */
 void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret);

@@ -244,10 +244,21 @@ static int check_sim(const char *spec, struct fast_err *err)
                         "several", spec);
 }
 
+/* Models can be shared where the programs for it were built; without them everything else works. */
+static void find_store(struct node_options *o)
+{
+    if (!find_beside("store/fast-store", "../../bin/fast-store", o->store, NULL, NULL) ||
+        !find_beside("bin/fast-store", "fast-store", o->store, NULL, NULL))
+        o->conf.store_path = o->store;
+    if (!find_beside("storelib/libfast-store.so.0", "../libfast-store.so.0", o->store_lib, NULL, NULL))
+        o->conf.store_lib = o->store_lib;
+}
+
 static int defaults(struct node_options *o, struct fast_err *err)
 {
     struct node_conf *c = &o->conf;
     int r = state_dir(o, err);
+    find_store(o);
     if (!r && c->hook_path) {
         r = absolute(c->hook_path, o->hook, err);
         if (!r && access(o->hook, R_OK))

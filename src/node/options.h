@@ -12,7 +12,8 @@ struct node_options {
     struct node_conf conf; /* its strings point into here, or into argv */
     enum fast_log_level log_level;
     bool help, version; /* print it and end; nothing else was looked at */
-    char name[64], state_dir[PATH_MAX], hook[PATH_MAX], sim_dir[PATH_MAX], sim_libs[PATH_MAX];
+    char name[64], state_dir[PATH_MAX], hook[PATH_MAX], sim_dir[PATH_MAX], sim_libs[PATH_MAX],
+        store[PATH_MAX], store_lib[PATH_MAX];
 };
 
 /* Reads |argv| and fills in the defaults, some of which depend on the environment and on where the

@@ -84,8 +84,11 @@ static int fill_spawn(const struct node_process_spec *spec, const char *cwd,
     r = r ? r : posix_spawn_file_actions_adddup2(act, spec->output_fd, STDOUT_FILENO);
     r = r ? r : posix_spawn_file_actions_adddup2(act, spec->output_fd, STDERR_FILENO);
     r = r ? r : posix_spawn_file_actions_addchdir_np(act, cwd);
+    if (spec->inherit_fd > 0) /* onto itself it only stops being close-on-exec */
+        r = r ? r : posix_spawn_file_actions_adddup2(act, spec->inherit_fd, NODE_PROCESS_FD);
 #if __GLIBC_PREREQ(2, 34)
-    r = r ? r : posix_spawn_file_actions_addclosefrom_np(act, STDERR_FILENO + 1);
+    r = r ? r
+          : posix_spawn_file_actions_addclosefrom_np(act, NODE_PROCESS_FD + (spec->inherit_fd > 0));
 #endif
     return r;
 }

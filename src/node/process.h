@@ -20,14 +20,17 @@ struct node_process {
 
 #define NODE_PROCESS_NONE ((struct node_process){.pid = 0, .pidfd = -1})
 
+#define NODE_PROCESS_FD 3 /* of what it inherits */
+
 struct node_process_spec {
     const char *const *argv; /* argv[0] without a slash is looked up in PATH of the node */
     const char *const *envp;
     const char *cwd; /* NULL or "": / */
     int output_fd;   /* becomes stdout and stderr */
+    int inherit_fd;  /* becomes descriptor 3; 0 or less: none */
 };
 
-/* Starts a session of its own with /dev/null as stdin, default signals and no other descriptor.
+/* Starts a session of its own with /dev/null as stdin, default signals and no further descriptor.
  * FAST_ENOENT when the directory or the program is missing, FAST_EINVAL or FAST_EPERM when it cannot
  * be executed; nothing remains then. */
 int node_process_spawn(const struct node_process_spec *spec, struct node_process *ret,

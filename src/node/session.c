@@ -9,6 +9,7 @@
  *    it never had: ignored and counted, logged once */
 #include "node/manager.h"
 #include "node/mps.h"
+#include "node/stores.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -36,6 +37,12 @@ static void tick_soon(struct node_manager *m, fast_ns wait)
 void node_session_close(struct node_session *s)
 {
     struct node_manager *m = s->m;
+    while (s->wishes) {
+        struct node_wish *w = s->wishes;
+        s->wishes = w->next;
+        node_stores_cancel(m->node->stores, w);
+        free(w);
+    }
     if (s->share) {
         fast_log(INFO, "client gone", "replica=%s pid=%d launches=%llu", s->share->replica->id, s->pid,
                  (unsigned long long)fast_counters_launches(&s->pages.counters->gpu[0]));
@@ -119,21 +126,66 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
     return r;
 }
 
-static int on_reserve(struct node_session *s, const struct fast_msg *msg)
+static int answer_reserve(struct node_session *s, uint32_t id, uint32_t gpu, uint64_t bytes)
 {
-    bool ok = msg->mem_reserve.gpu == 0 && node_ledger_reserve(&s->mem, msg->mem_reserve.bytes);
+    bool ok = gpu == 0 && node_ledger_reserve(&s->mem, bytes);
     struct fast_msg out = {.type = FAST_MSG_T_mem_reply,
-                           .id = msg->id,
-                           .mem_reply = {.gpu = msg->mem_reserve.gpu,
+                           .id = id,
+                           .mem_reply = {.gpu = gpu,
                                          .granted = ok,
                                          .free_bytes = node_ledger_free(s->mem.of)}};
     if (ok)
         node_share_publish(s->share);
     else
         fast_log(DEBUG, "memory refused", "replica=%s pid=%d bytes=%llu free=%llu",
-                 s->share->replica->id, s->pid, (unsigned long long)msg->mem_reserve.bytes,
+                 s->share->replica->id, s->pid, (unsigned long long)bytes,
                  (unsigned long long)out.mem_reply.free_bytes);
     return reply(s, &out, NULL, 0);
+}
+
+static void on_room(void *arg, uint64_t key, int code, const char *text)
+{
+    struct node_wish *w = arg;
+    struct node_session *s = w->session;
+    struct node_wish **at = &s->wishes;
+    (void)key;
+    (void)code; /* there is room now, or not */
+    (void)text;
+    while (*at != w)
+        at = &(*at)->next;
+    *at = w->next;
+    if (answer_reserve(s, w->id, w->gpu, w->bytes))
+        shutdown(s->fd, SHUT_RDWR); /* closed from the loop */
+    free(w);
+}
+
+/* How many bytes of unused models have to go for |bytes| more: the ledger knows what was promised, the
+ * driver what contexts and other programs take. */
+static uint64_t too_few(struct node_session *s, uint64_t bytes)
+{
+    const struct node *node = s->m->node;
+    uint32_t gpu = s->share->pool->gpu;
+    uint64_t lacks = node_ledger_lacks(&s->mem, bytes), left = 0;
+    if (node_stores_cached(node->stores, gpu) && node_gpu_free(node->gpus, gpu, &left) && bytes > left &&
+        bytes - left > lacks)
+        lacks = bytes - left;
+    return lacks;
+}
+
+static int on_reserve(struct node_session *s, const struct fast_msg *msg)
+{
+    const struct fast_msg_mem_reserve *m = &msg->mem_reserve;
+    uint64_t lacks = m->gpu == 0 ? too_few(s, m->bytes) : 0;
+    struct node_wish *w = lacks ? malloc(sizeof(*w)) : NULL;
+    if (w) {
+        *w = (struct node_wish){s->wishes, s, msg->id, m->gpu, m->bytes};
+        if (node_stores_make_room(s->m->node->stores, s->share->pool->gpu, lacks, on_room, w)) {
+            s->wishes = w;
+            return 0;
+        }
+        free(w);
+    }
+    return answer_reserve(s, msg->id, m->gpu, m->bytes);
 }
 
 static void on_report(struct node_session *s, const struct fast_msg_client_report *r)

@@ -97,6 +97,11 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must not take a lock
 #define FAST_ENV_SOCKET "FAST_NODE_SOCKET" /* path of node.sock */
 #define FAST_ENV_TICKET "FAST_TICKET"      /* 32 hex digits; whoever has them is the replica */
 #define FAST_ENV_FAIL "FAST_FAIL"          /* open (default) | closed: what to do without a node */
+/* Of a replica that shares models (docs/store.md). */
+#define FAST_ENV_MODEL "FAST_MODEL"             /* what its function calls the model; set by the gateway */
+#define FAST_ENV_STORE "FAST_STORE_SOCKET"      /* path of the socket of the store of its GPU */
+#define FAST_ENV_STORE_PASS "FAST_STORE_PASS"   /* core/pass.h */
+#define FAST_ENV_STORE_LIB "FAST_STORE_LIB"     /* path of libfast-store.so */
 #define FAST_ENV_HOOK_LOG "FAST_HOOK_LOG"  /* a file for the hook's own log; unset: silent */
 
 #endif

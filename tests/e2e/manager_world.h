@@ -22,6 +22,7 @@
 #include "io/packet.h"
 #include "node/manager.h"
 #include "node/mps.h"
+#include "node/stores.h"
 #include "wire/page.h"
 
 #define WORLD_REPLICAS 64
@@ -59,6 +60,38 @@ bool node_mps_ready(const struct node_mps *mps)
 void node_mps_client(struct node_mps *mps)
 {
     (void)mps;
+}
+
+uint64_t node_stores_cached(const struct node_stores *stores, uint32_t gpu)
+{
+    (void)stores;
+    (void)gpu;
+    return 0;
+}
+
+bool node_gpu_free(const struct node_gpus *gpus, uint32_t gpu, uint64_t *ret)
+{
+    (void)gpus;
+    (void)gpu;
+    (void)ret;
+    return false;
+}
+
+bool node_stores_make_room(struct node_stores *stores, uint32_t gpu, uint64_t bytes,
+                           node_stores_done_fn *done, void *arg)
+{
+    (void)stores;
+    (void)gpu;
+    (void)bytes;
+    (void)done;
+    (void)arg;
+    return false;
+}
+
+void node_stores_cancel(struct node_stores *stores, const void *arg)
+{
+    (void)stores;
+    (void)arg;
 }
 
 int node_gpu_count(const struct node_gpus *gpus)

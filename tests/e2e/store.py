@@ -39,8 +39,8 @@ def write_safetensors(path, tensors):
 class Lib:
     """The C interface in this process. Errors are exceptions (code, text)."""
 
-    def __init__(self):
-        self.c = ctypes.CDLL(LIB)
+    def __init__(self, path=LIB):
+        self.c = ctypes.CDLL(path)
         self.msg = ctypes.create_string_buffer(256)
         for name in ("fast_store_model_device", "fast_store_model_bytes"):
             getattr(self.c, name).restype = ctypes.c_uint64

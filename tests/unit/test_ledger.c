@@ -50,6 +50,26 @@ static void device_over_all_replicas(void **state)
     assert_true(node_ledger_reserve(&b, MIB(4)));
 }
 
+static void shared_models_take_room_and_may_go(void **state)
+{
+    (void)state;
+    struct node_ledger_device d = {.total = MIB(16), .shared = MIB(6)};
+    struct node_ledger l = {.device = &d, .cap = MIB(14)};
+    struct node_ledger_process p = {.of = &l};
+    assert_int_equal(node_ledger_lacks(&p, MIB(10)), 0);
+    assert_int_equal(node_ledger_lacks(&p, MIB(13)), MIB(3));
+    assert_int_equal(node_ledger_lacks(&p, MIB(15)), 0); /* the cap refuses it anyway */
+    assert_int_equal(node_ledger_lacks(&p, UINT64_MAX), 0);
+    assert_false(node_ledger_reserve(&p, MIB(13)));
+    assert_int_equal(node_ledger_free(&l), MIB(14)); /* of its cap the model takes nothing */
+    d.shared -= MIB(4);
+    assert_true(node_ledger_reserve(&p, MIB(13)));
+    assert_int_equal(l.used, MIB(13));
+    d.shared = MIB(16); /* a store that says more than there is */
+    assert_int_equal(node_ledger_lacks(&p, MIB(1)), MIB(0));
+    assert_false(node_ledger_reserve(&p, MIB(2)));
+}
+
 static void hostile_numbers(void **state)
 {
     (void)state;
@@ -81,6 +101,7 @@ int main(void)
         cmocka_unit_test(whole_pages_count),
         cmocka_unit_test(cap_over_all_processes),
         cmocka_unit_test(device_over_all_replicas),
+        cmocka_unit_test(shared_models_take_room_and_may_go),
         cmocka_unit_test(hostile_numbers),
     };
     return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Models that replicas share under fast-node: its stores, who may have what, and who is charged."""
+import json
+import os
+import random
+import signal
+import sys
+import unittest
+import urllib.request
+
+import node
+import store as e2e
+import wire
+
+MIB = 1 << 20
+READY = wire.STATES.index("ready")
+FUNCTION = os.path.join(node.HERE, "model_function.py")
+SIZE = 48 * MIB
+
+
+class ModelsTest(unittest.TestCase):
+    def setUp(self):
+        self.node = node.Node(gpus=2)
+        self.addCleanup(self.node.close)
+        self.file = os.path.join(self.node.root, "m.safetensors")
+        e2e.write_safetensors(self.file, {"w": ("U8", [SIZE], random.Random(1).randbytes(SIZE))})
+        self.open()
+
+    def open(self):
+        self.session = self.node.session()
+        self.addCleanup(self.session.close)
+        _, done = self.session.ask("watch", period_ms=0)
+        self.assertEqual(done.code, 0, done.text)
+
+    def start(self, number, model="m", ns="openfaas-fn", gpu=0, mem=1 << 30, file=True):
+        env = [f"FAST_MODEL={model}"] if model else []
+        _, done = self.session.ask(
+            "replica_start", replica=f"f.{ns}.{number}", function="f", ns=ns, gpu=gpu, sm_pct=10,
+            request_milli=100, limit_milli=1000, mem_bytes=mem, argv=[sys.executable, FUNCTION],
+            env=[*env, *([f"MODEL_FILE={self.file}"] if file else [])], start_timeout_ms=30000)
+        self.assertEqual(done.code, 0, done.text)
+
+    def ready(self, number, ns="openfaas-fn"):
+        name = f"f.{ns}.{number}"
+        return self.session.wait_row(lambda r: r.replica == name and r.state == READY).port
+
+    def start_ready(self, number, **more):
+        self.start(number, **more)
+        return self.ready(number, more.get("ns", "openfaas-fn"))
+
+    def get(self, port, path="/"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def gpu(self, index=0):
+        rows, _ = self.session.ask("gpu_list")
+        return [r for r in rows if r.gpu == index][0]
+
+    def models(self):
+        rows, done = self.session.ask("model_list")
+        self.assertEqual(done.code, 0)
+        return rows
+
+    def own(self, number):
+        """What the replica is charged for."""
+        rows, _ = self.session.ask("replica_list")
+        return [r.mem_bytes for r in rows
+                if r.name == "replica_stats" and r.replica == f"f.openfaas-fn.{number}"][0]
+
+    def stores(self):
+        """Processes of this node's stores, by GPU."""
+        out = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    argv = f.read().decode().split("\0")
+            except OSError:
+                continue
+            if argv[0] == e2e.STORE and self.node.path("") in argv[2] and "--gpu" in argv:
+                out[int(argv[argv.index("--gpu") + 1])] = int(pid)
+        return out
+
+    def test_no_store_without_a_model(self):
+        self.start(1, model="", file=False)
+        self.session.wait_row(lambda r: r.replica == "f.openfaas-fn.1")
+        self.assertEqual(self.stores(), {})
+        self.assertEqual(self.gpu().mem_shared, 0)
+
+    def test_replicas_share_and_the_model_is_charged_once(self):
+        ports = [self.start_ready(n) for n in range(1, 4)]
+        said = [self.get(p) for p in ports]
+        self.assertEqual([s["error"] for s in said], [""] * 3)
+        self.assertEqual(sum(s["loaded"] for s in said), 1)
+        self.assertEqual(len({str(s["hashes"]) for s in said}), 1)
+        self.assertEqual(said[0]["via"], "vmm-read-only")
+        self.assertEqual(list(self.stores()), [0])
+        node.wait_until(lambda: self.gpu().mem_shared == SIZE)
+        self.assertEqual([self.own(n) - self.own(3) for n in (1, 2)], [0, 0], "loading costs no more")
+        node.wait_until(lambda: [m.refs for m in self.models()] == [3])
+        m = self.models()[0]
+        self.assertEqual((m.ns, m["name"], m.bytes, m.gpu, m.tensors), ("openfaas-fn", "m", SIZE, 0, 1))
+
+    def test_the_store_ends_when_its_model_is_removed_and_comes_back(self):
+        port = self.start_ready(1)
+        self.get(port)
+        _, done = self.session.ask("replica_stop", replica="f.openfaas-fn.1", grace_ms=1000)
+        node.wait_until(lambda: [m.refs for m in self.models()] == [0])
+        self.assertEqual(self.gpu().mem_cached, SIZE)
+        _, done = self.session.ask("model_remove", ns="openfaas-fn", name="m")
+        self.assertEqual(done.code, 0, done.text)
+        node.wait_until(lambda: not self.stores(), "an empty store does not end")
+        self.assertEqual((self.models(), self.gpu().mem_shared), ([], 0))
+        self.assertEqual(self.get(self.start_ready(2))["loaded"], 1)
+
+    def test_a_killed_store_leaves_its_replicas_and_is_started_again(self):
+        port = self.start_ready(1)
+        self.get(port)
+        first = self.stores()[0]
+        os.kill(first, signal.SIGKILL)
+        node.wait_until(lambda: not self.models())
+        self.assertEqual(self.get(port)["error"], "", "it keeps its mapping")
+        other = self.start_ready(2)
+        self.assertEqual(self.get(other)["loaded"], 1)
+        self.assertNotEqual(self.stores()[0], first)
+        self.assertEqual(self.get(port, "/again")["loaded"], 0, "the old one finds the new model")
+
+    def test_a_store_outlives_its_node_and_is_adopted(self):
+        port = self.start_ready(1)
+        self.get(port)
+        before = self.stores()
+        self.session.close()
+        self.node.kill()
+        self.assertEqual(self.get(port)["error"], "")
+        self.node.start()
+        self.open()
+        node.wait_until(lambda: [m.refs for m in self.models()] == [1])
+        self.assertEqual(self.gpu().mem_shared, SIZE)
+        self.assertEqual(self.get(self.start_ready(2))["loaded"], 0)
+        os.kill(before[0], signal.SIGKILL)
+        node.wait_until(lambda: not self.models(), "the adopted one is not watched")
+        self.assertEqual(self.get(self.start_ready(3))["loaded"], 1)
+        self.session.close()
+        self.assertEqual(self.node.stop(), 0)
+        self.assertEqual(self.stores(), {}, "an orderly end leaves none")
+
+    def test_namespaces_are_kept_apart(self):
+        self.get(self.start_ready(1))
+        other = self.get(self.start_ready(1, ns="other", file=False))
+        self.assertIn("no model m for namespace other", other["error"])
+        # The pass says who it is, and nobody gets in without one.
+        lib, socket = e2e.Lib(), self.node.path("store-0.sock")
+        for forged in (None, "openfaas-fn", "1:1:openfaas-fn:x:0000000000000000"):
+            with self.assertRaises(OSError) as e:
+                lib.connect(socket, forged)
+            self.assertEqual(e.exception.errno, wire.CODES.index("EPERM"))
+
+    def test_each_gpu_has_its_own(self):
+        self.get(self.start_ready(1))
+        self.assertEqual(self.get(self.start_ready(2, gpu=1))["loaded"], 1)
+        self.assertEqual(sorted(self.stores()), [0, 1])
+
+    def test_unused_models_go_when_a_replica_needs_the_memory(self):
+        self.get(self.start_ready(1))
+        self.session.ask("replica_stop", replica="f.openfaas-fn.1", grace_ms=1000)
+        total = self.gpu().mem_total
+        port = self.start_ready(2, model="other", mem=total)
+        node.wait_until(lambda: [m.refs for m in self.models() if m["name"] == "m"] == [0])
+        rest = total - self.gpu().mem_used + 2 * MIB  # 2 MiB more than there is
+        _, done = self.session.ask("model_pin", ns="openfaas-fn", name="m", pin=1)
+        self.assertEqual(done.code, 0, done.text)
+        room = self.get(port, f"/alloc?{rest}")
+        self.assertEqual(room["code"], 2, "what is pinned stays")
+        _, done = self.session.ask("model_pin", ns="openfaas-fn", name="m", pin=0)
+        self.assertEqual(self.get(port, f"/alloc?{rest}")["code"], 0)
+        self.assertEqual([m["name"] for m in self.models()], ["other"])
+
+    def test_push_rm_and_pin(self):
+        push = {"gpu": 1, "ns": "openfaas-fn", "name": "m", "path": self.file}
+        _, done = self.session.ask("model_push", **push)
+        self.assertEqual(done.code, 0, done.text)
+        self.assertIn("1 tensors", done.text)
+        self.assertEqual(self.get(self.start_ready(1, gpu=1, file=False))["loaded"], 0)
+        for name in ("model_pin", "model_remove"):
+            _, done = self.session.ask(name, ns="openfaas-fn", name="not-there")
+            self.assertEqual(done.code, wire.CODES.index("ENOENT"))
+        _, done = self.session.ask("model_push", **dict(push, path=self.file + "x"))
+        self.assertIn("No such file", done.text)
+        _, done = self.session.ask("model_push", **dict(push, gpu=7))
+        self.assertEqual(done.code, wire.CODES.index("EINVAL"))
+
+
+if __name__ == "__main__":
+    with open(e2e.LIB, "rb") as library:
+        if b"__asan_init" in library.read():
+            print("skipped: Python cannot load a library that was built with AddressSanitizer")
+            sys.exit(77)
+    unittest.main()
