@@ -39,6 +39,7 @@ struct fast_loop {
     int epfd, sigfd;
     bool stopped;
     fast_ns now;
+    fast_ns linger; /* until then it looks for events without going to sleep */
     struct fast_watch *watches, *dead, *sigwatch;
     struct fast_timer **heap;
     size_t heap_len, heap_cap, timers;
@@ -294,21 +295,42 @@ static int wait_ms(const struct fast_loop *l)
     return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 
+/* Returns as epoll_wait() does, 0 as well when a timer is due. */
+static int stay_awake(const struct fast_loop *l, struct epoll_event *ev)
+{
+    int n = 0;
+    fast_ns now = fast_clock_now();
+    while (!n && now < l->linger && !(l->heap_len && l->heap[0]->deadline <= now)) {
+        n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
+        now = fast_clock_now();
+    }
+    return n;
+}
+
 /* epoll_pwait2 has nanoseconds; where the kernel lacks it (before 5.11) milliseconds have to do. */
 static int wait_events(struct fast_loop *l, struct epoll_event *ev)
 {
     static bool no_pwait2;
+    int n = l->linger ? stay_awake(l, ev) : 0;
+    if (n)
+        return n;
+    l->linger = 0;
     if (!no_pwait2 && l->heap_len) {
         fast_ns left = l->heap[0]->deadline - fast_clock_now();
         if (left < 0)
             left = 0;
         struct timespec t = {left / FAST_S(1), left % FAST_S(1)};
-        int n = epoll_pwait2(l->epfd, ev, EVENTS_PER_TURN, &t, NULL);
+        n = epoll_pwait2(l->epfd, ev, EVENTS_PER_TURN, &t, NULL);
         if (n >= 0 || errno != ENOSYS)
             return n;
         no_pwait2 = true;
     }
     return epoll_wait(l->epfd, ev, EVENTS_PER_TURN, wait_ms(l));
+}
+
+void fast_loop_linger(struct fast_loop *l, fast_ns until)
+{
+    l->linger = until;
 }
 
 int fast_loop_run(struct fast_loop *l, struct fast_err *err)

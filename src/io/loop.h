@@ -28,6 +28,9 @@ void fast_loop_free(struct fast_loop *loop); /* frees all its watches and timers
 /* Runs until fast_loop_stop(). */
 int fast_loop_run(struct fast_loop *loop, struct fast_err *err);
 void fast_loop_stop(struct fast_loop *loop);
+/* More events are expected before |until|: the loop does not go to sleep before then, since a core that
+ * has gone to sleep may take longer to wake than all that is to be done. It costs a core meanwhile. */
+void fast_loop_linger(struct fast_loop *loop, fast_ns until);
 
 /* CLOCK_MONOTONIC, read once per turn of the loop. */
 fast_ns fast_loop_now(const struct fast_loop *loop);

@@ -2,10 +2,15 @@
  * deadline of a scheduler is a timer of the loop. */
 #include "node/manager.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "base/log.h"
+
+/* While tokens are waited for, an event is often followed by the next one before a core that went to sleep
+ * would be awake again (some 40 us on a virtual one). */
+#define LINGER FAST_US(50)
 
 static void on_timer(void *arg)
 {
@@ -49,6 +54,8 @@ void node_pool_apply(struct node_pool *pool)
         perform(pool, &a);
     pool->applying = false;
     fast_timer_set(pool->timer, fast_sched_expiry(pool->sched));
+    if (pool->contended && pool->m->may_linger)
+        fast_loop_linger(pool->m->node->loop, fast_clock_now() + LINGER);
 }
 
 static int pool_init(struct node_manager *m, uint32_t gpu, struct fast_err *err)
@@ -80,6 +87,8 @@ int node_manager_new(struct node *node, struct node_manager **ret, struct fast_e
         return fast_err_set(err, FAST_ENOMEM, "no memory for the manager");
     m->node = node;
     m->conf = node->conf->sched;
+    cpu_set_t cpus; /* alone on one core it would only be in the way of whom it waits for */
+    m->may_linger = !sched_getaffinity(0, sizeof(cpus), &cpus) && CPU_COUNT(&cpus) > 1;
     m->listen_fd = -1;
     m->pools = node_gpu_count(node->gpus);
     int r = 0;

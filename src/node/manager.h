@@ -83,6 +83,7 @@ struct node_share {
 struct node_manager {
     struct node *node;
     struct fast_sched_conf conf;
+    bool may_linger; /* there is more than one core */
     int listen_fd;
     struct fast_watch *listen_watch;
     bool listen_full; /* nobody is accepted until somebody has said hello, or has been thrown out */

@@ -101,7 +101,8 @@ static fast_ns believed(const struct node_share *s, fast_ns busy, fast_ns now)
 static void end_holding(struct node_share *s, fast_ns busy)
 {
     s->busy_ns += believed(s, busy, fast_clock_now());
-    take_back(s);
+    /* Nobody is woken: the holder knows, and its threads that wait do so for the next token. */
+    atomic_store_explicit(&grant_of(s->holder)->token, 0, memory_order_release);
     struct node_session *was = s->holder;
     s->holder = NULL;
     if (!s->revoked && s->queue && s->queue != was)

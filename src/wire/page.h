@@ -16,7 +16,8 @@
  *   client: while |token| is not 0 it may submit work; it reads nothing else on the fast path
  *   node:   at the end of the token, or when another client is owed the SMs: |token| = 0, ++|wake|,
  *           FUTEX_WAKE (the hook's thread waits there too)
- *   client: submits no more, waits until all that it submitted is complete, sends token_done
+ *   client: submits no more, waits until all that it submitted is complete, sends token_done (also for a
+ *           token that was not taken from it: the node then sets |token| to 0 and wakes nobody)
  *   client: a token that came and went before it looked is in |last|; it is given back like any other
  *   node:   only now gives the SMs to another client
  *   node:   token_done says whether its sender waits for another one, and outweighs every token_want

@@ -265,7 +265,8 @@ static inline uint64_t client_token(const struct client *c)
                                 memory_order_acquire);
 }
 
-/* Waits on the page as the hook does, until there is a token (|want|) or none; false: |timeout|. */
+/* Waits on the page as the hook does, until there is a token (|want|) or none; false: |timeout|. Nobody is
+ * woken when a token that was given back goes, so that it looks by itself as well. */
 static inline bool client_wait(struct client *c, bool want, fast_ns timeout)
 {
     struct fast_grant *g = (struct fast_grant *)(uintptr_t)&c->limits->gpu[0];
@@ -277,7 +278,7 @@ static inline bool client_wait(struct client *c, bool want, fast_ns timeout)
         fast_ns left = end - world_now();
         if (left <= 0)
             return false;
-        struct timespec t = {left / FAST_S(1), left % FAST_S(1)};
+        struct timespec t = {.tv_nsec = left < FAST_MS(5) ? left : FAST_MS(5)};
         syscall(SYS_futex, &g->wake, FUTEX_WAIT, wake, &t, NULL, 0);
     }
 }

@@ -95,6 +95,53 @@ static void removed_in_callback(void **state)
     }
 }
 
+struct lingering {
+    struct record *rec;
+    int fd;
+};
+
+static void write_and_linger(void *arg)
+{
+    struct lingering *l = arg;
+    note(l->rec, 'w');
+    assert_int_equal(write(l->fd, "1", 1), 1);
+    fast_loop_linger(l->rec->loop, fast_clock_now() + FAST_S(3600));
+}
+
+static void on_byte(void *arg, int events)
+{
+    struct lingering *l = arg;
+    char c;
+    (void)events;
+    assert_int_equal(read(l->fd, &c, 1), 1);
+    note(l->rec, 'r');
+}
+
+/* A loop that stays awake still tells what comes, and fires its timers. */
+static void lingers(void **state)
+{
+    (void)state;
+    struct record r = {.stop_at = 3};
+    int p[2];
+    assert_int_equal(fast_loop_new(&r.loop, NULL), 0);
+    assert_int_equal(pipe(p), 0);
+    struct lingering in = {&r, p[0]}, out = {&r, p[1]};
+    struct named late = {&r, 't'};
+    struct fast_watch *w = fast_watch_new(r.loop, p[0], FAST_LOOP_IN, on_byte, &in);
+    struct fast_timer *first = fast_timer_new(r.loop, write_and_linger, &out);
+    struct fast_timer *last = fast_timer_new(r.loop, on_timer, &late);
+    fast_timer_set(first, fast_clock_now());
+    fast_timer_set(last, fast_clock_now() + FAST_MS(20));
+    assert_int_equal(fast_loop_run(r.loop, NULL), 0);
+    assert_string_equal(r.log, "wrt");
+    fast_timer_free(first);
+    fast_timer_free(last);
+    fast_watch_free(w);
+    fast_loop_free(r.loop);
+    close(p[0]);
+    close(p[1]);
+}
+
 static void on_signal(void *arg, int signal)
 {
     note(arg, signal == SIGUSR2 ? 'u' : '?');
@@ -149,7 +196,7 @@ static void packets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(timers_in_order), cmocka_unit_test(removed_in_callback),
+        cmocka_unit_test(timers_in_order), cmocka_unit_test(removed_in_callback), cmocka_unit_test(lingers),
         cmocka_unit_test(signals), cmocka_unit_test(packets),
     };
     return cmocka_run_group_tests_name("loop", tests, NULL, NULL);
