@@ -2,7 +2,7 @@
 BUILD ?= build
 BENCH ?= *
 
-.PHONY: all deps demo test test-openfaas bench docs lint asan tsan fuzz clang install clean distclean help
+.PHONY: all deps demo gpu-kit test test-openfaas bench docs lint asan tsan fuzz clang install clean distclean help
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -13,6 +13,7 @@ help:
 	@echo "make test       unit and end-to-end tests"
 	@echo "make bench      figures, one JSON line each, also in $(BUILD)/bench.jsonl; BENCH='sim.*' for some"
 	@echo "make test-openfaas  OpenFaaS' own certifier and faas-cli against it, where they are there"
+	@echo "make gpu-kit    build/gpu-kit/: all that a machine with a GPU and without a network needs to measure"
 	@echo "make docs       what is generated from tables, in $(BUILD)/docs/"
 	@echo "make lint       layers, purity, sizes, clang-tidy, cppcheck, a clang build"
 	@echo "make asan tsan  the tests under AddressSanitizer and UBSan, or ThreadSanitizer"
@@ -38,6 +39,10 @@ bench: all
 # The tests of OpenFaaS itself, where their program is there: CERTIFIER=, FAAS_CLI= name programs.
 test-openfaas: all
 	@CERTIFIER="$(CERTIFIER)" FAAS_CLI="$(FAAS_CLI)" tools/test-openfaas.sh $(BUILD)
+
+# docs/gpu-kit.md says how to use it.
+gpu-kit: all
+	@tools/make-gpu-kit.py $(BUILD) $(BUILD)/gpu-kit
 
 docs: all
 	@ls $(BUILD)/docs/*.md

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Makes the tree that a GPU machine without a package registry needs: the sources, programs built
+beforehand with the libraries that they load, the kernels as machine code, and one command, `run`.
+
+Usage: make-gpu-kit.py BUILD FOLDER [--no-kernels]    FOLDER is replaced
+
+The machine's own compilers are used there where they are; what is in FOLDER/prebuilt stands in for
+what they cannot build. It ends with the size, and fails above LIMIT_MB.
+"""
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LIMIT_MB = 60
+PROGRAMS = ("src/node/fast-node", "src/gateway/fast-gateway", "src/hook/libfast-hook.so",
+            "src/simdriver/libcuda.so.1", "src/simdriver/libnvidia-ml.so.1", "src/simdriver/nvidia-cuda-mps-control",
+            "functions/replay", "functions/spin.sim.so", "functions/digits", "functions/digits.sim.so",
+            "bench/gpu/gpu-probe", "bench/gpu/gpu-watch", "bench/gpu/gpu-load", "bench/gpu/gpu-spin",
+            "bench/bench_overrun", "bench/overrun_child")
+IF_THERE = ("src/store/fast-store", "src/storelib/libfast-store.so.0")
+RUN = """#!/bin/sh
+# Measures everything on this machine's GPU, or with --sim on a simulated one; see docs/gpu-kit.md.
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+command -v python3 > /dev/null || { echo "run: there is no python3 here" >&2; exit 1; }
+exec python3 "$here/bench/gpu/run" "$@"
+"""
+
+
+def fail(text):
+    sys.exit(f"make-gpu-kit: {text}")
+
+
+def copy_sources(out):
+    """Everything that is not built, hidden or a link."""
+    def skip(folder, names):
+        return [n for n in names if n.startswith((".", "__pycache__")) or os.path.islink(os.path.join(folder, n))]
+    for name in sorted(os.listdir(ROOT)):
+        path = os.path.join(ROOT, name)
+        if skip(ROOT, [name]) or name.startswith("build"):
+            continue
+        if os.path.isdir(path):
+            shutil.copytree(path, os.path.join(out, name), ignore=skip)
+        else:
+            shutil.copy2(path, os.path.join(out, name))
+
+
+def copy_programs(build, out):
+    """Without what only a debugger needs."""
+    missing = [n for n in PROGRAMS if not os.path.exists(os.path.join(build, n))]
+    if missing:
+        fail(f"not built in {build}: {', '.join(missing)}")
+    for name in PROGRAMS + tuple(n for n in IF_THERE if os.path.exists(os.path.join(build, n))):
+        target = os.path.join(out, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copy2(os.path.join(build, name), target)
+        if open(target, "rb").read(4) == b"\x7fELF":
+            subprocess.run(["strip", "--strip-unneeded", target], check=True)
+
+
+def copy_libraries(build, out):
+    """What fast-gateway loads, with the loader and libc of this machine, so that it runs on a machine that
+    has other ones: gpukit/machine.py starts it with this loader. The other programs need libc alone, and
+    load the driver of the machine that they run on."""
+    os.makedirs(out)
+    text = subprocess.run(["ldd", os.path.join(build, "src/gateway/fast-gateway")], capture_output=True, text=True,
+                          check=True).stdout
+    for line in text.splitlines():
+        words = line.split()
+        path = words[2] if "=>" in words else words[0]
+        if path == "not":
+            fail(line.strip())
+        if path.startswith("/"):
+            shutil.copyfile(path, os.path.join(out, os.path.basename(words[0])))
+    loader = os.path.join(out, "ld-linux-x86-64.so.2")
+    if not os.path.exists(loader):
+        fail("this is not x86-64: kits are made on the kind of machine that they are for")
+    os.chmod(loader, 0o755)
+
+
+def size_of(folder):
+    return sum(os.lstat(os.path.join(at, f)).st_size for at, _, files in os.walk(folder) for f in files)
+
+
+def commit():
+    try:
+        r = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True,
+                           check=False)
+    except OSError:
+        return "unknown"
+    return r.stdout.strip() or "unknown"
+
+
+def main():
+    arguments = [a for a in sys.argv[1:] if a != "--no-kernels"]
+    if len(arguments) != 2:
+        sys.exit(__doc__)
+    build, out = map(os.path.abspath, arguments)
+    if os.path.exists(out):
+        if not os.path.exists(os.path.join(out, "COMMIT")):
+            fail(f"{out} is there and is no kit; name another folder")
+        shutil.rmtree(out)
+    prebuilt = os.path.join(out, "prebuilt")
+    os.makedirs(prebuilt)
+    copy_sources(out)
+    copy_programs(build, prebuilt)
+    copy_libraries(build, os.path.join(prebuilt, "lib"))
+    shutil.copytree(os.path.join(ROOT, "models"), os.path.join(prebuilt, "models"))
+    if "--no-kernels" not in sys.argv:
+        rc = subprocess.call([sys.executable, os.path.join(ROOT, "tools", "fatbins.py"), prebuilt])
+        if rc == 77:
+            print("make-gpu-kit: no compiler for GPUs here: the kit works only where there is an nvcc, or with --sim")
+        elif rc:
+            fail("the kernels are not compiled")
+    with open(os.path.join(out, "COMMIT"), "w", encoding="utf-8") as f:
+        f.write(commit() + "\n")
+    with open(os.path.join(out, "run"), "w", encoding="utf-8") as f:
+        f.write(RUN)
+    os.chmod(os.path.join(out, "run"), 0o755)
+    size, binary = size_of(out), size_of(prebuilt)
+    print(f"{out}: {size / 1e6:.1f} MB, of it {binary / 1e6:.1f} MB built beforehand; commit {commit()}")
+    if size > LIMIT_MB * 1e6:
+        fail(f"that is more than {LIMIT_MB} MB")
+
+
+main()
