@@ -1,26 +1,57 @@
 """What has been measured, in one JSON file that is whole after every cell, and how much time is left."""
 import json
 import os
+import signal
 import time
 import traceback
+
+# Results of different kinds are not mixed in one file: what a figure was measured on is in its head.
+FIXED = {"simulated": "simulated or not", "sim": "the simulated device", "gpu": "the GPU", "short": "short or not"}
+OVERTIME = 45 # seconds that a stage may take beyond its budget before it is broken off
 
 
 class Cut(Exception):
     """No time is left for the next cell."""
 
 
+class Skip(Exception):
+    """The stage has no meaning on this machine."""
+
+
+class Stop(BaseException):
+    """Somebody wants the program to end. No stage catches it."""
+
+
 class Results:
     def __init__(self, path, end, meta):
         self.path, self.end = path, end
         self.data = {"meta": meta, "stages": {}}
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as f:
-                old = json.load(f)
-            if old["meta"].get("simulated") != meta["simulated"]:
-                raise SystemExit(f"{path} holds results of {'the simulation' if not meta['simulated'] else 'a GPU'};"
-                                 " name another --out")
+        old = self.read()
+        if old:
+            for key, words in FIXED.items():
+                if old["meta"].get(key) != meta.get(key):
+                    raise SystemExit(f"run: {path} is of another kind ({words}: {old['meta'].get(key)}, now "
+                                     f"{meta.get(key)}); name another --out")
             self.data["stages"] = old["stages"]
             self.data["meta"] = dict(old["meta"], **{k: v for k, v in meta.items() if v is not None})
+
+    def read(self):
+        """What is there. A file that is no JSON is moved aside: somebody copied half of it."""
+        try:
+            with open(self.path, encoding="utf-8") as f:
+                old = json.load(f)
+            if isinstance(old, dict) and isinstance(old.get("meta"), dict) and isinstance(old.get("stages"), dict):
+                return old
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            pass
+        os.replace(self.path, self.path + ".unreadable")
+        return None
+
+    def forget(self, numbers):
+        for n in numbers:
+            self.data["stages"].pop(str(n), None)
 
     def save(self):
         temp = self.path + ".new"
@@ -35,12 +66,16 @@ class Results:
         return self.end - time.monotonic()
 
 
+def ring(*_):
+    raise Cut("it took too long and was broken off")
+
+
 class Stage:
     """One stage: its cells are measured once, also over several runs of the program."""
 
     def __init__(self, results, number, title, budget, say):
         self.results, self.number, self.say = results, number, say
-        self.end = time.monotonic() + budget
+        self.budget, self.end = budget, time.monotonic() + budget
         self.row = results.data["stages"].setdefault(str(number), {"cells": {}})
         self.row.update(title=title, budget=budget)
         self.row.setdefault("notes", [])
@@ -60,7 +95,7 @@ class Stage:
         """Raises Cut when less than |need| seconds are left, of the stage or of the whole."""
         left = min(self.end - time.monotonic(), self.results.left())
         if left < need:
-            raise Cut(f"{left:.0f} s are left and the next part takes {need:.0f}")
+            raise Cut(f"{max(0, left):.0f} s are left and the next part takes {need:.0f}")
 
     def put(self, key, value):
         self.row["cells"][key] = value
@@ -76,20 +111,43 @@ class Stage:
             self.say(f"      {key}: {brief(value)} ({time.monotonic() - began:.1f} s)")
         return self.get(key)
 
+    def try_cell(self, key, need, measure):
+        """As cell, for one that others do not rest on: when it fails, the stage goes on, and the failure
+        is its state in the end unless it is mended by the next run."""
+        try:
+            return self.cell(key, need, measure)
+        except Exception as e: # pylint: disable=broad-except
+            if isinstance(e, (Cut, Skip)):
+                raise
+            self.failures.append(f"{key}: {type(e).__name__}: {e}")
+            self.say(f"      {self.failures[-1]}")
+            self.row["traceback"] = traceback.format_exc()[-4000:]
+            return None
+
     def run(self, work):
-        """Returns "done", "cut" or "failed"; what was measured is kept in each case."""
-        began = time.monotonic()
+        """Returns "done", "cut", "skipped" or "failed"; what was measured is kept in each case."""
+        began, self.failures = time.monotonic(), []
+        self.row.pop("traceback", None)
+        state, why = "cut", "the program was ended"
+        signal.signal(signal.SIGALRM, ring)
+        limit = min(self.budget + OVERTIME, self.results.left() + 5)
+        if limit != float("inf"):
+            signal.setitimer(signal.ITIMER_REAL, max(0.1, limit))
         try:
             work(self)
-            state, why = "done", None
+            state, why = ("failed", "; ".join(self.failures)[:1000]) if self.failures else ("done", None)
         except Cut as e:
-            state, why = "cut", str(e)
+            why = str(e)
+        except Skip as e:
+            state, why = "skipped", str(e)
         except (Exception, SystemExit) as e: # pylint: disable=broad-except
             state, why = "failed", f"{type(e).__name__}: {e}"
             self.row["traceback"] = traceback.format_exc()[-4000:]
-        self.row.update(state=state, why=why)
-        self.row["seconds"] = round(self.row.get("seconds", 0) + time.monotonic() - began, 1)
-        self.results.save()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.row.update(state=state, why=why)
+            self.row["seconds"] = round(self.row.get("seconds", 0) + time.monotonic() - began, 1)
+            self.results.save()
         return state
 
 

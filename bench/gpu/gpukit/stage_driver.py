@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 
-from gpukit.machine import Watch, mps, probe
+from gpukit.drive import Watch, end, lines_of_json, mps, probe, spawn
 from gpukit.world import Server, World, quantile
 
 PERCENTAGES = (6, 10, 12, 24, 30, 40, 50, 60, 80, 100)
@@ -28,7 +28,7 @@ def pair(kit, env, *what):
 
 def spin_watched(kit, env, count, seconds=2.5):
     """What NVML says while |count| programs keep the GPU busy: per device, per process."""
-    spins = [subprocess.Popen([kit.program("gpu-spin"), "2000", "64"], env=dict(kit.env, SPIN_IMAGE=kit.spin_image, **env),
+    spins = [spawn([kit.program("gpu-spin"), "2000", "64"], env=dict(kit.env, SPIN_IMAGE=kit.spin_image, **env),
                               stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(count)]
     try:
         time.sleep(1)
@@ -36,8 +36,7 @@ def spin_watched(kit, env, count, seconds=2.5):
             time.sleep(seconds)
     finally:
         for s in spins:
-            s.kill()
-            s.wait()
+            end(s, 2)
     last = watch.rows[-2] if len(watch.rows) > 1 else {}
     return {"head": watch.head, "mean": watch.summary(), "pids": [s.pid for s in spins],
             "process_sm_util": last.get("process_sm_util"), "processes_mib": last.get("processes_mib"),
@@ -48,49 +47,85 @@ def context_memory(kit, env):
     """Device memory that a bare context takes, by NVML, beyond the 256 MiB that the program allocates."""
     with Watch(kit, 100) as before:
         time.sleep(0.4)
-    idle = subprocess.Popen([kit.program("gpu-probe"), "--module", kit.probe_image, "idle"], stdin=subprocess.PIPE,
+    idle = spawn([kit.program("gpu-probe"), "--module", kit.probe_image, "idle"], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True, env=dict(kit.env, **env))
     try:
-        for line in idle.stdout:
-            if '"idle"' in line:
-                break
+        ready = any('"idle"' in line for line in iter(idle.stdout.readline, ""))
         with Watch(kit, 100) as during:
             time.sleep(0.4)
     finally:
         idle.stdin.close()
-        idle.wait(20)
-    return {"mib": (during.peak("memory_mib") or 0) - (before.peak("memory_mib") or 0) - 256}
+        try:
+            idle.wait(20)
+        except subprocess.TimeoutExpired:
+            end(idle, 1)
+        idle.stdout.close()
+    a, b = before.peak("memory_mib"), during.peak("memory_mib")
+    return {"mib": b - a - 256 if ready and a is not None and b is not None else None}
+
+
+OVERRUN = ("overrun.excess_us_50us", "overrun.excess_us_200us", "overrun.excess_us_1ms", "overrun.excess_us_5ms")
+
+
+def overrun(kit):
+    """How long kernels run on after a token is revoked, beyond the one that had begun: the 99th
+    percentile by the length of kernels, and how they are spread."""
+    env = dict(kit.env, BENCH_HISTOGRAM="1", OVERRUN_CHILD=kit.path("bench/overrun_child"), OVERRUN_HOOK=kit.hook,
+               OVERRUN_IMAGE=kit.spin_image, CUDA_MPS_PIPE_DIRECTORY=os.path.join(kit.temp, "no-mps"))
+    r = subprocess.run([kit.path("bench/bench_overrun"), *OVERRUN], capture_output=True, text=True, timeout=90,
+                       check=False, env=env)
+    rows = {row["name"].split("_us_")[1]: {"p99_us": row["value"], "p50_us": row["spread"], "revocations": row["n"]}
+            for row in lines_of_json(r.stdout) if row.get("n")}
+    if not rows:
+        raise RuntimeError(f"bench_overrun: {r.stderr[-300:]}")
+    return {"beyond_a_kernel": rows, "spread_us": [t for t in r.stderr.splitlines() if t.startswith("kernels of")]}
 
 
 def stage_probe(kit, stage, short):
     stage.cell("machine", 20, kit.describe)
+    if not kit.sim and os.geteuid():
+        stage.note("not root: NVML gives no GPM samples, and other users and namespaces are not tried")
     for what in (("device",), ("vmm",), ("ipc",), ("smid",), ("green", 8), ("green", 16), ("checkpoint",)):
         if short and what[0] == "checkpoint":
             continue
-        stage.cell("alone." + "".join(map(str, what)), 15, lambda w=what: probe(kit, *w))
-    stage.cell("alone.costs", 20, lambda: probe(kit, "costs"))
-    stage.cell("alone.context", 8, lambda: context_memory(kit, {}))
-    stage.cell("alone.nvml", 10, lambda: spin_watched(kit, {}, 1, 1 if short else 2.5))
-    with mps(kit) as env:
+        stage.try_cell("alone." + "".join(map(str, what)), 15, lambda w=what: probe(kit, *w))
+    stage.try_cell("alone.costs", 20, lambda: probe(kit, "costs"))
+    stage.try_cell("alone.context", 8, lambda: context_memory(kit, {}))
+    stage.try_cell("alone.nvml", 10, lambda: spin_watched(kit, {}, 1, 1 if short else 2.5))
+    if not short:
+        stage.try_cell("alone.overrun", 35, lambda: overrun(kit))
+    if all(stage.has(k) for k in mps_parts(short)):
+        return
+    with mps(kit) as (env, why):
+        stage.put("mps", {"there": env is not None, "why": why})
         if env is None:
-            stage.put("mps", {"there": False})
-            stage.note("MPS does not start here: SM partitions are advisory, and everything below is without it")
+            stage.note(f"without MPS, SM partitions are advisory here: {why}")
             return
-        stage.put("mps", {"there": True})
-        shares = (12, 50) if short else PERCENTAGES
-        stage.cell("mps.sms", 5 * len(shares), lambda: {
-            str(p): probe(kit, "device", env=dict(env, CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=str(p))).get("device.sms")
-            for p in shares})
-        stage.cell("mps.device", 5, lambda: probe(kit, "device", env=env))
-        stage.cell("mps.vmm", 45, lambda: probe(kit, "vmm", env=env))
-        half = dict(env, CUDA_MPS_ACTIVE_THREAD_PERCENTAGE="50")
-        stage.cell("mps.smid_pair", 10, lambda: pair(kit, half, "smid"))
-        stage.cell("mps.green_pair", 10, lambda: pair(kit, env, "green", 16))
-        stage.cell("mps.nvml", 10, lambda: spin_watched(kit, env, 2, 1 if short else 2.5))
-        stage.cell("mps.context", 8, lambda: context_memory(kit, env))
-        if not short:
-            stage.cell("mps.costs", 20, lambda: probe(kit, "costs", env=env))
-            stage.cell("mps.checkpoint", 25, lambda: probe(kit, "checkpoint", env=env))
+        for key, (need, measure) in mps_parts(short).items():
+            stage.try_cell(key, need, lambda m=measure: m(kit, env))
+
+
+def mps_sms(kit, env, shares):
+    return {str(p): probe(kit, "device", env=dict(env, CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=str(p))).get("device.sms")
+            for p in shares}
+
+
+def mps_parts(short):
+    """Cell: seconds that it takes, the work with the environment of an MPS client. Last what may break the
+    server for the others."""
+    shares = (12, 50) if short else PERCENTAGES
+    half = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"}
+    parts = {"mps.sms": (2 * len(shares), lambda kit, env: mps_sms(kit, env, shares)),
+             "mps.device": (5, lambda kit, env: probe(kit, "device", env=env)),
+             "mps.smid_pair": (10, lambda kit, env: pair(kit, dict(env, **half), "smid")),
+             "mps.green_pair": (10, lambda kit, env: pair(kit, env, "green", 16)),
+             "mps.nvml": (10, lambda kit, env: spin_watched(kit, env, 2, 1 if short else 2.5)),
+             "mps.context": (8, lambda kit, env: context_memory(kit, env))}
+    if not short:
+        parts["mps.costs"] = (20, lambda kit, env: probe(kit, "costs", env=env))
+        parts["mps.checkpoint"] = (25, lambda kit, env: probe(kit, "checkpoint", env=env))
+    parts["mps.vmm"] = (45, lambda kit, env: probe(kit, "vmm", env=env))
+    return parts
 
 
 # SM partition, request, limit: together 95 % of the window, and each limit is its request or all.
@@ -145,7 +180,7 @@ def fault_cell(kit, seconds, break_it):
                 began = time.monotonic()
                 row = servers[i].row
                 try:
-                    ok = Server(row.port, True).ask("POST", "/", timeout=20)[0] == 200
+                    ok = Server(row.port, kit).ask("POST", "/", timeout=20)[0] == 200
                 except (OSError, AttributeError):
                     ok = False
                     time.sleep(0.01)
@@ -162,8 +197,8 @@ def fault_cell(kit, seconds, break_it):
         pids = {r.replica: r.pid for r in w.rows()}
         told.update(break_it(w, victim) or {})
         time.sleep(seconds / 2)
-        end = time.monotonic() + (60 if not kit.sim else 20)
-        while time.monotonic() < end and not all(a and a[-1][2] and a[-1][0] > at for a in answers):
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and not all(a and a[-1][2] and a[-1][0] > at for a in answers):
             time.sleep(0.1)
         stop.set()
         for t in threads:

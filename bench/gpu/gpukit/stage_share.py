@@ -3,21 +3,27 @@
 import os
 import time
 
-from gpukit.machine import Watch
+from gpukit.drive import Watch
+from gpukit.machine import text_of
 from gpukit.world import MODELS, Bare, World, loops, total
 
 
 def cell_seconds(kit, short, real):
-    return 0.8 if short else min(real, 1.2) if kit.sim else real
+    return 0.5 if short else min(real, 1.2) if kit.sim else real
+
+
+REPLACED = "PyTorch is replaced by functions/replay"
 
 
 def offered(kit, stage, names):
     """Of |names| those that can be served here."""
-    out = [n for n in names if not kit.sim or MODELS[n].sim]
+    out = [n for n in names if not kit.replay or MODELS[n].sim]
     if kit.sim:
-        stage.note("PyTorch is replaced by functions/replay on the simulated driver: no figure here is a GPU's")
-        if len(out) < len(names):
-            stage.note("not simulated: " + ", ".join(n for n in names if n not in out))
+        stage.note(REPLACED + " on the simulated driver: no figure here is a GPU's")
+    elif kit.replay:
+        stage.note(REPLACED + f", since {kit.python} has no PyTorch that finds the GPU: kernels of set lengths")
+    if len(out) < len(names):
+        stage.note("replay has no " + ", ".join(n for n in names if n not in out))
     return out
 
 
@@ -32,7 +38,7 @@ def hook_cell(kit, model, graphs, seconds, rounds):
         bare = Bare(kit, model, graphs, pipe)
         try:
             w.wait()
-            same = kit.sim or bare.ask("GET", "/check")[1] == hooked.ask("GET", "/check")[1]
+            same = kit.replay or bare.ask("GET", "/check")[1] == hooked.ask("GET", "/check")[1]
             rates = {"bare": [], "hooked": []}
             for i in range(rounds):
                 for name, server in (("bare", bare), ("hooked", hooked)) if i % 2 else (("hooked", hooked), ("bare", bare)):
@@ -40,8 +46,10 @@ def hook_cell(kit, model, graphs, seconds, rounds):
             s = w.stats()[hooked.name]
         finally:
             bare.close()
-    with open(log, encoding="utf-8", errors="replace") as f:
-        text = f.read()
+    text = ""
+    if os.path.exists(log):
+        with open(log, encoding="utf-8", errors="replace") as f:
+            text = f.read()
     unhooked = sorted({line.split("symbol=")[1].strip() for line in text.splitlines() if "unhooked symbol=" in line})
     middle = {k: sorted(v)[len(v) // 2] for k, v in rates.items()}
     return {"overhead_pct": 100 * (1 - middle["hooked"] / middle["bare"]) if middle["bare"] else None,
@@ -51,9 +59,9 @@ def hook_cell(kit, model, graphs, seconds, rounds):
 
 
 def stage_hook(kit, stage, short):
-    seconds, rounds = cell_seconds(kit, short, 2.5), 3 if short else 5
+    seconds, rounds = cell_seconds(kit, short, 2.5), 1 if short else 5
     for model in offered(kit, stage, ["resnet50"] if short else ["resnet50", "bert"]):
-        for graphs in ((False,) if kit.sim else (True, False)):
+        for graphs in ((False,) if kit.replay else (True, False)):
             key = f"{model}.{'graph' if graphs else 'eager'}"
             stage.cell(key, 2 * rounds * seconds + 5, lambda m=model, g=graphs: hook_cell(kit, m, g, seconds, rounds))
 
@@ -96,13 +104,13 @@ CONFIGS = {"timeshare": ("timeshare", "auto", 100), "ours": ("fast", "auto", Non
            "static12": ("fast", "auto", 12), "static24": ("fast", "auto", 24), "sliced": ("racing", "off", 100)}
 
 
-def choose_slice(kit, model, counts, seconds):
+def choose_slice(kit, model, counts, seconds, short=False):
     """Ours: the SM partition whose replicas, as many as fit and are allowed, give the most together:
     requests/s per SM share times the share that is then in use (the profiler's RPR)."""
     most, table, best = max(counts), {}, None
     with World(kit) as w:
         servers = {sm: w.begin_model(model, f"try{sm}", sm=sm) for sm in (10, 12, 16, 24, 32, 50, 100)
-                   if not kit.sim or sm in (12, 24, 50)}
+                   if not kit.sim or sm in ((12, 50) if short else (12, 24, 50))}
         w.wait()
         for sm, s in servers.items():
             loops([s], 0.3)
@@ -143,7 +151,7 @@ def stage_replicas(kit, stage, short):
         for config in (("timeshare", "ours") if short else ("timeshare", "ours", "racing") if not headline else CONFIGS):
             if config == "ours":
                 sm = stage.cell(f"{model}.slice", 40 if not kit.sim else 5,
-                                lambda m=model: choose_slice(kit, m, counts, seconds / 2))["sm"]
+                                lambda m=model: choose_slice(kit, m, counts, seconds / 2, short))["sm"]
             replicas_cells(kit, stage, model, config, counts, seconds, sm)
 
 
@@ -164,12 +172,15 @@ def interference_cell(kit, policy, sm, seconds):
             "p99_ratio": both[0]["p99_ms"] / alone["p99_ms"] if alone["p99_ms"] else None}
 
 
+INTERFERENCE = {"spatial": ("fast", (50, 50)), "timeshare": ("timeshare", (100, 100)), "racing": ("racing", (100, 100))}
+
+
 def stage_interference(kit, stage, short):
     offered(kit, stage, ["resnet50", "rnnt"])
     seconds = cell_seconds(kit, short, 5)
-    for name, policy, sm in (("spatial", "fast", (50, 50)), ("timeshare", "timeshare", (100, 100)),
-                             ("racing", "racing", (100, 100))):
-        stage.cell(name, 4 * seconds + 15, lambda p=policy, s=sm: interference_cell(kit, p, s, seconds))
+    for name, (policy, sm) in INTERFERENCE.items():
+        if name == "spatial" or not short:
+            stage.cell(name, 4 * seconds + 15, lambda p=policy, s=sm: interference_cell(kit, p, s, seconds))
 
 
 # ---- 5 ----
@@ -195,9 +206,9 @@ def pack_cell(kit, policy, which, seconds):
 
 def stage_packing(kit, stage, short):
     offered(kit, stage, ["resnet50", "rnnt", "bert"])
-    seconds = cell_seconds(kit, short, 6) * (2 if kit.sim else 1)
+    seconds = cell_seconds(kit, short, 6) * (2 if kit.sim and not short else 1)
     stage.cell("packed", seconds + 30, lambda: pack_cell(kit, "fast", range(len(PACK)), seconds))
-    for n, which in enumerate(TIME_SHARED):
+    for n, which in enumerate(TIME_SHARED[:1] if short else TIME_SHARED):
         stage.cell(f"timeshare{n}", seconds + 20, lambda x=which: pack_cell(kit, "timeshare", x, seconds))
     if not short and not kit.sim:
         stage.cell("one_gpu_timeshare", seconds + 30, lambda: pack_cell(kit, "timeshare", range(len(PACK)), seconds))
@@ -225,15 +236,14 @@ def memory_cell(kit, model, count, share):
 
 
 def sharing_is_there(kit):
-    from gpukit.machine import text_of
-    return not kit.sim and text_of(kit.python, "-c", "import fastshare", timeout=60) is not None
+    return not kit.replay and text_of(kit.python, "-c", "import fastshare", timeout=60, env=kit.env) is not None
 
 
 def stage_memory(kit, stage, short):
     names = ["resnet50"] if short else ["resnet50", "resnext101", "vit_huge", "bert"]
     share = sharing_is_there(kit)
     if not share:
-        stage.note("shared weights are not measured: " + ("replay has no weights to share" if kit.sim else
+        stage.note("shared weights are not measured: " + ("replay has no weights to share" if kit.replay else
                                                           "the package fastshare cannot be imported"))
     for model in offered(kit, stage, names):
         stage.cell(f"{model}.private", 45 if not kit.sim else 5, lambda m=model: memory_cell(kit, m, 2 if kit.sim else 3, False))

@@ -1,5 +1,6 @@
 """fast-node and its replicas for a measurement, over the node's own control socket."""
 import http.client
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 
+from gpukit.drive import end, spawn
 from gpukit.machine import ROOT
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -39,10 +41,10 @@ def quantile(values, q):
 
 
 class Server:
-    """One process that serves a model on a port; replay in the simulation."""
+    """One process that serves a model on a port; where PyTorch is not there it is replay."""
 
-    def __init__(self, port, simulated):
-        self.port, self.simulated = port, simulated
+    def __init__(self, port, kit):
+        self.port, self.kit = port, kit
 
     def ask(self, method, path, timeout=60):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -53,17 +55,30 @@ class Server:
         finally:
             c.close()
 
-    def loop(self, seconds, start, rate=0.0):
-        """Requests without pause from |start| on (CLOCK_MONOTONIC). In the process itself where it
-        can, else by HTTP."""
-        if not self.simulated:
-            import json
-            status, body = self.ask("POST", f"/loop?seconds={seconds}&rate={rate}&start={start}",
+    def loop(self, seconds, start, rate=0.0, slo_ms=0.0):
+        """Requests from |start| on (CLOCK_MONOTONIC), without pause or at Poisson arrivals with a |rate|. In
+        the process itself where it can, else by HTTP. With |slo_ms|, "late" counts what took longer."""
+        if not self.kit.replay:
+            status, body = self.ask("POST", f"/loop?seconds={seconds}&rate={rate}&start={start}&slo_ms={slo_ms}",
                                     timeout=4 * seconds + 60)
             if status != 200:
                 raise RuntimeError(f"/loop: {status} {body[:200]!r}")
             return json.loads(body)
+        if rate:
+            return self.loop_open(seconds, start, rate, slo_ms)
         return self.loop_http(seconds, start)
+
+    def loop_open(self, seconds, start, rate, slo_ms):
+        time.sleep(max(0.0, start - time.monotonic()))
+        points = f"0:{rate:.3f},{seconds:.3f}:{rate:.3f}"
+        r = subprocess.run([self.kit.program("gpu-load"), str(self.port), "/", str(slo_ms or 1e6), str(self.port), points],
+                           capture_output=True, text=True, timeout=4 * seconds + 60, check=False, env=self.kit.env)
+        if r.returncode:
+            raise RuntimeError(f"gpu-load: {r.stderr[-300:]}")
+        row = json.loads(r.stdout)
+        return {"count": row["sent"], "seconds": seconds, "rps": row["ok"] / seconds, "errors": row["sent"] - row["ok"],
+                "p50_ms": row["p50_ms"], "p95_ms": row["p95_ms"], "p99_ms": row["p99_ms"], "max_ms": row["p999_ms"],
+                "late": row["violations"]}
 
     def loop_http(self, seconds, start):
         times, errors = [], 0
@@ -91,23 +106,26 @@ class Server:
                 "p99_ms": 1000 * quantile(times, .99), "max_ms": 1000 * slow}
 
 
-def loops(servers, seconds, rates=None, ahead=0.2):
-    """All at once; the results in the order of |servers|. One that fails has "error" and no rate."""
+def loops(servers, seconds, rate=0.0, slo_ms=0.0, ahead=0.2):
+    """All at once, |rate| of each; the results in the order of |servers|. When all fail, that is an error;
+    one that fails has "error" and no rate."""
     out = [None] * len(servers)
     start = time.monotonic() + ahead
 
     def work(i):
         try:
-            out[i] = servers[i].loop(seconds, start, rates[i] if rates else 0.0)
+            out[i] = servers[i].loop(seconds, start, rate, slo_ms)
         except Exception as e: # pylint: disable=broad-except
-            out[i] = {"error": str(e), "rps": 0.0, "count": 0, "errors": 1, "p50_ms": 0.0, "p95_ms": 0.0,
-                      "p99_ms": 0.0, "max_ms": 0.0, "seconds": seconds}
+            out[i] = {"error": f"{type(e).__name__}: {e}", "rps": 0.0, "count": 0, "errors": 1, "p50_ms": 0.0,
+                      "p95_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0, "seconds": seconds}
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(servers))]
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(servers))]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
+    if all("error" in row for row in out):
+        raise RuntimeError(out[0]["error"])
     return out
 
 
@@ -117,9 +135,18 @@ def total(rows):
             "errors": sum(r["errors"] for r in rows)}
 
 
+def serve(kit, model, graphs):
+    """(command line, environment) of a server of |model|."""
+    if not kit.replay:
+        return ([shutil.which(kit.python, path=kit.env["PATH"]) or kit.python, SERVE, "--model", model.torch,
+                 *(["--graphs"] if graphs else [])], ["OMP_NUM_THREADS=1"])
+    argv = [kit.path("functions/replay"), "--model", model.sim]
+    return (argv + (["--memory-scale", "0.2"] if kit.sim else []), [])
+
+
 class Replica(Server):
-    def __init__(self, world, name, simulated):
-        super().__init__(0, simulated)
+    def __init__(self, world, name):
+        super().__init__(0, world.kit)
         self.world, self.name = world, name
 
     @property
@@ -135,7 +162,8 @@ class World:
     """A node in a folder of its own. |mps|: auto, on or off."""
 
     def __init__(self, kit, policy="fast", mps="auto", charge="busy", window="100ms"):
-        self.kit, self.replicas = kit, []
+        self.kit, self.replicas, self.process = kit, [], None
+        kit.open.append(self)
         self.folder = tempfile.mkdtemp(prefix="w", dir=kit.temp)
         self.state = os.path.join(self.folder, "s")
         self.gateway = None
@@ -145,10 +173,12 @@ class World:
         if kit.sim:
             argv += ["--sim", kit.sim]
             env["FAST_SIM_DIR"] = kit.env["FAST_SIM_DIR"]
-            env.pop("LD_LIBRARY_PATH", None) # the node and its replicas load the simulation by path
+            del env["LD_LIBRARY_PATH"] # the node and its replicas load the simulation by path
+        elif kit.mps_control:
+            argv += ["--mps-control", kit.mps_control]
         self.log_path = os.path.join(self.folder, "node.log")
         with open(self.log_path, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self.process = spawn(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         try:
             self.session = self.connect()
         except BaseException:
@@ -156,12 +186,12 @@ class World:
             raise
 
     def connect(self):
-        end = time.monotonic() + 60
+        limit = time.monotonic() + 60
         while True:
             try:
                 return wire.Session(os.path.join(self.state, "control.sock"), program="gpukit", timeout=60)
             except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
+                if self.process.poll() is not None or time.monotonic() > limit:
                     raise RuntimeError(f"fast-node does not start: {self.log()[-600:]}") from None
                 time.sleep(0.02)
 
@@ -189,7 +219,7 @@ class World:
 
     def begin(self, name, argv, env=(), sm=100, request=1000, limit=1000, mem=4 * GIB):
         """Starts a process and does not wait for it."""
-        replica = Replica(self, f"{name}.openfaas-fn.1", bool(self.kit.sim))
+        replica = Replica(self, f"{name}.openfaas-fn.1")
         passed = [f"{k}={self.kit.env[k]}" for k in ("PYTHONPATH", "CUDA_HOME", "VIRTUAL_ENV") if k in self.kit.env]
         self.ask("replica_start", replica=replica.name, function=name, ns="openfaas-fn", sm_pct=sm,
                  request_milli=request, limit_milli=limit, mem_bytes=mem, argv=list(argv),
@@ -202,24 +232,20 @@ class World:
         model = MODELS[model]
         name = name or f"{model.name}{len(self.replicas)}"
         graphs = model.graphs if graphs is None else graphs
-        if self.kit.sim:
-            argv = [self.kit.path("functions/replay"), "--model", model.sim, "--memory-scale", "0.2"]
-            return self.begin(name, argv, env=env, mem=mem or GIB, **slice_)
-        argv = [shutil.which(self.kit.python) or self.kit.python, SERVE, "--model", model.torch]
-        argv += ["--graphs"] if graphs else []
-        return self.begin(name, argv, env=["OMP_NUM_THREADS=1", *env], mem=mem or model.mem, **slice_)
+        argv, settings = serve(self.kit, model, graphs)
+        return self.begin(name, argv, env=[*settings, *env], mem=mem or (GIB if self.kit.sim else model.mem), **slice_)
 
     def wait(self, replicas=None, timeout=200):
         """Until all are ready; their ports are known then."""
         names = {r.name: r for r in (replicas or self.replicas)}
-        end = time.monotonic() + (timeout if not self.kit.sim else 60)
+        limit = time.monotonic() + (timeout if not self.kit.sim else 60)
         while True:
             rows = {r.replica: r for r in self.rows() if r.replica in names}
             states = {n: wire.STATES[r.state] for n, r in rows.items()}
             if all(states.get(n) == "ready" for n in names):
                 break
             failed = [n for n, s in states.items() if s in ("backoff", "stopped") and rows[n].restarts >= 2]
-            if failed or time.monotonic() > end:
+            if failed or time.monotonic() > limit:
                 worst = failed[0] if failed else next(n for n in names if states.get(n) != "ready")
                 raise RuntimeError(f"{worst} is {states.get(worst)}: {rows[worst].text} {self.replica_log(worst)}")
             time.sleep(0.02)
@@ -237,8 +263,8 @@ class World:
     def stop_all(self):
         for r in self.replicas:
             self.session.ask("replica_stop", replica=r.name, grace_ms=500)
-        end = time.monotonic() + 20
-        while self.rows() and time.monotonic() < end:
+        limit = time.monotonic() + 20
+        while self.rows() and time.monotonic() < limit:
             time.sleep(0.02)
         self.replicas = []
 
@@ -251,12 +277,12 @@ class World:
         """Its port."""
         log_path = os.path.join(self.folder, "gateway.log")
         with open(log_path, "w", encoding="utf-8") as log:
-            self.gateway = subprocess.Popen(
-                [self.kit.gateway, "--state-dir", self.state, "--listen", "127.0.0.1:0", "--metrics",
+            self.gateway = spawn(
+                [*self.kit.gateway, "--state-dir", self.state, "--listen", "127.0.0.1:0", "--metrics",
                  "127.0.0.1:0", "--images", images, "--profiles", profiles],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.kit.env)
-        end = time.monotonic() + 20
-        while time.monotonic() < end and self.gateway.poll() is None:
+        limit = time.monotonic() + 20
+        while time.monotonic() < limit and self.gateway.poll() is None:
             with open(log_path, encoding="utf-8", errors="replace") as f:
                 text = f.read()
             found = re.search(r"listening port=(\d+)", text)
@@ -268,15 +294,12 @@ class World:
     def close(self):
         """Stops everything, by process number, and leaves nothing in the temporary folder."""
         for p in (self.gateway, self.process):
-            if p and p.poll() is None:
-                p.terminate()
-                try:
-                    p.wait(25)
-                except subprocess.TimeoutExpired:
-                    p.kill()
-                    p.wait()
+            if p:
+                end(p, 25)
         self.kill_leftovers()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self in self.kit.open:
+            self.kit.open.remove(self)
 
     def kill_leftovers(self):
         """Replicas are known by the socket in their environment."""
@@ -303,33 +326,23 @@ class Bare(Server):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        super().__init__(port, bool(kit.sim))
-        env = dict(kit.env, PORT=str(port), OMP_NUM_THREADS="1")
+        super().__init__(port, kit)
+        argv, settings = serve(kit, MODELS[model], graphs)
+        env = dict(kit.env, PORT=str(port), **dict(x.split("=", 1) for x in settings))
         env["CUDA_MPS_PIPE_DIRECTORY"] = pipe_dir or os.path.join(kit.temp, "no-mps")
-        m = MODELS[model]
-        if kit.sim:
-            argv = [kit.path("functions/replay"), "--model", m.sim, "--memory-scale", "0.2"]
-        else:
-            argv = [kit.python, SERVE, "--model", m.torch] + (["--graphs"] if graphs else [])
-        self.process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 200
+        self.process = spawn(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+        limit = time.monotonic() + 200
         while True:
             try:
                 if self.ask("GET", "/_/health", timeout=5)[0] == 200:
                     return
             except OSError:
                 pass
-            if self.process.poll() is not None or time.monotonic() > end:
+            if self.process.poll() is not None or time.monotonic() > limit:
                 self.close()
-                raise RuntimeError(f"{argv} does not become ready")
+                raise RuntimeError(f"{' '.join(argv)} does not become ready")
             time.sleep(0.05)
 
     def close(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        end(self.process, 5)

@@ -4,6 +4,7 @@
 #include "probe.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,9 +13,30 @@
 #include <unistd.h>
 
 #define PATTERN 0x5a17c0deu
+#define NOBODY 65534
 
-/* Runs this program with |args|; returns its exit status. |in| is its standard input, -1: none. */
-static pid_t start(const struct probe *p, const char *const *args, int in)
+static int finish(pid_t pid)
+{
+    int status = 0;
+    if (pid <= 0 || waitpid(pid, &status, 0) != pid)
+        return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* What a container has of its own, short of its files: exit status 126 where that is not allowed. Only
+ * children are in the new space of process numbers, hence one more of them. */
+static void go_apart(void)
+{
+    if (unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID))
+        _exit(126);
+    pid_t pid = fork();
+    if (pid)
+        _exit(finish(pid));
+}
+
+/* Runs this program with |args|; returns its number. |in| is its standard input, -1: none. |apart|: in
+ * namespaces of its own. */
+static pid_t start(const struct probe *p, const char *const *args, int in, bool apart)
 {
     const char *argv[16] = {p->self, "--module", p->module};
     size_t n = 3;
@@ -25,18 +47,12 @@ static pid_t start(const struct probe *p, const char *const *args, int in)
     if (pid == 0) {
         if (in >= 0)
             dup2(in, STDIN_FILENO);
+        if (apart)
+            go_apart();
         execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
         _exit(127);
     }
     return pid;
-}
-
-static int finish(pid_t pid)
-{
-    int status = 0;
-    if (pid <= 0 || waitpid(pid, &status, 0) != pid)
-        return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 static CUmemAllocationProp device_memory(const struct probe *p)
@@ -57,15 +73,16 @@ static bool map(struct probe *p, CUmemGenericAllocationHandle h, size_t size, CU
                         p->cuMemSetAccess(*ret, size, &access, 1));
 }
 
-static void import_as(const struct probe *p, int fd, size_t size, bool try_write, int uid)
+/* Another process, of the user |uid|, maps the memory and reads it; its exit status becomes the figure. */
+static void import_as(const struct probe *p, const char *figure, int fd, size_t size, bool try_write, int uid,
+                      bool apart)
 {
     char fd_text[16], size_text[32], uid_text[16];
     const char *args[] = {"vmm-import", fd_text, size_text, try_write ? "1" : "0", uid_text, NULL};
     snprintf(fd_text, sizeof(fd_text), "%d", fd);
     snprintf(size_text, sizeof(size_text), "%zu", size);
     snprintf(uid_text, sizeof(uid_text), "%d", uid);
-    probe_number(uid ? "vmm.import_other_uid_status" : try_write ? "vmm.write_status" : "vmm.import_status",
-                 finish(start(p, args, -1)), "exit status, 0 well");
+    probe_number(figure, finish(start(p, args, -1, apart)), "exit status, 0 well");
 }
 
 int probe_vmm(struct probe *p)
@@ -93,10 +110,12 @@ int probe_vmm(struct probe *p)
         p->cuMemsetD32_v2(at, PATTERN, size / 4) || p->cuCtxSynchronize())
         return 1;
     fcntl(fd, F_SETFD, 0);
-    import_as(p, fd, size, false, 0);
-    if (geteuid() == 0)
-        import_as(p, fd, size, false, 65534);
-    import_as(p, fd, size, true, 0);
+    import_as(p, "vmm.import_status", fd, size, false, 0, false);
+    if (geteuid() == 0) {
+        import_as(p, "vmm.import_other_uid_status", fd, size, false, NOBODY, false);
+        import_as(p, "vmm.import_other_namespaces_status", fd, size, false, 0, true);
+    }
+    import_as(p, "vmm.write_status", fd, size, true, 0, false);
     bool reads = !p->cuMemcpyDtoH_v2(&back, at, sizeof(back));
     probe_text("vmm.after_write", !reads ? "the owner's context is broken, too"
                                   : back == PATTERN ? "the data are as they were"
@@ -144,7 +163,7 @@ int probe_ipc(struct probe *p)
     for (size_t i = 0; i < sizeof(handle); i++)
         snprintf(hex + 2 * i, 3, "%02x", (unsigned char)handle.reserved[i]);
     const char *args[] = {"ipc-import", hex, NULL};
-    int rc = finish(start(p, args, -1));
+    int rc = finish(start(p, args, -1, false));
     probe_number("ipc.import_status", rc, "exit status, 0 well");
     return rc != 0;
 }
@@ -210,7 +229,7 @@ int probe_checkpoint(struct probe *p)
                            (void *)(uintptr_t)p->cuCheckpointProcessUnlock};
     if (probe_missing("checkpoint", needs, 4) || pipe2(to, O_CLOEXEC))
         return 0;
-    pid_t pid = start(p, args, to[0]);
+    pid_t pid = start(p, args, to[0], false);
     close(to[0]);
     sleep(4); /* until it has its memory */
     suspend(p, pid);
