@@ -12,6 +12,7 @@ CLASSES = {
     "memset": "memsets of 64 KiB and more are gated",
     "alloc": "device memory: reserved at the node before the driver allocates",
     "free": "gives device memory back",
+    "access": "shared memory that is mapped for reading is not made writable",
     "report": "tells the memory cap instead of the whole device",
     "sync": "the host waits for the device, or asks whether it is done",
     "capture": "begins or ends a stream capture",

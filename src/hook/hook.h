@@ -194,6 +194,8 @@ struct fast_hook {
     struct fast_table handles;  /* cuMemCreate: handle -> bytes, gpu, references */
     struct fast_table mappings; /* cuMemMap: address -> handle, bytes */
     struct fast_table pools;    /* memory pools -> bytes charged, gpu */
+    struct fast_table sealed;   /* address -> bytes: imported, mapped for reading (access.c) */
+    _Atomic uint32_t sealed_used;
     _Atomic uint32_t pools_used; /* there may be rows in |pools| */
 };
 

@@ -64,6 +64,7 @@ static void reset_locks(void)
     fast_table_init(&fast_hook.handles);
     fast_table_init(&fast_hook.mappings);
     fast_table_init(&fast_hook.pools);
+    fast_table_init(&fast_hook.sealed);
     atomic_store(&fast_hook.pools_used, 0);
 }
 

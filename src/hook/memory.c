@@ -265,6 +265,7 @@ FAST_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t bytes, size_t offset,
 
 FAST_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t bytes)
 {
+    fast_access_unmapped(ptr, bytes); /* before another thread can get the range */
     CUresult r = FAST_REAL(cuMemUnmap)(ptr, bytes);
     struct fast_table_row row;
     CUdeviceptr end = ptr + bytes;

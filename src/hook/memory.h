@@ -31,6 +31,11 @@ void fast_pool_look(bool trim);
 /* The pool is about to be destroyed; its handle may not be used any more. */
 void fast_pool_forget(CUmemoryPool pool);
 
+/* ---- access.c ---- */
+
+/* The range is not mapped any more: what is mapped there next may be written. */
+void fast_access_unmapped(CUdeviceptr at, size_t bytes);
+
 /* A context has ended, and with it all memory that was allocated in it but cuMemCreate's. */
 void fast_memory_forget(CUcontext ctx);
 

@@ -41,8 +41,12 @@ class ModelsTest(unittest.TestCase):
         self.assertEqual(done.code, 0, done.text)
 
     def ready(self, number, ns="openfaas-fn"):
-        name = f"f.{ns}.{number}"
-        return self.session.wait_row(lambda r: r.replica == name and r.state == READY).port
+        def look():
+            rows, _ = self.session.ask("replica_list")
+            return [r.port for r in rows
+                    if r.get("state") == READY and r.replica == f"f.{ns}.{number}"]
+
+        return node.wait_until(look, "a replica does not get ready")[0]
 
     def start_ready(self, number, **more):
         self.start(number, **more)
@@ -173,6 +177,59 @@ class ModelsTest(unittest.TestCase):
         _, done = self.session.ask("model_pin", ns="openfaas-fn", name="m", pin=0)
         self.assertEqual(self.get(port, f"/alloc?{rest}")["code"], 0)
         self.assertEqual([m["name"] for m in self.models()], ["other"])
+
+    def test_a_replica_cannot_make_the_model_writable(self):
+        port = self.start_ready(1)
+        self.assertEqual(self.get(port, "/writable")["code"], 800, "CUDA_ERROR_NOT_PERMITTED")
+        # What is mapped there after the model may be written again: loading takes it.
+        self.assertEqual(self.get(port, "/again")["error"], "")
+        self.session.ask("model_remove", ns="openfaas-fn", name="m")
+        again = self.get(port, "/again")
+        self.assertEqual((again["error"], again["loaded"]), ("", 1))
+
+    def functions(self, program, *args, count=2):
+        """Replicas of a program that comes with this project, as they are ready."""
+        for n in range(1, count + 1):
+            _, done = self.session.ask(
+                "replica_start", replica=f"f.openfaas-fn.{n}", function="f", ns="openfaas-fn", gpu=0,
+                sm_pct=20, request_milli=200, limit_milli=1000, mem_bytes=4 << 30,
+                argv=[os.path.join(node.BUILD, "functions", program), *args],
+                env=[f"FAST_MODEL={program}-weights"], start_timeout_ms=30000)
+            self.assertEqual(done.code, 0, done.text)
+        return [self.ready(n) for n in range(1, count + 1)]
+
+    def post(self, port, data):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", data, timeout=60) as answer:
+            return json.load(answer)
+
+    def test_digits_shares_its_weights(self):
+        ports = self.functions("digits")
+        with open(os.path.join(node.HERE, "..", "..", "functions", "digits", "seven.pgm"), "rb") as f:
+            seven = f.read()
+        self.assertEqual([self.post(p, seven)["digit"] for p in ports], [7, 7])
+        node.wait_until(lambda: [(m["name"], m.refs) for m in self.models()] == [("digits-weights", 2)])
+        self.assertEqual(self.gpu().mem_shared, 2 * MIB)
+
+    def test_replay_shares_the_weights_of_its_model(self):
+        ports = self.functions("replay", "--model", "resnet50", "--memory-scale", "0.25", count=3)
+        self.assertEqual([self.post(p, b"")["model"] for p in ports], ["resnet50"] * 3)
+        node.wait_until(lambda: [(m["name"], m.refs) for m in self.models()] == [("replay-weights", 3)])
+        # 98 MiB of weights, and 1525 less these and 300 of a context for each, a quarter of both.
+        self.assertEqual(self.gpu().mem_shared, 26 * MIB)
+        self.assertEqual([self.own(n) // MIB for n in (1, 2, 3)], [282] * 3)
+
+    def test_functions_without_a_library_have_their_own(self):
+        _, done = self.session.ask(
+            "replica_start", replica="f.openfaas-fn.1", function="f", ns="openfaas-fn", gpu=0,
+            sm_pct=20, request_milli=200, limit_milli=1000, mem_bytes=4 << 30,
+            argv=["/usr/bin/env", "FAST_STORE_LIB=/nowhere.so",
+                  os.path.join(node.BUILD, "functions", "digits")],
+            env=["FAST_MODEL=d"], start_timeout_ms=30000)
+        self.assertEqual(done.code, 0, done.text)
+        self.ready(1)
+        self.assertEqual(self.models(), [])
+        with open(self.node.path("logs", "f.openfaas-fn.1.log"), encoding="utf-8") as f:
+            self.assertIn("weights are not shared: /nowhere.so", f.read())
 
     def test_push_rm_and_pin(self):
         push = {"gpu": 1, "ns": "openfaas-fn", "name": "m", "path": self.file}
