@@ -13,7 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS = {"simdriver", "hook", "node", "store", "gateway", "cli"}
 # Functions know nothing of this project, but for two formats of data: the device code that the
 # simulated driver loads, and the model files.
-FORMATS = {"simdriver/module.h", "sim/model.h"}
+FORMATS = {"simdriver/module.h", "sim/model.h", "storelib/fast_store.h"}
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 COMMENT = re.compile(r"/\*.*?\*/", re.S)
 errors = []

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/cuda_min.h"
+#include "common/weights.h"
 
 struct gpu {
     struct cuda cuda;
@@ -32,8 +33,7 @@ static int allocate(struct gpu *gpu, char *msg, size_t msg_size)
     const struct {
         CUdeviceptr *ptr;
         size_t floats;
-    } buffers[] = {{&gpu->weights, net->floats},
-                   {&gpu->input, NET_PIXELS},
+    } buffers[] = {{&gpu->input, NET_PIXELS},
                    {&gpu->map1, net->channels1 * NET_PIXELS},
                    {&gpu->map2, net->channels2 * NET_PIXELS},
                    {&gpu->features, net_features(net)},
@@ -44,9 +44,23 @@ static int allocate(struct gpu *gpu, char *msg, size_t msg_size)
                        msg_size))
             return -1;
     }
-    return cuda_check(&gpu->cuda,
-                      gpu->cuda.cuMemcpyHtoD(gpu->weights, net->conv1, net->floats * sizeof(float)),
-                      "cuMemcpyHtoD", msg, msg_size);
+    return 0;
+}
+
+/* One copy for all replicas of this function on the GPU, where there is a store; else one of its own. */
+static int load_weights(struct gpu *gpu, char *msg, size_t msg_size)
+{
+    const struct cuda *cuda = &gpu->cuda;
+    size_t bytes = gpu->net.floats * sizeof(float);
+    if (!weights_share("digits", "", gpu->net.conv1, bytes, &gpu->weights, msg, msg_size))
+        return 0;
+    if (*msg)
+        fprintf(stderr, "digits: weights are not shared: %s\n", msg);
+    return cuda_check(cuda, cuda->cuMemAlloc(&gpu->weights, bytes), "cuMemAlloc", msg, msg_size) ||
+                   cuda_check(cuda, cuda->cuMemcpyHtoD(gpu->weights, gpu->net.conv1, bytes),
+                              "cuMemcpyHtoD", msg, msg_size)
+               ? -1
+               : 0;
 }
 
 static int find_kernels(struct gpu *gpu, char *msg, size_t msg_size)
@@ -147,7 +161,7 @@ struct gpu *gpu_open(const struct net *net, const char *module_path, char *msg, 
     if (cuda_open(&gpu->cuda, CUDA_BY_DLSYM, gpu->name, sizeof(gpu->name), msg, msg_size) ||
         cuda_load_module(&gpu->cuda, module_path, images, "digits_fc", &gpu->module,
                          gpu->module_path, sizeof(gpu->module_path), msg, msg_size) ||
-        find_kernels(gpu, msg, msg_size) || allocate(gpu, msg, msg_size) ||
+        find_kernels(gpu, msg, msg_size) || allocate(gpu, msg, msg_size) || load_weights(gpu, msg, msg_size) ||
         cuda_check(&gpu->cuda, gpu->cuda.cuStreamCreate(&gpu->stream, CU_STREAM_NON_BLOCKING),
                    "cuStreamCreate", msg, msg_size) ||
         verify(gpu, msg, msg_size)) {

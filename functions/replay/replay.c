@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "common/cuda_min.h"
+#include "common/weights.h"
 
 /* A shorter sleep costs more than it waits: gaps are saved up until they reach this. */
 #define SLEEP_MIN_NS 60000
@@ -58,6 +59,21 @@ static void host_work(struct replay *r, int64_t ns, bool all)
         r->debt_ns = -1000000; /* a machine that stalled is not to be caught up with */
 }
 
+/* The model's weights: one copy for all replicas of this function on the GPU where there is a store,
+ * else one of its own, which is not touched. */
+static int allocate_weights(struct replay *r, size_t bytes, char *msg, size_t msg_size)
+{
+    char version[40];
+    snprintf(version, sizeof(version), "replay-%zu", bytes);
+    if (!bytes ||
+        !weights_share(r->conf.model.name, version, NULL, bytes, &r->weights, msg, msg_size))
+        return 0;
+    if (*msg)
+        fprintf(stderr, "replay: weights are not shared: %s\n", msg);
+    return cuda_check(&r->cuda, r->cuda.cuMemAlloc(&r->weights, bytes), "cuMemAlloc (weights)", msg,
+                      msg_size);
+}
+
 static int allocate(struct replay *r, char *msg, size_t msg_size)
 {
     const struct sim_model *m = &r->conf.model;
@@ -70,8 +86,7 @@ static int allocate(struct replay *r, char *msg, size_t msg_size)
     size_t work = (size_t)((double)(total - weights) * r->conf.memory_scale);
     weights = (uint64_t)((double)weights * r->conf.memory_scale);
     work = work > buffer ? work : buffer;
-    if (weights && cuda_check(cuda, cuda->cuMemAlloc(&r->weights, weights), "cuMemAlloc (weights)",
-                              msg, msg_size))
+    if (allocate_weights(r, weights, msg, msg_size))
         return -1;
     if (cuda_check(cuda, cuda->cuMemAlloc(&r->work, work), "cuMemAlloc (work space)", msg,
                    msg_size) ||
