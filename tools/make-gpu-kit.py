@@ -2,18 +2,16 @@
 """Makes the tree that a GPU machine without a package registry needs: the sources, programs built
 beforehand with the libraries that they load, the kernels as machine code, and one command, `run`.
 
-Usage: make-gpu-kit.py BUILD FOLDER [--no-kernels]    FOLDER is replaced
-
 The machine's own compilers are used there where they are; what is in FOLDER/prebuilt stands in for
-what they cannot build. It ends with the size, and fails above LIMIT_MB.
+what they cannot build. It ends with the size, and fails when that is too much.
 """
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LIMIT_MB = 60
 PROGRAMS = ("src/node/fast-node", "src/gateway/fast-gateway", "src/hook/libfast-hook.so",
             "src/simdriver/libcuda.so.1", "src/simdriver/libnvidia-ml.so.1", "src/simdriver/nvidia-cuda-mps-control",
             "functions/replay", "functions/spin.sim.so", "functions/digits", "functions/digits.sim.so",
@@ -93,10 +91,13 @@ def commit():
 
 
 def main():
-    arguments = [a for a in sys.argv[1:] if a != "--no-kernels"]
-    if len(arguments) != 2:
-        sys.exit(__doc__)
-    build, out = map(os.path.abspath, arguments)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("build", help="a build folder")
+    p.add_argument("folder", help="is replaced when it holds a kit")
+    p.add_argument("--no-kernels", action="store_true", help="compile nothing for GPUs")
+    p.add_argument("--limit", type=float, default=60, metavar="MB", help="the most that it may take (default 60)")
+    options = p.parse_args()
+    build, out = os.path.abspath(options.build), os.path.abspath(options.folder)
     if os.path.exists(out):
         if not os.path.exists(os.path.join(out, "COMMIT")):
             fail(f"{out} is there and is no kit; name another folder")
@@ -107,7 +108,7 @@ def main():
     copy_programs(build, prebuilt)
     copy_libraries(build, os.path.join(prebuilt, "lib"))
     shutil.copytree(os.path.join(ROOT, "models"), os.path.join(prebuilt, "models"))
-    if "--no-kernels" not in sys.argv:
+    if not options.no_kernels:
         rc = subprocess.call([sys.executable, os.path.join(ROOT, "tools", "fatbins.py"), prebuilt])
         if rc == 77:
             print("make-gpu-kit: no compiler for GPUs here: the kit works only where there is an nvcc, or with --sim")
@@ -120,8 +121,8 @@ def main():
     os.chmod(os.path.join(out, "run"), 0o755)
     size, binary = size_of(out), size_of(prebuilt)
     print(f"{out}: {size / 1e6:.1f} MB, of it {binary / 1e6:.1f} MB built beforehand; commit {commit()}")
-    if size > LIMIT_MB * 1e6:
-        fail(f"that is more than {LIMIT_MB} MB")
+    if size > options.limit * 1e6:
+        fail(f"that is more than {options.limit:g} MB")
 
 
 main()

@@ -77,8 +77,11 @@ class Stage:
         self.results, self.number, self.say = results, number, say
         self.budget, self.end = budget, time.monotonic() + budget
         self.row = results.data["stages"].setdefault(str(number), {"cells": {}})
-        self.row.update(title=title, budget=budget)
+        # The state that the file has when the program is killed in this stage.
+        self.row.update(title=title, budget=budget, state="cut", why="the program was ended")
         self.row.setdefault("notes", [])
+        self.row.setdefault("seconds", 0)
+        self.failures = []
 
     def note(self, text):
         if text not in self.row["notes"]:
@@ -126,7 +129,7 @@ class Stage:
 
     def run(self, work):
         """Returns "done", "cut", "skipped" or "failed"; what was measured is kept in each case."""
-        began, self.failures = time.monotonic(), []
+        began = time.monotonic()
         self.row.pop("traceback", None)
         state, why = "cut", "the program was ended"
         signal.signal(signal.SIGALRM, ring)
@@ -146,7 +149,7 @@ class Stage:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.row.update(state=state, why=why)
-            self.row["seconds"] = round(self.row.get("seconds", 0) + time.monotonic() - began, 1)
+            self.row["seconds"] = round(self.row["seconds"] + time.monotonic() - began, 1)
             self.results.save()
         return state
 

@@ -1,4 +1,5 @@
 """results.json as Markdown and SVG."""
+from gpukit import questions, targets
 
 PAPER_GRID = {6: (13.5, 25, 34.5, 42.5, 50), 12: (19, 35.5, 46, 59, 68.5)}
 PAPER_GRID_REST = (19.5, 38, 50, 63.5, 74.5)
@@ -45,18 +46,13 @@ class Pages:
     def __init__(self, data):
         self.data, self.sim = data, data["meta"]["simulated"]
         self.word = " (simulated)" if self.sim else ""
-        self.files, self.text, self.targets = {}, [], []
+        self.files, self.text = {}, []
 
     def cells(self, number_):
         return self.data["stages"].get(str(number_), {}).get("cells", {})
 
     def add(self, title, body):
         self.text.append(f"## {title}{self.word}\n\n{body}\n")
-
-    def target(self, name, value, limit, paper, least=True):
-        """A row of the first table: what was wanted, what was measured."""
-        met = "-" if value is None else "met" if (value >= limit if least else value <= limit) else "missed"
-        self.targets.append((name + self.word, number(value, 2), (">= " if least else "<= ") + f"{limit:g}", met, paper))
 
     def figure(self, name, title, x, y, lines):
         lines = [(n, p) for n, p in lines if p]
@@ -79,8 +75,6 @@ class Pages:
         c = self.cells(1)
         rows = [(k, r["bare_rps"], r["hooked_rps"], number(r["overhead_pct"], 2), "yes" if r["same_output"] else "NO",
                  ", ".join(r["unhooked"]) or "none", r["launches"]) for k, r in sorted(c.items())]
-        worst = max((r["overhead_pct"] for r in c.values() if r["overhead_pct"] is not None), default=None)
-        self.target("hook's overhead at full share, %", worst, 1, "not given", least=False)
         if rows:
             self.add("1. The hook under " + ("replay, in PyTorch's place" if self.sim else "PyTorch"),
                      table(("model", "bare, req/s", "hooked", "overhead, %", "same output", "unhooked", "launches"), rows))
@@ -100,32 +94,38 @@ class Pages:
 
     def replicas(self):
         c = {k: v for k, v in self.cells(3).items() if not k.endswith(".slice")}
-        gains, body = {}, ""
+        body = ""
         for model in sorted({k.split(".")[0] for k in c}):
             mine = {tuple(k.split(".")[1:]): v for k, v in c.items() if k.startswith(model + ".")}
             counts = sorted({int(n) for _, n in mine})
             configs = sorted({name for name, _ in mine})
-            best = {n: max(mine[n, str(k)]["rps"] for k in counts if (n, str(k)) in mine) for n in configs}
-            if "ours" in best and best.get("timeshare"):
-                gains[model] = best["ours"] / best["timeshare"]
             body += f"### {model}{self.word}\n\n" + self.figure(
                 f"replicas-{model}.svg", f"{model} by replicas", "replicas", "requests/s",
                 [(n, [(k, mine[n, str(k)]["rps"]) for k in counts if (n, str(k)) in mine]) for n in configs])
             body += table(("how", *(f"{k} replicas: req/s (p99 ms)" for k in counts)), [
                 (n, *(f"{mine[n, str(k)]['rps']:.1f} ({mine[n, str(k)]['p99_ms']:.1f})" if (n, str(k)) in mine else "-"
                       for k in counts)) for n in configs]) + "\n"
-        mean = sum(gains.values()) / len(gains) if gains else None
-        self.target("throughput over token time sharing, ResNet-50, times", gains.get("resnet50"), 4.5, "-")
-        self.target("the same, mean over the models, times", mean, 4.15, "4.15 (an increase by 3.15)")
         if body:
             self.add("3. Throughput by number of replicas", "timeshare: one token, all SMs. racing: MPS without percentages. "
                      "static: MPS percentages. sliced: no MPS. ours: the partition of the best throughput together.\n\n" + body)
+
+    def goodput(self):
+        c = {k: r for k, r in self.cells(11).items() if isinstance(r, dict) and "offered_rps" in r}
+        names = sorted({k.split(".")[0] for k in c})
+        by = {n: sorted((r for k, r in c.items() if k.startswith(n + ".")), key=lambda r: r["offered_rps"]) for n in names}
+        rows = [(n, r["offered_rps"], r["good_rps"], number(r["late_pct"], 2), r["p99_ms"]) for n in names for r in by[n]]
+        if rows:
+            self.add("11. Goodput of ResNet-50 under the SLO", f"Poisson arrivals at the same rates for all; the SLO is {targets.SLO_TEXT}. "
+                     "Goodput is the most that is answered in time at a rate where at most 1 % are late.\n\n" + self.figure(
+                         "goodput.svg", "goodput", "requests/s offered", "requests/s in time",
+                         [(n, [(r["offered_rps"], r["good_rps"]) for r in by[n]]) for n in names])
+                     + table(("how", "offered, req/s", "in time, req/s", "late, %", "p99, ms"), rows)
+                     + "\n" + ", ".join(f"{n}: {number(targets.good(self.data, n))}" for n in names) + " requests/s of goodput.\n")
 
     def interference(self):
         c = self.cells(4)
         rows = [(n, r["resnet_alone"]["rps"], r["resnet"]["rps"], r["rnnt"]["rps"], number(r["kept_pct"]),
                  number(r["p99_ratio"], 2)) for n, r in sorted(c.items())]
-        self.target("victim's p99 over alone, times", c.get("spatial", {}).get("p99_ratio"), 1.1, "not given", least=False)
         if rows:
             self.add("4. Interference: ResNet-50 (limit 80 %) beside RNN-T (limit 50 %)", table(
                 ("how", "ResNet alone", "ResNet beside RNN-T", "RNN-T", "kept, %", "p99 ratio"), rows)
@@ -135,12 +135,6 @@ class Pages:
         c = self.cells(5)
         rows = [(n, *(number(r["gpu"].get(k)) for k in ("graphics_util", "sm_util", "sm_occupancy")),
                  ", ".join(f"{m} {v:.1f}" for m, v in r["rps"].items())) for n, r in sorted(c.items())]
-        shared = [c[f"timeshare{i}"]["gpu"] for i in range(4) if f"timeshare{i}" in c]
-        for key, name, limit, paper in (("graphics_util", "GPU utilization", 2.34, "2.34"),
-                                        ("sm_occupancy", "SM occupancy", 4.14, "4.14")):
-            base = sum(g.get(key, 0) for g in shared) / len(shared) if shared else 0
-            value = c["packed"]["gpu"].get(key, 0) / base if "packed" in c and base else None
-            self.target(f"{name}, packed over time sharing, times", value, limit, paper)
         if rows:
             self.add("5. Packing: 4 ResNet-50, 2 RNN-T, 2 BERT on one GPU; by time sharing they take four", table(
                 ("how", "utilization, %", "SM activity, %", "SM occupancy, %", "requests/s"), rows)
@@ -148,7 +142,6 @@ class Pages:
 
     def ramp(self):
         r = self.cells(6).get("ramp")
-        self.target("SLO violations on the ramp, %", r and r["violation_pct"], 1, "never above 1", least=False)
         if r:
             steps = [(s[0], s[1]) for s in r["steps"]]
             stairs = [p for a, b in zip(steps, steps[1:] + [(r["seconds"], steps[-1][1])]) for p in (a, (b[0], a[1]))]
@@ -172,8 +165,6 @@ class Pages:
         c = self.cells(8)
         rows = [(n, number(r["error_points"], 2), number(r["overrun_us_per_token"]), number(r["overrun_pct"], 2), r["tokens"])
                 for n, r in sorted(c.items())]
-        error = c.get("window.100ms", {}).get("error_points")
-        self.target("quota error at windows of 100 ms, points", error, 1, "not given", least=False)
         if rows:
             self.add("8. Quota error and over-run", table(("cell", "worst error, points", "over-run, us a token",
                                                            "over-run, % of the time", "tokens"), rows))
@@ -186,30 +177,44 @@ class Pages:
                                                         "neighbours restarted", "error"), rows))
 
     def calibration(self):
+        rows = []
         for n, r in sorted(self.cells(10).items()):
-            self.files[("simulated-" if self.sim else "") + n + ".model"] = r["file"]
-        if self.cells(10):
-            self.add("10. Models for the simulator", "Files beside this page, from the kernels of one eager inference.\n")
+            name = ("simulated-" if self.sim else "") + n + ".model"
+            self.files[name] = r["file"]
+            rows.append((f"[{name}]({name})", r["kernels"], r["busy_us"] / 1000, r["total_us"] / 1000, number(r["error_pct"], 2),
+                         r["refused"] or "yes", ", ".join(f"{t['count']} x {t['name'][:40]}" for t in r["top"][:3]).replace("|", "/")))
+        if rows:
+            self.add("10. Models for the simulator", "From the kernels of one eager inference; the error is that of the file's own time.\n\n"
+                     + table(("file", "kernels", "GPU busy, ms", "inference, ms", "error, %", "replay takes it", "most time"), rows))
 
     def head(self):
-        m = self.cells(0).get("machine", {})
-        name = f"SIMULATED {self.data['meta']['sim']}" if self.sim else str(m.get("nvidia_smi"))
-        text = f"# Results: {name}\n\n"
+        m, meta = self.cells(0).get("machine", {}), self.data["meta"]
+        text = f"# Results: {meta['gpu']}\n\n"
         if self.sim:
             text += ("**No figure on this page is a GPU's.** Everything ran on the simulated driver, and PyTorch was replaced by "
                      "`functions/replay`; the page shows that the kit works.\n\n")
-        rows = [(k, number(m.get(k))) for k in ("nvidia_smi", "torch", "nvcc", "kernel", "cpus", "mps_control", "commit") if m.get(k)]
-        states = [(n, s.get("title"), s.get("state"), number(s.get("seconds")), "; ".join(filter(None, [s.get("why"), *s.get("notes", [])])))
+        elif meta.get("stand_in"):
+            text += "**No PyTorch was there:** `functions/replay` took its place, with kernels of set lengths.\n\n"
+        if meta["short"]:
+            text += "A short run: it shows that every stage works, and its figures are of little worth.\n\n"
+        names = ("nvidia_smi", "others_on_the_gpu", "torch", "nvcc", "gcc", "kernel", "cpus", "root", "mps_control", "mps_server", "commit")
+        rows = [(k, number(m[k])) for k in names if m.get(k) is not None] + [("note", n) for n in meta.get("notes") or []]
+        rows = [(k, v.replace("|", "/").replace("\n", " ")[:400]) for k, v in rows]
+        states = [(n, s["title"], s["state"], number(s["seconds"]), "; ".join(filter(None, [s["why"], *s["notes"]])))
                   for n, s in sorted(self.data["stages"].items(), key=lambda x: int(x[0]))]
-        return (text + f"Made by `bench/gpu/report` from a run at {self.data['meta'].get('when')}.\n\n" + table(("machine", ""), rows)
-                + "\n## Targets" + self.word + "\n\n" + table(("figure", "measured", "target", "", "paper"), self.targets)
+        goals = [(name + self.word, number(value, 2), limit, state, why, paper)
+                 for name, value, limit, state, why, paper in targets.rows(self.data)]
+        return (text + f"Made by `bench/gpu/report` from a run at {meta['when']}.\n\n" + table(("machine", ""), rows)
+                + "\n## Targets" + self.word + "\n\n" + table(("figure", "measured", "target", "", "why", "paper"), goals)
+                + "\n## The nine questions" + self.word + "\n\n" + table(("", "question", "answer"), questions.rows(self.data))
                 + "\n## Stages\n\n" + table(("", "stage", "state", "s", "notes"), states) + "\n")
 
 
 def pages(data):
     """{file name: text}"""
     p = Pages(data)
-    for part in (p.probe, p.hook, p.grid, p.replicas, p.interference, p.packing, p.ramp, p.memory, p.quota, p.faults, p.calibration):
+    for part in (p.probe, p.hook, p.grid, p.replicas, p.goodput, p.interference, p.packing, p.ramp, p.memory, p.quota, p.faults,
+                 p.calibration):
         part()
     p.files["README.md"] = p.head() + "\n".join(p.text)
     return p.files
