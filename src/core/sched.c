@@ -81,6 +81,22 @@ static void rekey(struct fast_sched *s, struct client *c)
     sched_ready_insert(s, c);
 }
 
+/* Notes what the window that ends at |end| gave to |c|; the last of |windows|, in which nothing has
+ * happened but the first. */
+static void close_window(const struct fast_sched *s, struct client *c, fast_ns end, int64_t windows)
+{
+    bool holds = c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN;
+    fast_ns from = c->granted_at > s->window_at ? c->granted_at : s->window_at;
+    c->sum.windows += (uint64_t)windows;
+    c->sum.windows_ns = c->sum.charged_ns + (holds ? end - c->granted_at : 0);
+    fast_ns got = c->quota.used_ns - c->quota.debt_ns + (holds ? end - from : 0);
+    fast_ns due = c->quota.limit_ns - c->quota.debt_ns;
+    due = c->quota.request_ns < due ? c->quota.request_ns : due;
+    if (windows == 1 && !c->rested && got < due)
+        c->sum.short_ns += due - got;
+    c->rested = c->state == CLIENT_IDLE;
+}
+
 static int64_t area(const struct fast_sched *s, const struct client *c)
 {
     return (int64_t)sched_width(s, c) * c->quota.request_ns;
@@ -174,9 +190,12 @@ void sched_advance(struct fast_sched *s, fast_ns now)
     fast_ns passed = s->now - s->window_at;
     if (passed >= s->conf.window_ns) {
         int64_t k = passed / s->conf.window_ns;
-        for (int i = 0; i < s->used; i++)
+        fast_ns end = s->window_at + k * s->conf.window_ns;
+        for (int i = 0; i < s->used; i++) {
+            close_window(s, &s->clients[i], end, k);
             fast_quota_roll(&s->clients[i].quota, k, !s->conf.whole_tokens);
-        begin_window(s, s->window_at + k * s->conf.window_ns);
+        }
+        begin_window(s, end);
         return;
     }
     int slot = slot_at(s, passed);
@@ -312,7 +331,7 @@ int fast_sched_add(struct fast_sched *s, const struct fast_slice *slice, fast_ns
     else
         id = s->used++;
     struct client *c = &s->clients[id];
-    *c = (struct client){.state = CLIENT_IDLE, .slice = *slice, .plan_i = -1};
+    *c = (struct client){.state = CLIENT_IDLE, .slice = *slice, .plan_i = -1, .rested = true};
     fast_quota_set(&c->quota, slice, s->conf.window_ns);
     s->plan_old = true;
     return id;
@@ -380,6 +399,7 @@ void fast_sched_unwant(struct fast_sched *s, int client, fast_ns now)
     sched_ready_remove(s, c);
     c->sum.wait_ns += s->now - c->ready_at;
     c->state = CLIENT_IDLE;
+    c->rested = true;
     sched_dispatch(s);
 }
 
@@ -406,6 +426,7 @@ int fast_sched_done(struct fast_sched *s, int client, uint64_t token, fast_ns bu
     untell(s, c);
     fast_quota_charge(&c->quota, charge, s->now - from, !s->conf.whole_tokens);
     c->state = want ? CLIENT_READY : CLIENT_IDLE;
+    c->rested |= !want;
     if (want) {
         c->ready_at = s->now;
         sched_ready_insert(s, c);

@@ -69,6 +69,9 @@ struct fast_sched_stats {
     fast_ns throttled_ns; /* the part of wait_ns that was spent at the limit */
     fast_ns overrun_ns;   /* from revocation until given back */
     fast_ns used_ns;      /* charged in the current window, carried debt included */
+    uint64_t windows;     /* that have ended */
+    fast_ns windows_ns;   /* charged in these, with what a token that runs on has used of them */
+    fast_ns short_ns;     /* what windows in which it had work all the time gave it less than its request */
     uint64_t token;       /* held now, 0: none */
     bool revoked, wants;
 };

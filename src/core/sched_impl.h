@@ -29,6 +29,7 @@ struct client {
     bool throttled; /* READY and at its limit */
     bool expired;   /* HOLD and past its end: only within a decision */
     bool stuck;     /* DRAIN and not waited for */
+    bool rested;    /* it had no work for a moment of this window */
     bool extended;  /* the grant to be told is an extension */
     unsigned tell;
     int tell_prev, tell_next;

@@ -7,15 +7,7 @@
 #include <stdint.h>
 
 #include "hook/hook.h"
-
-/* How memory was allocated, as told to the node. */
-enum fast_family {
-    FAST_FAMILY_DEVICE,
-    FAST_FAMILY_MANAGED,
-    FAST_FAMILY_POOL,
-    FAST_FAMILY_VMM,
-    FAST_FAMILY_ARRAY,
-};
+#include "wire/msg.h"
 
 /* Reserves at the node; when the cap does not have it, pools give up what they keep unused first. */
 bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family);

@@ -42,13 +42,15 @@ uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes)
     return more <= node_ledger_free(p->of) && more > room(d) ? more - room(d) : 0;
 }
 
-bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes)
+bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes, uint32_t family)
 {
     struct node_ledger_device *d = p->of->device;
     if (bytes <= d->total) {
         uint64_t more = pages(p->bytes + bytes) - pages(p->bytes);
         if (more <= node_ledger_free(p->of) && more <= room(d)) {
             charge(p, p->bytes + bytes);
+            if (family < FAST_FAMILY_COUNT)
+                p->family[family] += bytes;
             return true;
         }
     }
@@ -56,10 +58,28 @@ bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes)
     return false;
 }
 
-bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes)
+/* A context that ends gives back what was allocated in it under one name, whatever it was: so the rest comes
+ * off the other families, lest they add up to more than there is. */
+static void uncount(struct node_ledger_process *p, uint64_t bytes, uint32_t family)
+{
+    uint64_t sum = 0;
+    if (family < FAST_FAMILY_COUNT)
+        p->family[family] -= bytes < p->family[family] ? bytes : p->family[family];
+    for (int i = 0; i < FAST_FAMILY_COUNT; i++)
+        sum += p->family[i];
+    uint64_t over = sum > p->bytes ? sum - p->bytes : 0;
+    for (int i = 0; i < FAST_FAMILY_COUNT && over; i++) {
+        uint64_t part = over < p->family[i] ? over : p->family[i];
+        p->family[i] -= part;
+        over -= part;
+    }
+}
+
+bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes, uint32_t family)
 {
     bool known = bytes <= p->bytes;
     charge(p, known ? p->bytes - bytes : 0);
+    uncount(p, bytes, family);
     return known;
 }
 
@@ -67,4 +87,5 @@ void node_ledger_set(struct node_ledger_process *p, uint64_t bytes)
 {
     uint64_t total = p->of->device->total;
     charge(p, bytes < total ? bytes : total);
+    uncount(p, 0, FAST_FAMILY_COUNT);
 }

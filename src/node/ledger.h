@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "wire/msg.h"
+
 #define NODE_LEDGER_PAGE (UINT64_C(2) << 20)
 
 struct node_ledger_device {
@@ -26,6 +28,7 @@ struct node_ledger {
 struct node_ledger_process {
     struct node_ledger *of;
     uint64_t bytes; /* as it reserved them */
+    uint64_t family[FAST_FAMILY_COUNT]; /* the part of |bytes| of which it is known how it was allocated */
 };
 
 /* What the process is charged for. */
@@ -33,12 +36,13 @@ uint64_t node_ledger_charged(const struct node_ledger_process *p);
 /* What the cap of the replica leaves. */
 uint64_t node_ledger_free(const struct node_ledger *l);
 
-/* False: the cap or the device does not have it, and nothing is charged. */
-bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes);
+/* False: the cap or the device does not have it, and nothing is charged. |family|: enum fast_family; what
+ * is not known counts in the sum alone. */
+bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes, uint32_t family);
 /* How many bytes the device is short of for that; 0: it is not, or the cap would refuse anyway. */
 uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes);
 /* Gives back; more than it has counts as all it has, and is told by false. */
-bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes);
+bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes, uint32_t family);
 /* The process holds |bytes|, whatever was known before (after a restart of the node): memory that
  * is there already cannot be refused, so that the cap may be exceeded. At most the device. */
 void node_ledger_set(struct node_ledger_process *p, uint64_t bytes);

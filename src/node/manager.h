@@ -30,8 +30,8 @@ struct node_pool {
 struct node_wish {
     struct node_wish *next; /* of its session */
     struct node_session *session;
-    uint32_t id, gpu;
-    uint64_t bytes;
+    uint32_t id;
+    struct fast_msg_mem_reserve ask;
 };
 
 struct node_session {

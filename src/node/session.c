@@ -126,19 +126,19 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
     return r;
 }
 
-static int answer_reserve(struct node_session *s, uint32_t id, uint32_t gpu, uint64_t bytes)
+static int answer_reserve(struct node_session *s, uint32_t id, const struct fast_msg_mem_reserve *ask)
 {
-    bool ok = gpu == 0 && node_ledger_reserve(&s->mem, bytes);
+    bool ok = ask->gpu == 0 && node_ledger_reserve(&s->mem, ask->bytes, ask->family);
     struct fast_msg out = {.type = FAST_MSG_T_mem_reply,
                            .id = id,
-                           .mem_reply = {.gpu = gpu,
+                           .mem_reply = {.gpu = ask->gpu,
                                          .granted = ok,
                                          .free_bytes = node_ledger_free(s->mem.of)}};
     if (ok)
         node_share_publish(s->share);
     else
         fast_log(DEBUG, "memory refused", "replica=%s pid=%d bytes=%llu free=%llu",
-                 s->share->replica->id, s->pid, (unsigned long long)bytes,
+                 s->share->replica->id, s->pid, (unsigned long long)ask->bytes,
                  (unsigned long long)out.mem_reply.free_bytes);
     return reply(s, &out, NULL, 0);
 }
@@ -154,7 +154,7 @@ static void on_room(void *arg, uint64_t key, int code, const char *text)
     while (*at != w)
         at = &(*at)->next;
     *at = w->next;
-    if (answer_reserve(s, w->id, w->gpu, w->bytes))
+    if (answer_reserve(s, w->id, &w->ask))
         shutdown(s->fd, SHUT_RDWR); /* closed from the loop */
     free(w);
 }
@@ -178,14 +178,14 @@ static int on_reserve(struct node_session *s, const struct fast_msg *msg)
     uint64_t lacks = m->gpu == 0 ? too_few(s, m->bytes) : 0;
     struct node_wish *w = lacks ? malloc(sizeof(*w)) : NULL;
     if (w) {
-        *w = (struct node_wish){s->wishes, s, msg->id, m->gpu, m->bytes};
+        *w = (struct node_wish){s->wishes, s, msg->id, *m};
         if (node_stores_make_room(s->m->node->stores, s->share->pool->gpu, lacks, on_room, w)) {
             s->wishes = w;
             return 0;
         }
         free(w);
     }
-    return answer_reserve(s, msg->id, m->gpu, m->bytes);
+    return answer_reserve(s, msg->id, m);
 }
 
 static void on_report(struct node_session *s, const struct fast_msg_client_report *r)
@@ -232,7 +232,7 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
     case FAST_MSG_T_mem_reserve:
         return on_reserve(s, msg);
     case FAST_MSG_T_mem_release:
-        if (!node_ledger_release(&s->mem, msg->mem_release.bytes))
+        if (!node_ledger_release(&s->mem, msg->mem_release.bytes, msg->mem_release.family))
             odd(s, "it released more memory than it had reserved");
         node_share_publish(s->share);
         return 0;

@@ -404,7 +404,15 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
     ret->mem_bytes = s->mem.used;
     ret->mem_refused = s->mem.refused;
     ret->holds_token = s->holder != NULL;
+    ret->windows = st.windows;
+    ret->windows_ns = st.windows_ns;
+    ret->short_ns = st.short_ns;
     for (const struct node_session *x = s->sessions; x; x = x->share_next) {
+        ret->mem_device += x->mem.family[FAST_FAMILY_DEVICE];
+        ret->mem_managed += x->mem.family[FAST_FAMILY_MANAGED];
+        ret->mem_pool += x->mem.family[FAST_FAMILY_POOL];
+        ret->mem_vmm += x->mem.family[FAST_FAMILY_VMM];
+        ret->mem_array += x->mem.family[FAST_FAMILY_ARRAY];
         ret->sm_count = x->sm_count > ret->sm_count ? x->sm_count : ret->sm_count;
         ret->without_mps += x->reported && !x->mps;
     }

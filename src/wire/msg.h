@@ -57,6 +57,16 @@ struct fast_msg {
     };
 };
 
+/* How device memory was allocated. */
+enum fast_family {
+    FAST_FAMILY_DEVICE,
+    FAST_FAMILY_MANAGED,
+    FAST_FAMILY_POOL,
+    FAST_FAMILY_VMM,
+    FAST_FAMILY_ARRAY,
+    FAST_FAMILY_COUNT,
+};
+
 /* Replica states as told in replica_row. */
 enum fast_replica_state {
     FAST_REPLICA_STARTING, /* the process runs and does not answer yet */

@@ -269,6 +269,42 @@ static void beyond_request_yields(void **state)
     fast_sched_free(s);
 }
 
+/* What a window gave, and what it owed to who had work in all of it. */
+static void windows_are_accounted(void **state)
+{
+    (void)state;
+    struct fast_sched *s = sched((struct fast_sched_conf){.charge = FAST_CHARGE_HELD, .drain_ns = FAST_S(1)});
+    int slow = add(s, 100, 0, 1000), a = add(s, 100, 500, 1000), idle = add(s, 100, 400, 1000);
+    fast_sched_want(s, slow, 0);
+    struct fast_sched_action t = next_of(s, FAST_SCHED_GRANT, slow);
+    fast_sched_want(s, a, FAST_MS(5));
+    next_of(s, FAST_SCHED_REVOKE, slow);
+    fast_sched_tick(s, FAST_MS(100));
+    /* It came in the middle of the first window, which owed it nothing. */
+    assert_int_equal(fast_sched_stats(s, a, FAST_MS(100)).short_ns, 0);
+    assert_int_equal(fast_sched_stats(s, slow, FAST_MS(100)).windows_ns, FAST_MS(100));
+    assert_int_equal(fast_sched_done(s, slow, t.token, FAST_MS(170), false, FAST_MS(170), NULL), 0);
+    t = next_of(s, FAST_SCHED_GRANT, a);
+    fast_sched_tick(s, FAST_MS(199));
+    assert_int_equal(fast_sched_stats(s, a, FAST_MS(199)).windows, 1);
+    fast_sched_tick(s, FAST_MS(200));
+    struct fast_sched_stats st = fast_sched_stats(s, a, FAST_MS(200));
+    assert_int_equal(st.windows, 2);
+    assert_int_equal(st.windows_ns, FAST_MS(30)); /* of the token that it still holds */
+    assert_int_equal(st.short_ns, FAST_MS(20));
+    assert_int_equal(fast_sched_stats(s, idle, FAST_MS(200)).short_ns, 0);
+    assert_int_equal(fast_sched_stats(s, slow, FAST_MS(200)).windows_ns, FAST_MS(170));
+    /* It goes on in the next window, rests for a moment in it, and is owed nothing then. */
+    assert_int_equal(fast_sched_done(s, a, t.token, FAST_MS(40), false, FAST_MS(210), NULL), 0);
+    fast_sched_want(s, a, FAST_MS(299));
+    fast_sched_tick(s, FAST_MS(300));
+    st = fast_sched_stats(s, a, FAST_MS(300));
+    assert_int_equal(st.windows, 3);
+    assert_int_equal(st.windows_ns, FAST_MS(41));
+    assert_int_equal(st.short_ns, FAST_MS(20));
+    fast_sched_free(s);
+}
+
 /* A token that is never given back keeps its SMs; the others go on beside it. */
 static void stuck_token(void **state)
 {
@@ -364,7 +400,7 @@ int main(void)
         cmocka_unit_test(wrong_tokens),             cmocka_unit_test(owner_takes_its_slot_back),
         cmocka_unit_test(beyond_request_yields),    cmocka_unit_test(stuck_token),
         cmocka_unit_test(resize_at_once),           cmocka_unit_test(wrong_settings),
-        cmocka_unit_test(plan_of_pairs),
+        cmocka_unit_test(plan_of_pairs),            cmocka_unit_test(windows_are_accounted),
     };
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }
