@@ -21,11 +21,11 @@ struct top {
 static void print_gpus(const json_t *gpus, FILE *out)
 {
     static const char *const heads[] = {"GPU", "NAME", "SMs", "UTIL%", "SM%", "OCC%", "MEMORY",
-                                        "CAPPED", "REPLICAS", "FREE%", "PARTITIONS", NULL};
+                                        "CAPPED", "SHARED", "REPLICAS", "FREE%", "PARTITIONS", NULL};
     struct table *t = table_new(heads);
     json_t *g;
     size_t i;
-    char used[32], total[32], capped[32];
+    char used[32], total[32], capped[32], shared[32];
     json_array_foreach(gpus, i, g) {
         table_add(t, "%.0f", json_num(g, "gpu"));
         table_add(t, "%s", json_text(g, "name"));
@@ -37,6 +37,7 @@ static void print_gpus(const json_t *gpus, FILE *out)
                   view_bytes(json_num(g, "memory_used_bytes"), used, sizeof(used)),
                   view_bytes(json_num(g, "memory_total_bytes"), total, sizeof(total)));
         table_add(t, "%s", view_bytes(json_num(g, "memory_capped_bytes"), capped, sizeof(capped)));
+        table_add(t, "%s", view_bytes(json_num(g, "memory_shared_bytes"), shared, sizeof(shared)));
         table_add(t, "%.0f", json_num(g, "replicas"));
         table_add(t, "%.0f", 100 * json_num(g, "free_area"));
         table_add(t, "%s", json_text(g, "backend"));

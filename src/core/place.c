@@ -52,7 +52,7 @@ static void unindex_some(struct fast_fleet *fleet, int g, int n)
     gpu->indexed = false;
 }
 
-static void unindex(struct fast_fleet *fleet, int g)
+void fleet_unindex(struct fast_fleet *fleet, int g)
 {
     struct fleet_gpu *gpu = &fleet->gpus[g];
     if (gpu->indexed)
@@ -64,10 +64,10 @@ static void unindex(struct fast_fleet *fleet, int g)
 
 /* Puts the free rectangles of |g| into the index if it takes replicas. When memory runs out for that
  * it is not chosen until its next change; nothing else is lost. */
-static void reindex(struct fast_fleet *fleet, int g)
+void fleet_reindex(struct fast_fleet *fleet, int g)
 {
     struct fleet_gpu *gpu = &fleet->gpus[g];
-    unindex(fleet, g);
+    fleet_unindex(fleet, g);
     if (!gpu->open || gpu->exclusive || fleet_gpu_rects(gpu) >= FAST_RECTS_USED_MAX)
         return;
     int area = fleet_area_free(gpu);
@@ -101,7 +101,7 @@ int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *con
     if (fast_rects_init(&gpu->rects, err))
         return -FAST_ENOMEM;
     *ret_gpu = fleet->ngpus++;
-    reindex(fleet, *ret_gpu);
+    fleet_reindex(fleet, *ret_gpu);
     return 0;
 }
 
@@ -109,9 +109,9 @@ void fast_fleet_gpu_open(struct fast_fleet *fleet, int gpu, bool open)
 {
     if (gpu < 0 || gpu >= fleet->ngpus)
         return;
-    unindex(fleet, gpu);
+    fleet_unindex(fleet, gpu);
     fleet->gpus[gpu].open = open;
-    reindex(fleet, gpu);
+    fleet_reindex(fleet, gpu);
 }
 
 int fast_fleet_gpus(const struct fast_fleet *fleet)
@@ -137,58 +137,6 @@ int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu
     return 0;
 }
 
-int fleet_weights_at(const struct fast_fleet *fleet, uint64_t weights, int gpu)
-{
-    int lo = 0, hi = fleet->nweights;
-    while (lo < hi) {
-        int mid = lo + (hi - lo) / 2;
-        const struct fleet_weights *w = &fleet->weights[mid];
-        if (w->weights < weights || (w->weights == weights && w->gpu < gpu))
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-struct fleet_weights *fleet_weights_find(const struct fast_fleet *fleet, uint64_t weights, int gpu)
-{
-    int at = fleet_weights_at(fleet, weights, gpu);
-    if (at == fleet->nweights || fleet->weights[at].weights != weights ||
-        fleet->weights[at].gpu != gpu)
-        return NULL;
-    return &fleet->weights[at];
-}
-
-/* One more replica uses the weights on |gpu|; returns by how much the GPU's memory in use grows. */
-static uint64_t weights_hold(struct fast_fleet *fleet, uint64_t weights, uint64_t bytes, int gpu)
-{
-    struct fleet_weights *w = fleet_weights_find(fleet, weights, gpu);
-    if (w) {
-        w->refs++;
-        return 0;
-    }
-    int at = fleet_weights_at(fleet, weights, gpu);
-    w = &fleet->weights[at];
-    memmove(w + 1, w, sizeof(*w) * (size_t)(fleet->nweights - at));
-    *w = (struct fleet_weights){weights, gpu, 1, bytes};
-    fleet->nweights++;
-    return bytes;
-}
-
-/* One replica fewer uses them; returns by how much the GPU's memory in use shrinks. */
-static uint64_t weights_drop(struct fast_fleet *fleet, uint64_t weights, int gpu)
-{
-    struct fleet_weights *w = fleet_weights_find(fleet, weights, gpu);
-    if (!w || --w->refs)
-        return 0;
-    uint64_t bytes = w->bytes;
-    int at = (int)(w - fleet->weights);
-    memmove(w, w + 1, sizeof(*w) * (size_t)(fleet->nweights - at - 1));
-    fleet->nweights--;
-    return bytes;
-}
-
 /* Makes sure that nothing that enter() does after the rectangle can fail. */
 static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
 {
@@ -203,15 +151,7 @@ static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
         gpu->replicas = replicas;
         gpu->cap = cap;
     }
-    if (fleet->nweights == fleet->weights_cap) {
-        int cap = fleet->weights_cap ? 2 * fleet->weights_cap : 8;
-        struct fleet_weights *weights = realloc(fleet->weights, sizeof(*weights) * (size_t)cap);
-        if (!weights)
-            return fast_err_set(err, FAST_ENOMEM, "no memory for one more replica");
-        fleet->weights = weights;
-        fleet->weights_cap = cap;
-    }
-    return 0;
+    return fleet_weights_reserve(fleet, err);
 }
 
 /* Enters |replica| at |placed|, which has been chosen. */
@@ -222,7 +162,7 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     int rc = reserve(fleet, placed->gpu, err);
     if (rc)
         return rc;
-    unindex(fleet, placed->gpu);
+    fleet_unindex(fleet, placed->gpu);
     if (placed->split) {
         gpu->nsplit++;
         gpu->split_area += fast_rect_area(&placed->rect);
@@ -232,14 +172,13 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     if (!rc) {
         gpu->mem_used += placed->mem_bytes;
         if (placed->weights)
-            gpu->mem_used +=
-                weights_hold(fleet, placed->weights, want->weights_bytes, placed->gpu);
+            fleet_weights_hold(fleet, placed->weights, want->weights_bytes, placed->gpu);
         gpu->exclusive |= placed->exclusive;
         gpu->replicas[gpu->nreplicas++] = replica;
         fleet->last = placed->gpu;
         place_table_add(&fleet->table, replica, placed);
     }
-    reindex(fleet, placed->gpu);
+    fleet_reindex(fleet, placed->gpu);
     return rc;
 }
 
@@ -250,7 +189,7 @@ static bool repack(struct fast_fleet *fleet, int g, int quota, int sm)
     struct fast_rect old[FAST_RECTS_USED_MAX], moved[FAST_RECTS_USED_MAX];
     int n = gpu->rects.nused;
     memcpy(old, gpu->rects.used, sizeof(old));
-    unindex(fleet, g);
+    fleet_unindex(fleet, g);
     bool done = fast_rects_repack(&gpu->rects, quota, sm, moved);
     for (int i = 0; done && i < gpu->nreplicas; i++) {
         struct fast_placed *placed = place_table_find(&fleet->table, gpu->replicas[i]);
@@ -260,7 +199,7 @@ static bool repack(struct fast_fleet *fleet, int g, int quota, int sm)
         if (k < n)
             placed->rect = moved[k];
     }
-    reindex(fleet, g);
+    fleet_reindex(fleet, g);
     return done;
 }
 
@@ -295,7 +234,8 @@ int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fa
     if (rc)
         return rc;
     int g = fleet_choose_gpu(fleet, want), split = -1;
-    if (g < 0 || !fleet->gpus[g].nreplicas) {
+    /* An idle GPU is opened last, unless it has the weights. */
+    if (g < 0 || (!fleet->gpus[g].nreplicas && !fleet_weights_find(fleet, want->weights, g))) {
         split = fleet_split_find(fleet, want);
         if (!fleet->conf.split && repack_any(fleet, want))
             g = fleet_choose_gpu(fleet, want);
@@ -385,7 +325,7 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
     const struct fast_placed placed = *found;
     struct fleet_gpu *gpu = &fleet->gpus[placed.gpu];
     int rc = 0;
-    unindex(fleet, placed.gpu);
+    fleet_unindex(fleet, placed.gpu);
     if (placed.split)
         split_drop(gpu, &placed.rect);
     else if (placed.rect.quota)
@@ -397,14 +337,14 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
         gpu->replicas[at] = gpu->replicas[--gpu->nreplicas];
         gpu->mem_used -= placed.mem_bytes;
         if (placed.weights)
-            gpu->mem_used -= weights_drop(fleet, placed.weights, placed.gpu);
+            fleet_weights_drop(fleet, placed.weights, placed.gpu);
         if (placed.exclusive)
             gpu->exclusive = false;
         place_table_remove(&fleet->table, replica);
         gpu->nrefused = 0;
         fleet_split_settle(fleet, placed.gpu);
     }
-    reindex(fleet, placed.gpu);
+    fleet_reindex(fleet, placed.gpu);
     return rc;
 }
 
@@ -428,7 +368,7 @@ static bool take_anew(struct fast_fleet *fleet, int g, uint64_t replica, struct 
     if (!found && !(fleet->conf.repack && !gpu->nsplit && repack(fleet, g, quota, sm) &&
                     fast_rects_find(rects, quota, sm, fleet->conf.fit, ret, NULL)))
         return false;
-    unindex(fleet, g);
+    fleet_unindex(fleet, g);
     return !fast_rects_take(rects, ret, NULL);
 }
 
@@ -452,13 +392,13 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
                             (unsigned long long)mem >> 20,
                             (unsigned long long)(fleet_mem_free(gpu) + placed->mem_bytes) >> 20);
     bool split = false;
-    unindex(fleet, g);
+    fleet_unindex(fleet, g);
     if (placed->split)
         split_drop(gpu, &old);
     else if (old.quota)
         rc = fast_rects_give(&gpu->rects, &old, FAST_RECLAIM_RESTRUCTURE, err);
     if (!rc && rect.quota && !take_anew(fleet, g, replica, &rect, &split)) {
-        unindex(fleet, g); /* a new layout that was tried has put it back */
+        fleet_unindex(fleet, g); /* a new layout that was tried has put it back */
         if (placed->split) {
             gpu->nsplit++;
             gpu->split_area += fast_rect_area(&old);
@@ -480,7 +420,7 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
         placed->mem_bytes = mem;
         *ret = *placed;
     }
-    reindex(fleet, g);
+    fleet_reindex(fleet, g);
     return rc;
 }
 

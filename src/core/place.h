@@ -111,6 +111,12 @@ int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fa
 int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct fast_slice *slice,
                       struct fast_placed *ret, struct fast_err *err);
 
+/* The store of |gpu| has |bytes| of |weights| (0: not any more), whoever uses them. A replica that wants
+ * them goes there first. |firm|: they stay there and count as used memory, else they do so only while a
+ * replica uses them. */
+int fast_fleet_weights(struct fast_fleet *fleet, int gpu, uint64_t weights, uint64_t bytes, bool firm,
+                       struct fast_err *err);
+
 int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err);
 
 /* NULL: not placed. Valid until the next change. */

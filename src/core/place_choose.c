@@ -8,8 +8,7 @@
 uint64_t fleet_mem_need(const struct fast_fleet *fleet, int gpu, const struct fast_want *want)
 {
     uint64_t need = fleet_mem_own(&fleet->gpus[gpu], want);
-    if (want->weights && !fleet_weights_find(fleet, want->weights, gpu) &&
-        __builtin_add_overflow(need, want->weights_bytes, &need))
+    if (__builtin_add_overflow(need, fleet_weights_need(fleet, want, gpu), &need))
         return UINT64_MAX;
     return need;
 }

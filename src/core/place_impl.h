@@ -1,7 +1,8 @@
 #ifndef FAST_CORE_PLACE_IMPL_H
 #define FAST_CORE_PLACE_IMPL_H
 
-/* The inside of a fleet, shared by place.c (changes), place_choose.c (decisions) and nothing else. */
+/* The inside of a fleet, shared by place.c (changes), place_choose.c (decisions)
+ * and their like. */
 
 #include "core/place.h"
 #include "core/place_index.h"
@@ -30,8 +31,11 @@ struct fleet_gpu {
 struct fleet_weights {
     uint64_t weights;
     int gpu;
-    int refs; /* replicas that use them */
-    uint64_t bytes;
+    int refs;      /* replicas that use them */
+    bool resident; /* the GPU's store has them, as the caller says */
+    bool firm;     /* and keeps them whether they are used or not */
+    uint64_t bytes;   /* 0: not known */
+    uint64_t charged; /* of it, to the GPU */
 };
 
 struct fast_fleet {
@@ -50,6 +54,18 @@ struct fast_fleet {
 int fleet_weights_at(const struct fast_fleet *fleet, uint64_t weights, int gpu);
 /* NULL: they are not on that GPU. */
 struct fleet_weights *fleet_weights_find(const struct fast_fleet *fleet, uint64_t weights, int gpu);
+
+/* Makes sure that one more entry does not fail. */
+int fleet_weights_reserve(struct fast_fleet *fleet, struct fast_err *err);
+/* One replica more, or fewer, uses them on |gpu|, which is out of the index. */
+void fleet_weights_hold(struct fast_fleet *fleet, uint64_t weights, uint64_t bytes, int gpu);
+void fleet_weights_drop(struct fast_fleet *fleet, uint64_t weights, int gpu);
+/* What |want| takes of |gpu| for weights that are not charged there yet. */
+uint64_t fleet_weights_need(const struct fast_fleet *fleet, const struct fast_want *want, int gpu);
+
+/* Takes |gpu| out of the index before a change of it, and puts it back. */
+void fleet_unindex(struct fast_fleet *fleet, int gpu);
+void fleet_reindex(struct fast_fleet *fleet, int gpu);
 
 static inline uint64_t fleet_mem_free(const struct fleet_gpu *gpu)
 {

@@ -31,7 +31,7 @@ static bool replicas_valid(const struct fast_fleet *fleet, int g)
     }
     for (int i = 0; i < fleet->nweights; i++)
         if (fleet->weights[i].gpu == g)
-            mem += fleet->weights[i].bytes;
+            mem += fleet->weights[i].charged;
     return mem == gpu->mem_used && rects == gpu->rects.nused &&
            split == gpu->nsplit && split_area == gpu->split_area;
 }

@@ -199,6 +199,7 @@ static const struct route routes[] = {
     {"/system/logs", "GET", gw_api_logs, NULL},
     {"/system/gpus", "GET", gw_api_gpus, NULL},
     {"/system/replicas", "GET", gw_api_replicas, NULL},
+    {"/system/models", "GET POST PUT DELETE", gw_api_models, NULL},
     {"/system/policy", "GET PUT", gw_api_policy, NULL},
 };
 
@@ -296,6 +297,7 @@ static void root_page(struct gateway *gw, struct fast_http_req *req)
                      "/system/functions     deploy, list, change, remove\n"
                      "/system/gpus          GPUs and who is on them\n"
                      "/system/replicas      processes of functions\n"
+                     "/system/models        models that replicas share\n"
                      "/system/policy        how GPUs are shared\n",
                      FAST_VERSION, gw->welcomed ? gw->node : "(not connected)",
                      gw->simulated ? " (simulated GPUs)" : "");

@@ -66,6 +66,9 @@ static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
     set_int(o, "memory_total_bytes", row->mem_total);
     set_int(o, "memory_used_bytes", row->mem_used);
     set_int(o, "memory_capped_bytes", row->mem_capped);
+    set_int(o, "memory_shared_bytes", row->mem_shared);
+    set_int(o, "memory_cached_bytes", row->mem_cached);
+    set(o, "shared_via", json_string(row->mem_shared ? fast_store_via_name(row->store_via) : ""));
     set(o, "utilization", fraction(row->util_milli));
     set(o, "sm_activity", fraction(row->sm_milli));
     set(o, "sm_occupancy", fraction(row->occupancy_milli));

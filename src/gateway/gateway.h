@@ -38,6 +38,7 @@ struct gw_conf {
 
 struct gw_function;
 struct gw_job;
+struct gw_model;
 
 enum gw_phase {
     GW_PLACED,   /* it has a place and a number, the node has not been told */
@@ -132,6 +133,7 @@ struct gateway {
     struct fast_fleet *fleet;
     struct gw_gpu gpus[FAST_NODE_GPUS_MAX];
     int ngpus;
+    struct gw_model *models; /* on them */
     struct gw_function *functions;
     struct gw_function *hash[GW_BUCKETS];
     struct gw_replica *replicas;
@@ -256,7 +258,19 @@ void gw_api_logs(const struct gw_request *rq);
 void gw_api_gpus(const struct gw_request *rq);
 void gw_api_replicas(const struct gw_request *rq);
 void gw_api_policy(const struct gw_request *rq);
+void gw_api_models(const struct gw_request *rq);
 void gw_api_info(const struct gw_request *rq);
+
+/* ---- models.c ---- */
+
+/* The node tells of a model on one of its GPUs. */
+void gw_models_told(void *gateway, const struct fast_msg_model_row *row);
+void gw_models_forget(struct gateway *gw);
+/* What the placement needs to know of the weights that |spec| shares. */
+void gw_models_want(const struct gateway *gw, const struct gw_spec *spec, struct fast_want *ret);
+/* The models, one after the other; |before| NULL: the first. NULL: no more. */
+const struct fast_msg_model_row *gw_models_next(const struct gateway *gw,
+                                                const struct fast_msg_model_row *before);
 
 /* ---- namespaces.c ---- */
 

@@ -138,6 +138,9 @@ static int on_message(struct gw_link *l, const struct fast_msg *m, struct fast_e
     case FAST_MSG_T_replica_row:
         l->ops->replica(l->arg, &m->replica_row);
         return 0;
+    case FAST_MSG_T_model_row:
+        l->ops->model(l->arg, &m->model_row);
+        return 0;
     case FAST_MSG_T_replica_stats:
         l->ops->stats(l->arg, &m->replica_stats);
         return 0;

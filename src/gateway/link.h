@@ -16,6 +16,7 @@ struct gw_link_ops {
     void (*welcome)(void *arg, const struct fast_msg_ctl_welcome *m);
     void (*gpu)(void *arg, const struct fast_msg_gpu_row *m);
     void (*replica)(void *arg, const struct fast_msg_replica_row *m);
+    void (*model)(void *arg, const struct fast_msg_model_row *m);
     void (*stats)(void *arg, const struct fast_msg_replica_stats *m);
     void (*synced)(void *arg); /* every row of today has been told */
     void (*lost)(void *arg);   /* from now on requests fail, until synced is told again */

@@ -337,6 +337,7 @@ static void close_all(struct gateway *gw)
     gw_link_free(gw->link);
     gw_replicas_free(gw);
     gw_functions_free(gw);
+    gw_models_forget(gw);
     fast_fleet_free(gw->fleet);
     gw_store_close(gw->store);
     gw_profiles_close(gw->profiles);

@@ -155,6 +155,45 @@ static void replica_value(struct page *w, const struct gateway *gw, const char *
                 r->fn->spec->name, r->fn->spec->ns, r->gpu, value(&r->node_stats));
 }
 
+static double mem_shared(const struct gw_gpu *g)
+{
+    return (double)g->row.mem_shared;
+}
+
+static double mem_cached(const struct gw_gpu *g)
+{
+    return (double)g->row.mem_cached;
+}
+
+/* A label's value with what the format does not allow in one taken out. */
+static const char *label(const char *text, char *buf, size_t cap)
+{
+    size_t n = 0;
+    for (; *text && n + 1 < cap; text++)
+        buf[n++] = (char)(*text == '"' || *text == '\\' || (unsigned char)*text < ' ' ? '_' : *text);
+    buf[n] = 0;
+    return buf;
+}
+
+static void models(struct page *w, const struct gateway *gw)
+{
+    static const struct {
+        const char *name, *type, *help;
+    } rows[] = {{"fast_model_bytes", "gauge", "Device memory of a model that replicas share"},
+                {"fast_model_references", "gauge", "Processes that have it"},
+                {"fast_model_gets_total", "counter", "Times that it was taken without loading"}};
+    for (int i = 0; i < 3; i++) {
+        head(w, rows[i].name, rows[i].type, rows[i].help);
+        for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
+            char name[128], version[64];
+            add(w, "%s{model=\"%s\",version=\"%s\",namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name,
+                label(m->name.p, name, sizeof(name)), label(m->version.p, version, sizeof(version)),
+                m->ns.p, m->gpu,
+                (unsigned long long)(i == 0 ? m->bytes : i == 1 ? m->refs : m->gets));
+        }
+    }
+}
+
 static double busy(const struct fast_msg_replica_stats *s)
 {
     return (double)s->busy_ns / 1e9;
@@ -202,6 +241,9 @@ void gw_api_metrics(void *arg, struct fast_http_req *req)
     gpu_value(&w, gw, "fast_gpu_sm_occupancy", "Share of warp slots", occupancy);
     gpu_value(&w, gw, "fast_gpu_memory_used_bytes", "Memory in use", mem_used);
     gpu_value(&w, gw, "fast_gpu_memory_total_bytes", "Memory of the GPU", mem_total);
+    gpu_value(&w, gw, "fast_gpu_memory_shared_bytes", "Models that replicas share", mem_shared);
+    gpu_value(&w, gw, "fast_gpu_memory_cached_bytes", "Of them, those that nobody uses", mem_cached);
+    models(&w, gw);
     replica_value(&w, gw, "fast_replica_busy_seconds_total", "Time the GPU was busy for it", busy);
     replica_value(&w, gw, "fast_replica_throttled_seconds_total", "Time it was out of quota",
                   throttled);

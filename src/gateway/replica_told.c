@@ -74,6 +74,7 @@ static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replic
             continue;
         r->slice = gw_replica_slice(gw, &r->slice);
         gw_replica_want(&r->slice, &want);
+        gw_models_want(gw, fn->spec, &want);
         want.gpu = gw->gpus[i].fleet;
         r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
     }
@@ -183,10 +184,12 @@ static void on_lost(void *arg)
     struct gateway *gw = arg;
     gw->session++;
     gw->welcomed = false;
+    gw_models_forget(gw);
     for (struct gw_replica *r = gw->replicas; r; r = r->next)
         if (r->phase == GW_STOPPING)
             r->phase = GW_DRAINING; /* said again when the node is back */
 }
 
-const struct gw_link_ops gw_replica_link_ops = {on_welcome, on_gpu,    on_row,
-                                                on_stats,   on_synced, on_lost};
+const struct gw_link_ops gw_replica_link_ops = {
+    .welcome = on_welcome, .gpu = on_gpu,       .replica = on_row, .model = gw_models_told,
+    .stats = on_stats,     .synced = on_synced, .lost = on_lost};

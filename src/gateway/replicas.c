@@ -291,6 +291,7 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     if (fn->spec->gpu) {
         r->slice = gw_replica_slice(gw, slice);
         gw_replica_want(&r->slice, &want);
+        gw_models_want(gw, fn->spec, &want);
         rc = fast_fleet_place(gw->fleet, r->key, &want, &placed, err);
         r->in_fleet = !rc;
         for (int i = 0; i < gw->ngpus && !rc; i++)

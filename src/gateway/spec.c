@@ -123,17 +123,20 @@ static int parse_slice(struct gw_spec *s, struct fast_err *err)
     return 0;
 }
 
-static int load_profile(struct gw_spec *s, const char *name, const struct gw_paths *paths,
+/* |asked|: by name. A model may have one of its own name, and need not. */
+static int load_profile(struct gw_spec *s, const char *name, bool asked, const struct gw_paths *paths,
                         struct fast_err *err)
 {
     fast_autofree char *text = NULL;
     char path[4096];
     if (strchr(name, '/') || name[0] == '.')
-        return fast_err_set(err, FAST_EINVAL, NOTE "profile: \"%.80s\" is not a name", name);
+        return !asked ? 0 : fast_err_set(err, FAST_EINVAL, NOTE "profile: \"%.80s\" is not a name", name);
     for (int i = 0; i < paths->nprofiles && !text; i++)
         if (snprintf(path, sizeof(path), "%s/%s.csv", paths->profiles[i], name) <
             (int)sizeof(path))
             fast_file_read(path, PROFILE_FILE_MAX, &text, NULL, NULL);
+    if (!text && !asked)
+        return 0;
     if (!text)
         return fast_err_set(err, FAST_EINVAL, NOTE "profile: there is no %.80s.csv in %.100s",
                             name, paths->nprofiles ? paths->profiles[0] : "any folder (--profiles)");
@@ -180,10 +183,9 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
         r = fast_err_set(err, FAST_EINVAL, NOTE "slo_percentile: \"%.20s\" is neither 95 nor 99",
                          pct);
     s->slo_p95 = pct && !strcmp(pct, "95");
-    if (!r && !profile)
-        profile = gw_spec_map(s, "annotations", NOTE "model");
-    if (!r && profile)
-        r = load_profile(s, profile, paths, err);
+    const char *model = gw_spec_map(s, "annotations", NOTE "model");
+    if (!r && (profile || model))
+        r = load_profile(s, profile ? profile : model, profile != NULL, paths, err);
     if (!r && s->profile && !names_slice(s))
         r = slice_from_profile(s, err);
     s->gpu = s->gpu || s->profile;

@@ -250,9 +250,9 @@ static int watch_begin(struct session *s, const struct fast_msg *msg, struct fas
     s->watching = true;
     s->period = FAST_MS(ms);
     fast_timer_set(s->timer, ms ? fast_loop_now(agent->node->loop) + s->period : FAST_NEVER);
+    send_models(s, msg->id);
     for (int i = 0; i < agent->count; i++)
         send_row(s, msg->id, agent->replicas[i]);
-    send_models(s, msg->id);
     send_gpus(s, msg->id);
     return 0;
 }

@@ -190,6 +190,50 @@ static void shared_weights(void **state)
     fast_fleet_free(fleet);
 }
 
+/* What the store of a GPU has counts for where a replica goes, and for memory only while it is used. */
+static void resident_weights(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = fleet_of(3, FAST_GIB(4), false);
+    struct fast_gpu_room room;
+    struct fast_want other = want(10, 100, FAST_MIB(512)), w = other;
+    w.weights = 77;
+    must_place(fleet, 1, &other, 0);
+    assert_int_equal(fast_fleet_weights(fleet, 2, 77, FAST_GIB(2), false, NULL), 0);
+    assert_int_equal(fast_fleet_gpu_room(fleet, 2, &room, NULL), 0);
+    assert_true(room.mem_free == FAST_GIB(4)); /* it goes when the memory is needed */
+    must_place(fleet, 2, &w, 2); /* although GPU 2 is idle and GPU 0 is not */
+    assert_int_equal(fast_fleet_gpu_room(fleet, 2, &room, NULL), 0);
+    assert_true(room.mem_free == FAST_GIB(2) - FAST_MIB(512));
+    assert_true(fast_fleet_valid(fleet));
+    /* Loaded by a replica that did not know how large they are. */
+    w.weights = 78;
+    w.gpu = 0;
+    must_place(fleet, 3, &w, 0);
+    w.gpu = FAST_ANY;
+    assert_int_equal(fast_fleet_weights(fleet, 0, 78, FAST_GIB(1), false, NULL), 0);
+    assert_int_equal(fast_fleet_gpu_room(fleet, 0, &room, NULL), 0);
+    assert_true(room.mem_free == FAST_GIB(2));
+    assert_int_equal(fast_fleet_weights(fleet, 0, 78, 0, false, NULL), 0); /* the store has died */
+    must_place(fleet, 4, &w, 0);
+    assert_true(fast_fleet_valid(fleet));
+    /* Kept for good. */
+    assert_int_equal(fast_fleet_weights(fleet, 1, 79, FAST_GIB(4), true, NULL), 0);
+    w = want(10, 100, FAST_GIB(3));
+    must_refuse(fleet, &w, "memory: 3072 MiB wanted");
+    assert_int_equal(fast_fleet_weights(fleet, 1, 79, 0, true, NULL), 0);
+    must_place(fleet, 5, &w, 1);
+    for (uint64_t id = 1; id <= 5; id++)
+        assert_int_equal(fast_fleet_remove(fleet, id, NULL), 0);
+    for (int g = 0; g < 3; g++) {
+        assert_int_equal(fast_fleet_gpu_room(fleet, g, &room, NULL), 0);
+        assert_true(room.mem_free == FAST_GIB(4));
+    }
+    assert_int_equal(fast_fleet_weights(fleet, 3, 77, 1, false, NULL), -FAST_ENOENT);
+    assert_true(fast_fleet_valid(fleet));
+    fast_fleet_free(fleet);
+}
+
 static void adoption(void **state)
 {
     (void)state;
@@ -350,6 +394,7 @@ int main(void)
         cmocka_unit_test(paper_packing), cmocka_unit_test(third_refused),
         cmocka_unit_test(refusals),      cmocka_unit_test(least_area),
         cmocka_unit_test(whole_gpu),     cmocka_unit_test(shared_weights),
+        cmocka_unit_test(resident_weights),
         cmocka_unit_test(adoption),      cmocka_unit_test(resizing),
         cmocka_unit_test(random_fleet),
     };
