@@ -124,10 +124,10 @@ class Gpu(GatewayTest):
             "fastgshare/profile": "gnmt", "fastgshare/slo": "500ms"}))
         # Of those within the SLO, the configuration with the most throughput for its share.
         first = gw.replicas("ramp")[0]
-        self.assertEqual((first["sm_pct"], first["quota_request"]), (6, 0.2))
+        self.assertEqual((first["sm_pct"], first["quota_request"]), (6, 0.8))
         gw.up("g", labels={"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "2",
                            "com.openfaas.scale.target": "5"})
-        ramp, plain = Steady(gw, "/function/ramp", 6), Steady(gw, "/function/g", 8)
+        ramp, plain = Steady(gw, "/function/ramp", 14), Steady(gw, "/function/g", 8)
         wait_until(lambda: len(gw.replicas("ramp", "ready")) >= 3 and
                    len(gw.replicas("g", "ready")) == 2, "they are not scaled up")
         self.assertEqual(set(ramp.stop()) | set(plain.stop()), {200})
