@@ -191,7 +191,11 @@ static int run_trials(struct session *s)
             view_progress_end();
             return CLI_FAILED;
         }
-        if (outcome == TRIAL_NO_ROOM) {
+        if (outcome == TRIAL_YIELDED) {
+            view_progress_end();
+            fprintf(stderr, "the trial gave way to a live function that needed the room; going on\n");
+        }
+        if (outcome == TRIAL_NO_ROOM || outcome == TRIAL_YIELDED) {
             s->no_room[slice] = true;
             continue;
         }

@@ -137,6 +137,8 @@ struct run {
     int samples;
     double utilization, sm, occupancy, dram;
     int gpu;
+    bool saturating; /* GPU figures are taken */
+    bool unwatched; /* the gateway has been without its node for a while, or without an answer */
 };
 
 static bool failed(struct run *r, const char *state, const char *text)
@@ -222,6 +224,15 @@ static bool wait_gone(struct run *r)
     return !row && !down;
 }
 
+/* Whether the gateway has taken the trial away for a live function. */
+static bool has_yielded(struct run *r)
+{
+    api_autoreply a = {0};
+    char path[128];
+    snprintf(path, sizeof(path), "/system/function/%s", r->name);
+    return !api_call(r->conf->cli, "GET", path, NULL, 0, NULL, &a) && a.status == 404;
+}
+
 /* True: ready. Else |ret_outcome| says whether that is a row. */
 static bool wait_ready(struct run *r, enum trial_outcome *ret_outcome)
 {
@@ -234,12 +245,17 @@ static bool wait_ready(struct run *r, enum trial_outcome *ret_outcome)
         char text[200];
         snprintf(text, sizeof(text), "%s", row ? json_text(row, "text") : "");
         bool ready = !strcmp(state, "ready"), restarted = row && json_num(row, "restarts") > 0;
+        bool missing = !row && !down;
         seen = seen || (row && strcmp(state, "placed") != 0);
         r->gpu = row ? (int)json_num(row, "gpu") : 0;
         json_decref(row);
         *ret_outcome = down ? TRIAL_ABORT : TRIAL_DONE;
         if (down || ready)
             return ready;
+        if (missing && has_yielded(r)) {
+            *ret_outcome = TRIAL_YIELDED;
+            return false;
+        }
         if (!seen && waited > ROOM_TIMEOUT) {
             *ret_outcome = TRIAL_NO_ROOM;
             return false;
@@ -258,12 +274,20 @@ static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
 {
     struct run *r = arg;
     json_t *gpus = NULL, *g;
+    (void)elapsed; /* of the schedule, and requests of a closed loop are all due at its start */
     (void)total;
     (void)done;
     (void)all;
-    if (elapsed < r->sampled + SAMPLE_EVERY)
+    if (fast_clock_now() < r->sampled + SAMPLE_EVERY)
         return;
-    r->sampled = elapsed;
+    r->sampled = fast_clock_now();
+    api_autoreply a = {0};
+    if (api_call(r->conf->cli, "GET", "/system/policy", NULL, 0, NULL, &a) || a.status != 200) {
+        r->unwatched = true;
+        return;
+    }
+    if (!r->saturating)
+        return;
     api_json(r->conf->cli, "GET", "/system/gpus", NULL, &gpus);
     size_t i;
     json_array_foreach(gpus, i, g) {
@@ -290,7 +314,7 @@ static bool play(struct run *r, const fast_ns *due, size_t n, int connections, f
                                   .body_count = c->body ? 1 : 0, .due = due, .due_count = n,
                                   .timeout = timeout, .connections_max = connections};
     memset(ret, 0, sizeof(*ret));
-    r->sampled = 0;
+    r->sampled = fast_clock_now();
     if (!fast_load_run(&spec, 1, sample, r, ret, &err))
         return true;
     return failed(r, "errors", err.msg);
@@ -321,7 +345,10 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
 {
     fast_ns length = (fast_ns)(r->conf->seconds * (1 - LATENCY_PART) * 1e9);
     memset(due, 0, sizeof(*due) * REQUESTS_MAX);
-    if (!play(r, due, REQUESTS_MAX, r->conf->users, length, res))
+    r->saturating = true;
+    bool played = play(r, due, REQUESTS_MAX, r->conf->users, length, res);
+    r->saturating = false;
+    if (!played)
         return false;
     uint64_t other = res->client_errors + res->throttled;
     uint64_t bad = res->server_errors + other + res->lost + res->wrong, all = res->ok + bad;
@@ -360,26 +387,27 @@ static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
     return true;
 }
 
-static bool load(struct run *r)
+static enum trial_outcome load(struct run *r)
 {
     fast_autofree fast_ns *due = calloc(REQUESTS_MAX, sizeof(*due));
     fast_autofree struct fast_load_result *res = calloc(1, sizeof(*res));
     if (!due || !res)
-        return failed(r, "errors", "out of memory");
+        return TRIAL_ABORT;
     bool ok = probe(r, res) && saturate(r, due, res) && latency(r, due, res), down = false;
     fast_ns over = fast_clock_now();
     json_t *row = replica(r, &down);
     /* The death of a replica is known a little after the answers that it did not give. */
-    while (!ok && row && json_num(row, "restarts") == 0 &&
+    while (!ok && !r->unwatched && row && json_num(row, "restarts") == 0 &&
            fast_clock_now() - over < DEATH_TIMEOUT) {
         usleep(POLL_US);
         json_decref(row);
         row = replica(r, &down);
     }
+    bool without_node = r->unwatched || down;
     r->ret->memory_bytes = row ? (int64_t)json_num(row, "memory_used_bytes") : 0;
     if (row && json_num(row, "restarts") > 0)
-        ok = failed(r, "crashed", *json_text(row, "text") ? json_text(row, "text")
-                                                          : "the replica died under load");
+        failed(r, "crashed",
+               *json_text(row, "text") ? json_text(row, "text") : "the replica died under load");
     json_decref(row);
     if (r->samples) {
         r->ret->utilization = r->utilization / r->samples;
@@ -387,7 +415,13 @@ static bool load(struct run *r)
         r->ret->occupancy = r->occupancy / r->samples;
         r->ret->dram = r->dram / r->samples;
     }
-    return ok;
+    if (has_yielded(r))
+        return TRIAL_YIELDED;
+    if (!without_node)
+        return TRIAL_DONE;
+    cli_fail(CLI_FAILED, "fast-gateway or fast-node went away in the middle of a trial: it counts for "
+             "nothing");
+    return TRIAL_ABORT;
 }
 
 enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quota_milli,
@@ -402,7 +436,7 @@ enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quot
     if (outcome != TRIAL_DONE)
         return outcome;
     if (wait_ready(&r, &outcome))
-        load(&r);
+        outcome = load(&r);
     remove_function(conf->cli, r.name);
     if (!wait_gone(&r))
         return TRIAL_ABORT;

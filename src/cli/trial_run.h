@@ -43,6 +43,7 @@ void trial_guard_end(struct trial_guard *g);
 enum trial_outcome {
     TRIAL_DONE,    /* |ret| is a row, of a trial that succeeded or of one that failed */
     TRIAL_NO_ROOM, /* no GPU has so large a slice free now: nothing was tried */
+    TRIAL_YIELDED, /* the gateway took the trial away, for a live function that needed the room */
     TRIAL_ABORT,   /* the gateway does not answer or refuses; a message is on stderr */
 };
 

@@ -131,26 +131,38 @@ static int check_gpus(const struct gateway *gw, const struct gw_spec *spec, stru
     return 0;
 }
 
-/* Whether |count| more replicas have a place now: places them all and takes them back. */
-static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
-                      struct fast_err *err)
-{
+struct more {
     struct fast_want want;
+    int count;
+};
+
+/* Places them all and takes them back. */
+static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
+{
+    const struct more *m = arg;
     struct fast_placed placed;
     int n = 0, r = 0;
-    if (!spec->gpu)
-        return 0;
-    const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);
-    gw_replica_want(&slice, &want);
-    while (!r && n < count) {
-        r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &want, &placed, err);
+    while (!r && n < m->count) {
+        r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &m->want, &placed, err);
         n += !r;
     }
     if (r && n)
-        fast_err_wrap(err, "%d of %d replicas fit", n, count);
+        fast_err_wrap(err, "%d of %d replicas fit", n, m->count);
     for (int i = 0; i < n; i++)
         fast_fleet_remove(gw->fleet, gw->next_key + (uint64_t)i, NULL);
     return r;
+}
+
+/* Whether |count| more replicas have a place now. */
+static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
+                      struct fast_err *err)
+{
+    struct more m = {.count = count};
+    if (!spec->gpu)
+        return 0;
+    const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);
+    gw_replica_want(&slice, &m.want);
+    return gw_trials_make_room(gw, spec, try_more, &m, err);
 }
 
 static int live_count(const struct gateway *gw, const struct gw_function *fn)

@@ -88,6 +88,7 @@ struct gw_function {
     struct gw_function *next, *hash_next;
     struct gw_spec *spec;
     bool removed; /* its last replicas are going */
+    bool yielded; /* a trial that made room: trials.c holds one of |jobs| */
     int desired;
     uint32_t next_number, generation;
     int64_t created_ns;
@@ -180,6 +181,8 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
                    int64_t rps_milli, struct fast_err *err);
 /* It gets no more requests and is stopped as soon as those in flight are done. */
 void gw_replica_drain(struct gateway *gw, struct gw_replica *r);
+/* The same at once, whatever is in flight. */
+void gw_replica_cut(struct gateway *gw, struct gw_replica *r);
 /* Changes quota and memory in place. On an error nothing has changed. */
 int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
                       struct fast_err *err);
@@ -212,6 +215,17 @@ bool gw_socket_path(const struct gateway *gw, const struct gw_replica *r, char *
 /* The same before a start: the place is there and empty. */
 bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap);
 void gw_socket_remove(const struct gateway *gw, const struct gw_replica *r);
+
+/* ---- trials.c ---- */
+
+/* Takes a place in the fleet, or says -FAST_ENOROOM and has changed nothing. */
+typedef int gw_attempt(struct gateway *gw, void *arg, struct fast_err *err);
+/* What |attempt| says. Where there is no room for |spec|, trials of `fast profile` are taken out of the
+ * fleet one by one until there is, and stopped; if that does not help they stay. */
+int gw_trials_make_room(struct gateway *gw, const struct gw_spec *spec, gw_attempt *attempt, void *arg,
+                        struct fast_err *err);
+/* Removes trials whose profiler is gone. */
+void gw_trials_tick(struct gateway *gw);
 
 /* ---- scaler.c ---- */
 

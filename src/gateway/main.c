@@ -230,6 +230,7 @@ static void on_tick(void *arg)
     gw_replicas_tick(gw);
     gw_profiles_tick(gw);
     gw_scaler_tick(gw);
+    gw_trials_tick(gw);
     fast_timer_set(gw->tick, fast_loop_now(gw->loop) + FAST_S(1));
 }
 

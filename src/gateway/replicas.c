@@ -274,12 +274,29 @@ void replica_tell_stop(struct gateway *gw, struct gw_replica *r)
                                                                          : GW_STOPPING;
 }
 
+struct placing {
+    uint64_t key;
+    struct fast_want want; /* of resize(): its slice alone */
+    struct fast_placed placed;
+};
+
+static int place(struct gateway *gw, void *arg, struct fast_err *err)
+{
+    struct placing *p = arg;
+    return fast_fleet_place(gw->fleet, p->key, &p->want, &p->placed, err);
+}
+
+static int resize(struct gateway *gw, void *arg, struct fast_err *err)
+{
+    struct placing *p = arg;
+    return fast_fleet_resize(gw->fleet, p->key, &p->want.slice, &p->placed, err);
+}
+
 int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
                    int64_t rps_milli, struct fast_err *err)
 {
     char id[GW_ID_MAX];
-    struct fast_want want;
-    struct fast_placed placed = {0};
+    struct placing p = {0};
     snprintf(id, sizeof(id), "%s.%s.%u", fn->spec->name, fn->spec->ns, fn->next_number);
     struct gw_replica *r = replica_add(gw, fn, id, err);
     if (!r)
@@ -290,12 +307,13 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     int rc = 0;
     if (fn->spec->gpu) {
         r->slice = gw_replica_slice(gw, slice);
-        gw_replica_want(&r->slice, &want);
-        gw_models_want(gw, fn->spec, &want);
-        rc = fast_fleet_place(gw->fleet, r->key, &want, &placed, err);
+        p.key = r->key;
+        gw_replica_want(&r->slice, &p.want);
+        gw_models_want(gw, fn->spec, &p.want);
+        rc = gw_trials_make_room(gw, fn->spec, place, &p, err);
         r->in_fleet = !rc;
         for (int i = 0; i < gw->ngpus && !rc; i++)
-            if (gw->gpus[i].fleet == placed.gpu)
+            if (gw->gpus[i].fleet == p.placed.gpu)
                 r->gpu = (int)gw->gpus[i].row.gpu;
     }
     fn->next_number++;
@@ -327,6 +345,15 @@ void gw_replica_drain(struct gateway *gw, struct gw_replica *r)
         replica_tell_stop(gw, r);
 }
 
+void gw_replica_cut(struct gateway *gw, struct gw_replica *r)
+{
+    uint64_t key = r->key;
+    gw_replica_drain(gw, r); /* one that the node knows nothing of is gone at once */
+    r = find_key(gw, key);
+    if (r && r->phase == GW_DRAINING)
+        replica_tell_stop(gw, r);
+}
+
 void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
 {
     gw_replica_count_flight(r, -1, fast_loop_now(gw->loop));
@@ -343,9 +370,9 @@ void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
 int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
                       struct fast_err *err)
 {
-    struct fast_placed placed;
     struct fast_slice s = r->fn->spec->gpu ? gw_replica_slice(gw, slice) : *slice;
-    int rc = r->in_fleet ? fast_fleet_resize(gw->fleet, r->key, &s, &placed, err) : 0;
+    struct placing p = {.key = r->key, .want = {.slice = s}};
+    int rc = r->in_fleet ? gw_trials_make_room(gw, r->fn->spec, resize, &p, err) : 0;
     if (rc)
         return rc;
     r->slice = s;

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -104,6 +105,96 @@ class ProfileTest(unittest.TestCase):
         self.deploy()
         self.kill_in_a_trial(signal.SIGKILL)
         self.kill_in_a_trial(signal.SIGINT)
+
+    def test_killed_at_random_moments(self):
+        self.deploy()
+        seed = random.randrange(1 << 30)
+        rng = random.Random(seed)
+        for _ in range(5):
+            with subprocess.Popen(self.fast("resnet50", "--grid", "--seconds", "0.5"),
+                                  stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as p:
+                time.sleep(rng.uniform(0, 2))
+                p.kill()
+            self.no_trial_left()
+            if not os.path.exists(self.db):
+                continue
+            with sqlite3.connect(self.db) as db:
+                self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)], seed)
+                if db.execute("PRAGMA user_version").fetchone() == (0,):
+                    continue
+            for row in self.rows():
+                self.assertEqual(row[2], "ok", (seed, row))
+                self.assertTrue(row[4] > 0 and row[5] > 0, (seed, row))
+        self.assertEqual(len(self.stack.ready("resnet50")), 1)
+
+    def without(self, kill, start):
+        """|kill|s a server in the middle of a trial, and |start|s it again."""
+        with subprocess.Popen(self.fast("resnet50", "--seconds", "6"), stderr=subprocess.PIPE,
+                              stdout=subprocess.DEVNULL, text=True) as p:
+            self.stack.wait_ready("resnet50-profile")
+            time.sleep(0.5)
+            kill()
+            if kill == self.stack.kill_gateway:  # gone for as long as it takes to notice
+                said = p.communicate(timeout=120)[1]
+                start()
+            else:
+                time.sleep(2)
+                start()
+                said = p.communicate(timeout=120)[1]
+        self.assertEqual(p.returncode, 1, said)
+        self.no_trial_left()
+        self.assertEqual(self.rows(), [])
+        self.stack.wait_ready("resnet50")
+
+    def test_the_gateway_is_killed(self):
+        self.deploy()
+        self.without(self.stack.kill_gateway, self.stack.start_gateway)
+
+    def test_the_node_is_killed(self):
+        self.deploy()
+        self.without(self.stack.kill, self.stack.start)
+
+    def test_everything_of_a_run_is_killed(self):
+        """The profiler, the process that would tidy up after it, and the gateway."""
+        self.deploy()
+        with subprocess.Popen(self.fast("resnet50", "--seconds", "20"), stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL) as p:
+            self.stack.wait_ready("resnet50-profile")
+            guard = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(p.pid)], text=True)
+            for pid in guard.split():
+                os.kill(int(pid), signal.SIGKILL)
+            p.kill()
+        self.stack.kill_gateway()
+        self.stack.start_gateway()
+        self.no_trial_left()
+
+    def test_a_trial_gives_way(self):
+        self.deploy()
+        before = self.stack.ready("resnet50")[0]
+        with subprocess.Popen(self.fast("resnet50", "--seconds", "60", "--max-trials", "1"),
+                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as p:
+            trial = self.stack.wait_ready("resnet50-profile")[0]
+            self.assertTrue(trial["sm_pct"] * trial["quota_limit"] >= 60, trial)
+            # Refused, the trial stays: there would be no room without it either.
+            body = {"service": "big", "image": "replay", "envVars": {"MODEL": "rnnt"},
+                    "labels": {"com.openfaas.scale.min": "2", "com.openfaas.scale.max": "2"},
+                    "annotations": {"fastgshare/gpu_sm_partition": "100",
+                                    "fastgshare/gpu_quota_request": "0.8",
+                                    "fastgshare/gpu_quota_limit": "0.8", "fastgshare/gpu_mem": str(1 << 30)}}
+            self.assertEqual(self.stack.call("POST", "/system/functions", body)[0], 409)
+            self.assertEqual(self.stack.ready("resnet50-profile")[0]["pid"], trial["pid"])
+            # With it the trial goes, at once.
+            self.stack.deploy("live", "replay", env={"MODEL": "rnnt", "MEMORY_SCALE": "0.1"}, sm=88,
+                              request="0.8", limit="0.8", mem=1 << 30)
+            node.wait_until(lambda: trial["pid"] not in [r["pid"] for r in self.stack.replicas()],
+                            "the trial is still there")
+            self.assertIn("trial gives way", self.stack.gateway_log())
+            p.send_signal(signal.SIGINT)
+            p.communicate(timeout=60)
+        self.no_trial_left()
+        self.assertEqual(self.rows(), [])
+        after = self.stack.ready("resnet50")[0]
+        self.assertEqual((after["pid"], after["quota_request"]), (before["pid"], before["quota_request"]))
 
     def test_a_second_run_leaves_the_first_alone(self):
         self.deploy()
