@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "core/balance.h"
+#include "core/fair.h"
 #include "core/place.h"
 #include "gateway/link.h"
 #include "gateway/profiles.h"
@@ -94,8 +95,11 @@ struct gw_function {
     int64_t created_ns;
     int nreplicas; /* that are not gone */
     struct fast_balance balance;
-    struct gw_job *queue_head, *queue_tail;
-    int queued, jobs;
+    struct fast_fair queue; /* requests that wait for a replica */
+    bool handing_out;       /* invoke_queue.c is at it */
+    fast_ns service_ns;     /* what an answer takes at a replica, mean of the last ones; 0: not known */
+    uint64_t shed;          /* requests that were answered 429 or found no room to wait */
+    int jobs;
     struct gw_stats stats;
     fast_ns last_up, last_down;
     fast_ns retry_at, retry_after; /* starting failed: when again */
@@ -142,6 +146,7 @@ struct gateway {
     struct gw_async *async;
     uint64_t next_key;
     struct gw_random random; /* for the identifiers of calls */
+    size_t replay_bytes;     /* of bodies that are kept while they may be needed again */
     struct gw_job *jobs;
     struct fast_timer *tick, *job_timer, *stop_timer;
     fast_ns started_ns; /* wall clock */
@@ -232,7 +237,7 @@ void gw_trials_tick(struct gateway *gw);
 /* Every second: scale what is scaled, reconcile everything. */
 void gw_scaler_tick(struct gateway *gw);
 
-/* ---- invoke.c ---- */
+/* ---- invoke.c, invoke_queue.c ---- */
 
 /* Answers a request to /function/...; |path| is its target behind "/function/". */
 void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len);

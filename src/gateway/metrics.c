@@ -94,7 +94,11 @@ static void own(struct page *w, const struct gateway *gw)
     head(w, "fast_function_queued", "gauge", "Requests that wait for a replica");
     EACH_FUNCTION(gw, fn)
     add(w, "fast_function_queued{function_name=\"%s.%s\"} %d\n", fn->spec->name, fn->spec->ns,
-        fn->queued);
+        fn->queue.n);
+    head(w, "fast_function_shed_total", "counter", "Requests that could not be served in time or found no room to wait");
+    EACH_FUNCTION(gw, fn)
+    add(w, "fast_function_shed_total{function_name=\"%s.%s\"} %llu\n", fn->spec->name, fn->spec->ns,
+        (unsigned long long)fn->shed);
     head(w, "fast_function_requests_per_second", "gauge", "Over the last 10 seconds");
     EACH_FUNCTION(gw, fn)
     add(w, "fast_function_requests_per_second{function_name=\"%s.%s\"} %.3f\n", fn->spec->name,

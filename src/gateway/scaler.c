@@ -73,7 +73,7 @@ static void scale(struct gateway *gw, struct gw_function *fn)
     struct fast_err err;
     fast_ns now = fast_loop_now(gw->loop);
     gw_spec_scale(fn->spec, &conf);
-    if (fn->desired == 0 && !fn->queued)
+    if (fn->desired == 0 && !fn->queue.n)
         return; /* scaled to zero, or set to it: a request wakes it */
     if (fn->desired > conf.max)
         conf.max = fn->desired; /* set by hand above what the scaler may reach by itself */

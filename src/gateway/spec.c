@@ -175,6 +175,8 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
 {
     const char *slo = gw_spec_map(s, "annotations", NOTE "slo");
     const char *pct = gw_spec_map(s, "annotations", NOTE "slo_percentile");
+    if (!pct)
+        pct = gw_spec_map(s, "annotations", NOTE "slo-percentile");
     const char *profile = gw_spec_map(s, "annotations", NOTE "profile");
     int r = parse_slice(s, err);
     if (!r && slo)
@@ -289,18 +291,13 @@ int gw_spec_parse(const char *text, size_t len, const char *query_ns, const stru
     if (!r)
         r = parse_labels(s, err);
     if (!r)
+        r = gw_spec_calls(s, err);
+    if (!r)
         r = gw_command_build(s, paths, err);
     if (r) {
         gw_spec_free(s);
         return r;
     }
-    const char *socket = gw_spec_map(s, "annotations", NOTE "socket");
-    if (socket && strcmp(socket, "unix") && strcmp(socket, "tcp")) {
-        r = fast_err_set(err, FAST_EINVAL, NOTE "socket: \"%.20s\" is neither unix nor tcp", socket);
-        gw_spec_free(s);
-        return r;
-    }
-    s->local_socket = socket && !strcmp(socket, "unix");
     const char *health = gw_spec_map(s, "annotations", "com.openfaas.health.http.path");
     s->health_path = health ? health : "";
     *ret = s;

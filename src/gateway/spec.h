@@ -40,6 +40,11 @@ struct gw_spec {
     bool max_given;
     int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
     fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
+    int max_inflight;        /* requests that one replica takes at a time, 0: any number */
+    bool repeatable;         /* any request may be sent again when a replica dies under it */
+    fast_ns timeout;         /* of one request, 0: the gateway's */
+    int batch_max;           /* POST requests that are sent as one call, 0: each by itself */
+    fast_ns batch_wait;      /* how long the first of them waits for others */
     bool local_socket;       /* it wants to be called over a Unix socket */
     const char *health_path; /* "" : the node's defaults */
     const char *runner;      /* how requests reach the program, in words */
@@ -72,6 +77,9 @@ bool gw_spec_is_scaled(const struct gw_spec *spec);
 
 /* A value of the map |key| of the deployment; NULL: not there or empty. */
 const char *gw_spec_map(const struct gw_spec *spec, const char *key, const char *name);
+
+/* Reads how requests are handed to the function: its annotations and environment. */
+int gw_spec_calls(struct gw_spec *spec, struct fast_err *err);
 
 /* Fills argv, |runner| and |isolation|: what a process of the function is, by its image (the image
  * store, then the images that are built in, then the folders) and its envProcess. */

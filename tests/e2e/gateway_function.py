@@ -5,6 +5,7 @@
   /raw            the body comes back in chunks as it arrives
   /status/N       status N
   /sleep/S        answers after S seconds
+  /until/FILE     answers when there is such a file
   /bytes/N        N bytes
   /events         three server-sent events, 0.3 s apart
   /die            kills its own process without an answer
@@ -87,6 +88,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif what == "sleep":
             time.sleep(float(arg))
             self.answer(b"slept\n")
+        elif what == "until":
+            while not os.path.exists("/" + arg):
+                time.sleep(0.01)
+            self.answer(b"there it is\n")
         elif what == "bytes":
             self.send_response(200)
             self.send_header("Content-Length", arg)

@@ -60,6 +60,10 @@ ALLOWED = (
     ("chunks with extensions and trailers", CHUNKED + b"005;x=y\r\nhello\r\n0\r\nT: v\r\n\r\n", b"hello"),
     ("chunked in capitals", POST + b"TRANSFER-ENCODING: CHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello"),
     ("blanks around a length", POST + b"Content-Length: \t5 \r\n\r\nhello", b"hello"),
+    ("a host of 20 KB", b"POST " + PATH + b" HTTP/1.1\r\nHost: " + b"a" * 20000 +
+     b"\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+    ("a content type of 20 KB", POST + b"Content-Type: " + b"a" * 20000 + b"\r\nContent-Length: 5\r\n\r\nhello",
+     b"hello"),
     ("fields of one connection", POST + b"Connection: X-Drop, close\r\nX-Drop: 1\r\nTE: trailers\r\n"
      b"Keep-Alive: 1\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
 )

@@ -215,12 +215,43 @@ static void default_memory(void **state)
     assert_int_equal(gw_spec_default_mem(50, 0), 0);
 }
 
+static void calls(void **state)
+{
+    (void)state;
+    struct gw_spec *s = accept_spec(
+        "{\"service\":\"f\",\"image\":\"digits\",\"envVars\":{\"exec_timeout\":\"1m30s\",\"read_timeout\":\"5\"},"
+        "\"annotations\":{\"fastgshare/max_inflight\":\"2\",\"fastgshare/repeatable\":\"true\","
+        "\"fastgshare/batch\":\"8, 5ms\",\"fastgshare/socket\":\"unix\"}}");
+    assert_int_equal(s->timeout, FAST_S(90));
+    assert_int_equal(s->max_inflight, 2);
+    assert_int_equal(s->batch_max, 8);
+    assert_int_equal(s->batch_wait, FAST_MS(5));
+    assert_true(s->repeatable && s->local_socket);
+    gw_spec_free(s);
+    s = accept_spec("{\"service\":\"f\",\"image\":\"digits\",\"envVars\":{\"read_timeout\":\"5\"}}");
+    assert_int_equal(s->timeout, FAST_S(5));
+    assert_int_equal(s->max_inflight, 0);
+    assert_int_equal(s->batch_max, 0);
+    assert_false(s->repeatable || s->local_socket);
+    gw_spec_free(s);
+#define NOTED(text) "{\"service\":\"f\",\"image\":\"digits\",\"annotations\":{\"fastgshare/" text "}}"
+    refuse_spec(NOTED("max_inflight\":\"-1\""), "max_inflight");
+    refuse_spec(NOTED("repeatable\":\"perhaps\""), "repeatable");
+    refuse_spec(NOTED("batch\":\"8\""), "8,5ms");
+    refuse_spec(NOTED("batch\":\"0,5ms\""), "batch");
+    refuse_spec(NOTED("batch\":\"8,5\""), "batch");
+    refuse_spec(NOTED("socket\":\"udp\""), "neither unix nor tcp");
+    refuse_spec("{\"service\":\"f\",\"image\":\"digits\",\"envVars\":{\"exec_timeout\":\"soon\"}}",
+                "exec_timeout");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain),    cmocka_unit_test(slices),
         cmocka_unit_test(refused),  cmocka_unit_test(profiles_and_scaling),
         cmocka_unit_test(restarts), cmocka_unit_test(default_memory),
+        cmocka_unit_test(calls),
     };
     return cmocka_run_group_tests_name("gateway_spec", tests, make, clean);
 }

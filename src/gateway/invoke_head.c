@@ -1,0 +1,139 @@
+/* Decides what a function is told of a request and a caller of its answer. Both heads are written anew, field
+ * by field: framing and the fields of one connection are each side's own. */
+
+#include "gateway/job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap)
+{
+    return snprintf(buf, cap, "X-Call-Id: %s\r\nX-Start-Time: %lld\r\nX-Served-By: fast-gshare/%s\r\n",
+                    j->call_id, (long long)j->wall, FAST_VERSION);
+}
+
+struct writer {
+    char *p;
+    size_t len, cap;
+    bool full; /* something did not fit: what there is must not be sent */
+};
+
+static void put(struct writer *w, const char *p, size_t len)
+{
+    w->full = w->full || len > w->cap - w->len;
+    if (w->full)
+        return;
+    memcpy(w->p + w->len, p, len);
+    w->len += len;
+}
+
+static void put_text(struct writer *w, const char *text)
+{
+    put(w, text, strlen(text));
+}
+
+static void put_line(struct writer *w, const char *name, const char *value, size_t len)
+{
+    put_text(w, name);
+    put(w, ": ", 2);
+    put(w, value, len);
+    put(w, "\r\n", 2);
+}
+
+/* Fields that this program sets itself. */
+static bool is_own(const char *name, size_t len)
+{
+    return fast_http_is(name, len, "x-call-id") || fast_http_is(name, len, "x-start-time") ||
+           fast_http_is(name, len, "x-served-by");
+}
+
+static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text)
+{
+    for (uint32_t i = 0; i < h->fields; i++) {
+        const struct fast_http_field *f = &h->field[i];
+        const char *name = text + f->name;
+        if (fast_http_is_hop(h, text, f) || is_own(name, f->name_len) ||
+            (!h->response && (fast_http_is(name, f->name_len, "host") ||
+                              fast_http_is(name, f->name_len, "expect"))))
+            continue;
+        put(w, name, f->name_len);
+        put(w, ": ", 2);
+        put(w, text + f->value, f->value_len);
+        put(w, "\r\n", 2);
+    }
+}
+
+/* What was written; 0, and nothing to free, when it did not fit. */
+static size_t done(const struct writer *w, char **ret)
+{
+    if (!w->full)
+        return w->len;
+    free(*ret);
+    *ret = NULL;
+    return 0;
+}
+
+size_t gw_job_request_head(const struct gw_job *j, char **ret)
+{
+    const struct fast_http_head *h = fast_http_req_head(j->req);
+    const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
+    /* The host may be written twice. */
+    struct writer w = {.cap = (size_t)h->len + h->host_len + 1024};
+    char number[64];
+    w.p = *ret = malloc(w.cap);
+    if (!w.p)
+        return 0;
+    put(&w, text + h->method, h->method_len);
+    put_text(&w, " ");
+    if (!j->rest_len || text[j->rest] != '/')
+        put_text(&w, "/");
+    put(&w, text + j->rest, j->rest_len);
+    put_text(&w, " HTTP/1.1\r\n");
+    if (h->host_len)
+        put_line(&w, "Host", text + h->host, h->host_len);
+    else
+        put_text(&w, "Host: localhost\r\n");
+    put_fields(&w, h, text);
+    put_line(&w, "X-Call-Id", j->call_id, strlen(j->call_id));
+    put_line(&w, "X-Start-Time", number,
+             (size_t)snprintf(number, sizeof(number), "%lld", (long long)j->wall));
+    if (!fast_http_head_find(h, text, "x-forwarded-host") && h->host_len)
+        put_line(&w, "X-Forwarded-Host", text + h->host, h->host_len);
+    if (!fast_http_head_find(h, text, "x-forwarded-for"))
+        put_line(&w, "X-Forwarded-For", peer, strlen(peer));
+    if (h->chunked)
+        put_text(&w, "Transfer-Encoding: chunked\r\n");
+    else if (h->length >= 0)
+        put_line(&w, "Content-Length", number,
+                 (size_t)snprintf(number, sizeof(number), "%lld", (long long)h->length));
+    put_text(&w, "\r\n");
+    return done(&w, ret);
+}
+
+size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *h, const char *text,
+                           char **ret)
+{
+    const char *req_text = fast_http_req_text(j->req);
+    const struct fast_http_field *type =
+        fast_http_head_find(fast_http_req_head(j->req), req_text, "content-type");
+    struct writer w = {.cap = (size_t)h->len + (type ? type->value_len : 0) + 1024};
+    char own[256];
+    w.p = *ret = malloc(w.cap);
+    if (!w.p)
+        return 0;
+    put_fields(&w, h, text);
+    if (!fast_http_head_find(h, text, "content-type") && h->status != 204 && h->status != 304) {
+        if (type)
+            put_line(&w, "Content-Type", req_text + type->value, type->value_len);
+        else
+            put_text(&w, "Content-Type: text/plain; charset=utf-8\r\n");
+    }
+    if (!fast_http_head_find(h, text, "date")) {
+        char date[32];
+        fast_http_date(fast_clock_wall(), date);
+        put_line(&w, "Date", date, strlen(date));
+    }
+    put(&w, own, (size_t)gw_job_own_lines(j, own, sizeof(own)));
+    return done(&w, ret);
+}

@@ -1,0 +1,59 @@
+#ifndef FAST_GATEWAY_JOB_H
+#define FAST_GATEWAY_JOB_H
+
+/* One request to a function, as the files that handle it share it: invoke.c (its life), invoke_head.c
+ * (what is written of heads), invoke_queue.c (its wait). */
+
+#include "core/fair.h"
+#include "gateway/gateway.h"
+
+/* One request, from its head to the last byte of its answer. */
+struct gw_job {
+    struct gw_job *next, *prev; /* of the gateway */
+    struct fast_fair_item waiting;
+    struct gateway *gw;
+    struct gw_function *fn;
+    struct gw_replica *replica; /* NULL: it waits */
+    struct fast_http_req *req;
+    struct fast_http_call *call;
+    uint32_t rest, rest_len; /* path and query for the function, within the head */
+    bool queued, cold, idempotent, answered, body_ended, counted;
+    int attempts, connects, status;
+    uint64_t avoid; /* key of the replica that failed it; 0: none */
+    fast_ns began, sent, deadline;
+    fast_ns due; /* by its SLO; 0: none */
+    int64_t wall;
+    char call_id[80];
+    char *replay; /* the body so far, while it may be needed again: until the answer begins */
+    size_t replay_len, replay_cap;
+    bool replay_lost; /* it has grown too large to be kept */
+};
+
+/* ---- invoke.c ---- */
+
+/* Gives the request to a replica, or lets it wait for one, or answers that there is none. */
+void gw_job_dispatch(struct gw_job *j);
+/* Answers by the gateway itself. |retry_s|: of Retry-After, 0: without it. */
+void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why);
+
+/* ---- invoke_head.c ---- */
+
+/* The lines that every answer of a function has, errors too. */
+int gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap);
+/* The head for the function, with its blank line; *|ret| is to be freed. 0: no memory. */
+size_t gw_job_request_head(const struct gw_job *j, char **ret);
+/* The lines of the answer's head, without those of framing; the same. */
+size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *h, const char *text,
+                           char **ret);
+
+/* ---- invoke_queue.c ---- */
+
+/* Lets it wait for a replica, or answers that it cannot be served in time. */
+void gw_job_wait(struct gw_job *j);
+void gw_job_stop_waiting(struct gw_job *j);
+/* It has waited too long: answers so. */
+void gw_job_waited_out(struct gw_job *j);
+/* A replica has answered it in full: what is known of the time that takes. */
+void gw_job_learn(struct gw_job *j);
+
+#endif

@@ -1,0 +1,79 @@
+/* Decides how requests are handed to a function, from its annotations and from the time-outs that watchdogs
+ * of OpenFaaS have in the environment. */
+
+#include "gateway/spec.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/parse.h"
+
+#define NOTE "fastgshare/"
+#define INFLIGHT_MAX 100000
+#define BATCH_MAX 1024
+
+/* Go's durations, and bare seconds: "60", "1m30s". 0 is no time-out. */
+static int parse_timeout(const char *text, const char *what, fast_ns *ret, struct fast_err *err)
+{
+    int64_t seconds = 0;
+    if (!text[strspn(text, "0123456789")]) {
+        int r = fast_parse_int(text, what, 0, 86400, &seconds, err);
+        if (!r)
+            *ret = seconds * FAST_S(1);
+        return r;
+    }
+    return fast_parse_duration(text, what, 0, FAST_S(86400), ret, err);
+}
+
+/* exec_timeout is the function's own limit; without it what the watchdog grants to an answer. */
+static int parse_timeouts(struct gw_spec *s, struct fast_err *err)
+{
+    static const char *const names[] = {"exec_timeout", "write_timeout", "read_timeout"};
+    int r = 0;
+    for (int i = 0; !r && i < 3 && !s->timeout; i++) {
+        const char *text = gw_spec_map(s, "envVars", names[i]);
+        if (!text)
+            text = gw_spec_map(s, "annotations", names[i]);
+        if (text)
+            r = parse_timeout(text, names[i], &s->timeout, err);
+    }
+    return r;
+}
+
+/* "N,T": up to N requests, of which the first waits T for others. */
+static int parse_batch(struct gw_spec *s, const char *text, struct fast_err *err)
+{
+    char count[16];
+    int64_t n = 0;
+    const char *comma = strchr(text, ',');
+    if (!comma || (size_t)(comma - text) >= sizeof(count))
+        return fast_err_set(err, FAST_EINVAL, NOTE "batch: \"%.40s\" is not such as \"8,5ms\"", text);
+    snprintf(count, sizeof(count), "%.*s", (int)(comma - text), text);
+    int r = fast_parse_int(count, NOTE "batch", 1, BATCH_MAX, &n, err);
+    if (!r)
+        r = fast_parse_duration(comma + 1 + strspn(comma + 1, " "), NOTE "batch", 0, FAST_S(60),
+                                &s->batch_wait, err);
+    s->batch_max = r ? 0 : (int)n;
+    return r;
+}
+
+int gw_spec_calls(struct gw_spec *s, struct fast_err *err)
+{
+    const char *inflight = gw_spec_map(s, "annotations", NOTE "max_inflight");
+    const char *repeatable = gw_spec_map(s, "annotations", NOTE "repeatable");
+    const char *batch = gw_spec_map(s, "annotations", NOTE "batch");
+    const char *socket = gw_spec_map(s, "annotations", NOTE "socket");
+    int64_t n = 0;
+    int r = parse_timeouts(s, err);
+    if (!r && inflight)
+        r = fast_parse_int(inflight, NOTE "max_inflight", 0, INFLIGHT_MAX, &n, err);
+    s->max_inflight = (int)n;
+    if (!r && repeatable)
+        r = fast_parse_bool(repeatable, NOTE "repeatable", &s->repeatable, err);
+    if (!r && batch)
+        r = parse_batch(s, batch, err);
+    if (!r && socket && strcmp(socket, "unix") && strcmp(socket, "tcp"))
+        r = fast_err_set(err, FAST_EINVAL, NOTE "socket: \"%.20s\" is neither unix nor tcp", socket);
+    s->local_socket = socket && !strcmp(socket, "unix");
+    return r;
+}
