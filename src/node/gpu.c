@@ -215,6 +215,7 @@ void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret)
         .hold_time = node_policy(node->manager)->policy == FAST_POLICY_RACING ? FAST_HOLD_ADVISORY
                                                                               : FAST_HOLD_SOFT,
         .hold_mem = FAST_HOLD_SOFT,
+        .measures = g->sample[0] ? FAST_MEASURES_GPM : g->dev ? FAST_MEASURES_NVML : FAST_MEASURES_NONE,
         .tokens_out = (uint32_t)fast_sched_tokens_out(pool->sched)};
     node_stores_row(node->stores, gpu, ret);
     ret->mem_used += ret->mem_shared;

@@ -57,6 +57,13 @@ struct fast_msg {
     };
 };
 
+/* Who measures a GPU: the more of these, the more of the shares in gpu_row mean something. */
+enum fast_measures {
+    FAST_MEASURES_NONE,
+    FAST_MEASURES_NVML, /* util */
+    FAST_MEASURES_GPM,  /* sm, occupancy and dram as well */
+};
+
 /* How device memory was allocated. */
 enum fast_family {
     FAST_FAMILY_DEVICE,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 
 import node
+import openmetrics
 
 PROGRAM = os.path.join(node.BUILD, "src", "gateway", "fast-gateway")
 FUNCTION = os.path.join(node.HERE, "gateway_function.py")
@@ -114,6 +115,14 @@ class Gateway:
 
     def metrics(self):
         return self.ask("GET", "/metrics", port=self.metrics_port).text
+
+    def open_metrics(self):
+        """As OpenMetrics: {sample name: [(labels, value)]} and {family: type}."""
+        answer = self.ask("GET", "/metrics", port=self.metrics_port,
+                          headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+        kind = answer.headers["Content-Type"]
+        assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8", kind
+        return openmetrics.parse(answer.text)
 
     # ---- functions ----
 

@@ -87,6 +87,45 @@ class Gpu(GatewayTest):
         self.assertEqual(gw.ask("DELETE", "/system/secrets", {"name": "kept"}).status, 202)
         self.assertEqual(gw.post("/function/f").status, 200)
 
+    def test_metrics(self):
+        gw = self.gw
+        gw.up(**MODEL, annotations=SLICE)
+        self.assertEqual(gw.post("/function/f").status, 200)
+
+        def value(name, **its):
+            rows = [v for found, v in gw.open_metrics()[0].get(name, ()) if its.items() <= found.items()]
+            self.assertEqual(len(rows), 1, f"{name} {its}")
+            return rows[0]
+
+        wait_until(lambda: value("fast_replica_launches_total") > 0 and
+                   value("fast_replica_busy_seconds_total") > 0 and value("fast_replica_tokens_total") > 0)
+        samples, types = gw.open_metrics()
+        replica = samples["fast_replica_tokens_total"][0][0]
+        self.assertEqual((replica["function_name"], replica["gpu"]), ("f.openfaas-fn", "0"))
+        for name in ("held", "wait", "throttled", "overrun", "short"):
+            self.assertEqual(types[f"fast_replica_{name}_seconds"], "counter")
+            self.assertGreaterEqual(value(f"fast_replica_{name}_seconds_total"), 0)
+        self.assertGreater(value("fast_replica_windows_total"), 0)
+        self.assertEqual(value("fast_replica_quota_request"), 0.3)
+        self.assertEqual(value("fast_replica_memory_cap_bytes"), 1800 << 20)
+        self.assertGreater(value("fast_replica_memory_bytes", family="device"), 0)
+        self.assertEqual(value("fast_replica_memory_bytes", family="array"), 0)
+        self.assertEqual(value("fast_gpu_limit", limit="memory", holds="soft"), 1)
+
+        # What dcgm-exporter calls it, with its labels and units.
+        gpu = samples["DCGM_FI_DEV_FB_USED"][0][0]
+        self.assertEqual(set(gpu), {"gpu", "UUID", "device", "modelName", "Hostname"})
+        row = gw.get("/system/gpus").json()[0]
+        self.assertEqual(gpu["UUID"], row["uuid"])
+        self.assertEqual(value("fast_gpu_memory_total_bytes"), row["memory_total_bytes"])
+        self.assertAlmostEqual(value("DCGM_FI_DEV_FB_USED", gpu="0") + value("DCGM_FI_DEV_FB_FREE", gpu="0"),
+                               row["memory_total_bytes"] / (1 << 20), 3)
+        self.assertLessEqual(value("DCGM_FI_DEV_GPU_UTIL", gpu="0"), 100)
+        for name in ("SM_ACTIVE", "SM_OCCUPANCY", "DRAM_ACTIVE"):  # the simulated NVML has GPM
+            self.assertLessEqual(value(f"DCGM_FI_PROF_{name}", gpu="0"), 1)
+        self.assertEqual(types["gateway_function_invocation"], "counter")
+        self.assertIn("# TYPE gateway_function_invocation_total counter\n", gw.metrics())
+
     def test_gateway_and_node_die_together(self):
         gw = self.gw
         pid = gw.up(**MODEL, annotations=SLICE)[0]["pid"]

@@ -1,0 +1,29 @@
+#ifndef FAST_GATEWAY_METRICS_H
+#define FAST_GATEWAY_METRICS_H
+
+/* The metrics page while it is written, in one of two text formats: that of Prometheus (0.0.4), or
+ * OpenMetrics 1.0 for who asks for it. Values are named once; the head puts in what the format wants. */
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct gateway;
+
+struct gw_page {
+    char *p; /* NULL: nothing written, or no memory */
+    size_t len, cap;
+    bool open; /* OpenMetrics */
+};
+
+void gw_page_add(struct gw_page *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Begins a family. A counter's |name| is that of its samples; OpenMetrics knows only those as counters that
+ * end in "_total", and the others, which are OpenFaaS' own, are of type unknown there. */
+void gw_page_head(struct gw_page *w, const char *name, const char *type, const char *help);
+/* |text| as the value of a label, into |ret| of |cap| bytes; cut short where it does not fit. */
+const char *gw_page_label(const char *text, char *ret, size_t cap);
+
+/* GPUs, with the names of DCGM beside our own, and replicas. */
+void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw);
+void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw);
+
+#endif
