@@ -109,6 +109,7 @@ CUresult work_apply(const struct work *work)
     case WORK_WAIT:
     case WORK_RECORD:
     case WORK_HOST:
+    case WORK_ALLOC:
     case WORK_FREE:
     case WORK_DEPEND:
         break;
@@ -138,6 +139,8 @@ bool work_memop_true(const struct work_memop *op)
 CUresult work_copy(struct work *dst, const struct work *src)
 {
     *dst = *src;
+    if (src->kind == WORK_ALLOC)
+        graph_memory_ref(src->free.ptr, 1);
     if (src->kind != WORK_KERNEL || !src->kernel.params)
         return CUDA_SUCCESS;
     const struct function *fn = src->kernel.fn;
@@ -151,5 +154,7 @@ void work_free(struct work *work)
         free(work->kernel.params);
     if (work->kind == WORK_COPY)
         free(work->copy.owned);
+    if (work->kind == WORK_ALLOC)
+        graph_memory_ref(work->free.ptr, -1);
     work->kind = WORK_EMPTY;
 }

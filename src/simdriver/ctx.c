@@ -160,8 +160,10 @@ void ctx_free(struct ctx *ctx)
     bool last = true;
     for (const struct ctx *other = drv.contexts; other; other = other->next)
         last = last && other->device != ctx->device;
-    if (last)
+    if (last) {
         pool_drop_device(ctx->device);
+        graph_memory_drop_device(ctx->device);
+    }
     /* As if by cuCtxPopCurrent: the one below becomes current. */
     if (ctx_current() == ctx)
         current.depth--;

@@ -151,6 +151,7 @@ enum work_kind {
     WORK_WAIT,  /* cuStreamWaitValue */
     WORK_RECORD,
     WORK_HOST,
+    WORK_ALLOC, /* only in a graph: its launch takes the memory */
     WORK_FREE, /* cuMemFreeAsync */
     WORK_DEPEND, /* only inside a stream: it waits for another one */
 };
@@ -343,7 +344,7 @@ void work_free(struct work *work);
 /* area.c: the ranges of addresses that the driver knows. */
 enum area_kind {
     AREA_DEVICE, AREA_MANAGED, AREA_HOST, AREA_REGISTERED, AREA_RESERVED, AREA_MAPPED, AREA_IPC,
-    AREA_POOL
+    AREA_POOL, AREA_GRAPH
 };
 
 struct area {
@@ -359,8 +360,8 @@ struct area {
     struct phys *phys;
     size_t offset;
     uint64_t key; /* of memory that processes share, in the shared state */
-    int opened;   /* legacy IPC: how often */
-    /* AREA_POOL: freed by the program, freed in the stream of that number; |serial| counts what
+    int opened;   /* legacy IPC: how often; AREA_GRAPH: graphs that know it */
+    /* AREA_POOL, AREA_GRAPH: freed by the program, freed in the stream of that number; |serial| counts what
      * has happened to it, so that a free that was overtaken by a new allocation is void. */
     bool pending, freed;
     uint64_t stream_id, serial;
@@ -392,6 +393,15 @@ CUresult pool_free_now(struct area *area);
 void pool_synced(int device);
 void pool_trim_all(int device);
 void pool_drop_device(int device);
+
+/* graph_memory.c */
+CUresult graph_memory_new(int device, size_t bytes, CUdeviceptr *ret); /* addresses only */
+void graph_memory_ref(uintptr_t ptr, int by); /* a graph knows it, or no more */
+/* A launch needs the memory. |again|: also when the last launch has not freed it. */
+CUresult graph_memory_take(uintptr_t ptr, bool again);
+CUresult graph_memory_give(uintptr_t ptr, uint64_t *ret_serial); /* it will be freed by a WORK_FREE */
+void graph_memory_return(uintptr_t ptr, uint64_t serial);        /* it is */
+void graph_memory_drop_device(int device);
 
 /* vmm.c, ipc.c */
 void vmm_unmap(struct area *area);

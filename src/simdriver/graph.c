@@ -90,6 +90,10 @@ CUgraphNodeType graph_type_of(const struct work *work)
         return CU_GRAPH_NODE_TYPE_HOST;
     case WORK_RECORD:
         return CU_GRAPH_NODE_TYPE_EVENT_RECORD;
+    case WORK_ALLOC:
+        return CU_GRAPH_NODE_TYPE_MEM_ALLOC;
+    case WORK_FREE:
+        return CU_GRAPH_NODE_TYPE_MEM_FREE;
     default:
         return CU_GRAPH_NODE_TYPE_EMPTY;
     }
@@ -162,6 +166,9 @@ CUAPI cuGraphClone(CUgraph *ret, CUgraph handle)
         return rc;
     if (!ret)
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    for (const struct node *n = g->first; n; n = n->next)
+        if (n->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC || n->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
+            return drv_leave(CUDA_ERROR_NOT_SUPPORTED); /* documented */
     *ret = (CUgraph)graph_copy(g);
     return drv_leave(*ret ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY);
 }

@@ -7,6 +7,7 @@
 
 #define LANES 5 /* the stream of the launch is lane 0 */
 #define NOTHING SIZE_MAX
+#define AUTO_FREE_ON_LAUNCH 1u /* CUDA_GRAPH_INSTANTIATE_FLAG_... */
 
 struct exec_node {
     const struct node *origin;
@@ -225,7 +226,11 @@ static CUresult run_node(struct exec_node *x, struct stream *t)
         work = (struct work){.kind = WORK_EMPTY};
         return work_submit_now(t, &work);
     }
-    CUresult rc = work_copy(&work, &x->work);
+    CUresult rc = x->work.kind == WORK_ALLOC ? CUDA_SUCCESS : work_copy(&work, &x->work);
+    if (x->work.kind == WORK_ALLOC)
+        work = (struct work){.kind = WORK_EMPTY};
+    else if (x->work.kind == WORK_FREE)
+        rc = graph_memory_give(work.free.ptr, &work.free.serial);
     return rc ? rc : work_submit_now(t, &work);
 }
 
@@ -250,13 +255,30 @@ static CUresult submit_node(struct exec *e, size_t i, struct stream *s, uint64_t
     return rc;
 }
 
+/* The memory of all nodes, before anything is submitted; all or none. */
+static CUresult take_memory(const struct exec *e)
+{
+    CUresult rc = CUDA_SUCCESS;
+    uint64_t serial;
+    size_t n = 0;
+    for (; n < e->count && !rc; n++)
+        if (e->nodes[n].work.kind == WORK_ALLOC)
+            rc = graph_memory_take(e->nodes[n].work.free.ptr, e->flags & AUTO_FREE_ON_LAUNCH);
+    for (size_t i = 0; rc && i + 1 < n; i++) {
+        uintptr_t ptr = e->nodes[i].work.free.ptr;
+        if (e->nodes[i].work.kind == WORK_ALLOC && !graph_memory_give(ptr, &serial))
+            graph_memory_return(ptr, serial);
+    }
+    return rc;
+}
+
 static CUresult exec_launch(struct exec *e, struct stream *s)
 {
     size_t tail[LANES];
-    CUresult rc = CUDA_SUCCESS;
+    CUresult rc = take_memory(e);
     for (int k = 0; k < LANES; k++)
         tail[k] = NOTHING;
-    if (handle_is(e->last, H_STREAM) && e->last->id == e->last_id)
+    if (!rc && handle_is(e->last, H_STREAM) && e->last->id == e->last_id)
         rc = work_depend(s, e->last, e->last_index);
     /* An operation of |s| that everything can wait for: it also takes the order of the legacy stream
      * into account. */

@@ -185,6 +185,38 @@ CUAPI cuGraphAddChildGraphNode(CUgraphNode *ret, CUgraph graph, const CUgraphNod
     return drv_leave(rc);
 }
 
+CUAPI cuGraphAddMemAllocNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                             CUDA_MEM_ALLOC_NODE_PARAMS *params)
+{
+    struct work work = {.kind = WORK_ALLOC};
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    if (!params || params->poolProps.allocType != CU_MEM_ALLOCATION_TYPE_PINNED ||
+        params->poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
+        params->poolProps.handleTypes != CU_MEM_HANDLE_TYPE_NONE || !device_valid(params->poolProps.location.id))
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    rc = graph_memory_new(device_of(params->poolProps.location.id), params->bytesize, &params->dptr);
+    if (rc)
+        return drv_leave(rc);
+    work.free.ptr = params->dptr;
+    graph_memory_ref(params->dptr, 1);
+    return add(ret, graph, deps, count, CU_GRAPH_NODE_TYPE_MEM_ALLOC, CUDA_SUCCESS, &work);
+}
+
+CUAPI cuGraphAddMemFreeNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
+                            CUdeviceptr ptr)
+{
+    struct work work = {.kind = WORK_FREE, .free = {.ptr = ptr}};
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    const struct area *a = area_at((uintptr_t)ptr);
+    if (!a || a->kind != AREA_GRAPH || a->base != ptr)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    return add(ret, graph, deps, count, CU_GRAPH_NODE_TYPE_MEM_FREE, CUDA_SUCCESS, &work);
+}
+
 /* CUgraphNodeParams: a type, three reserved words, and the structure of that type. */
 struct any_params {
     CUgraphNodeType type;
@@ -205,6 +237,10 @@ struct any_params {
         struct {
             CUevent event;
         } event;
+        CUDA_MEM_ALLOC_NODE_PARAMS alloc;
+        struct {
+            CUdeviceptr ptr;
+        } free;
     };
     long long reserved2;
 };
@@ -231,6 +267,10 @@ CUAPI cuGraphAddNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, s
         return cuGraphAddEventWaitNode(ret, graph, deps, count, p->event.event);
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
         return cuGraphAddEventRecordNode(ret, graph, deps, count, p->event.event);
+    case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
+        return cuGraphAddMemAllocNode(ret, graph, deps, count, &p->alloc);
+    case CU_GRAPH_NODE_TYPE_MEM_FREE:
+        return cuGraphAddMemFreeNode(ret, graph, deps, count, p->free.ptr);
     default:
         return CUDA_ERROR_NOT_SUPPORTED;
     }

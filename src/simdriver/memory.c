@@ -78,6 +78,7 @@ static void area_release(struct area *area)
     case AREA_MANAGED:
     case AREA_IPC:
     case AREA_POOL:
+    case AREA_GRAPH:
         memory_decommit(area->base, area->space);
         break;
     }
@@ -96,6 +97,14 @@ CUresult memory_free(struct area *area)
         CUresult rc = area->ctx ? ctx_sync(area->ctx) : CUDA_SUCCESS;
         return rc ? rc : pool_free_now(area);
     }
+    if (area->kind == AREA_GRAPH) {
+        uint64_t serial;
+        CUresult rc = ctx_sync(ctx_current());
+        rc = rc ? rc : graph_memory_give(base, &serial);
+        if (!rc)
+            graph_memory_return(base, serial);
+        return rc;
+    }
     CUresult rc = ctx_sync(area->ctx);
     /* The lock was given up while waiting. */
     area = area_at(base);
@@ -110,7 +119,8 @@ void memory_drop_ctx(struct ctx *ctx)
     struct area *a = area_next(0);
     while (a) {
         uintptr_t next = a->base + 1;
-        if (a->ctx == ctx && a->kind != AREA_MAPPED && a->kind != AREA_POOL)
+        if (a->ctx == ctx && a->kind != AREA_MAPPED && a->kind != AREA_POOL &&
+            a->kind != AREA_GRAPH)
             area_release(a);
         a = area_next(next);
     }
@@ -172,7 +182,8 @@ CUAPI cuMemFree_v2(CUdeviceptr ptr)
         return drv_leave(rc);
     struct area *a = area_at((uintptr_t)ptr);
     if (!a || a->base != ptr || a->pending ||
-        (a->kind != AREA_DEVICE && a->kind != AREA_MANAGED && a->kind != AREA_POOL))
+        (a->kind != AREA_DEVICE && a->kind != AREA_MANAGED && a->kind != AREA_POOL &&
+         a->kind != AREA_GRAPH))
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
     return drv_leave(memory_free(a));
 }

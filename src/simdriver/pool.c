@@ -109,6 +109,7 @@ void pool_drop_device(int device)
 
 void pool_return(uintptr_t ptr, uint64_t serial)
 {
+    graph_memory_return(ptr, serial);
     struct area *a = area_at(ptr);
     if (a && a->kind == AREA_POOL && a->serial == serial)
         a->freed = true;
@@ -173,8 +174,13 @@ static CUresult alloc(struct pool *p, size_t bytes, struct stream *s, CUdevicept
     CUresult rc = CUDA_SUCCESS;
     if (!ret || !bytes)
         return CUDA_ERROR_INVALID_VALUE;
-    if (s->capture)
-        return CUDA_ERROR_NOT_SUPPORTED; /* a memory node of a graph */
+    if (s->capture) {
+        rc = graph_memory_new(p->device, bytes, ret);
+        struct work work = {.kind = WORK_ALLOC, .free = {.ptr = *ret}};
+        if (!rc)
+            graph_memory_ref(*ret, 1);
+        return rc ? rc : work_submit(s, &work);
+    }
     if (bytes > shared_total(&drv.shared, p->device))
         return CUDA_ERROR_OUT_OF_MEMORY;
     size_t space = (bytes + BLOCK - 1) / BLOCK * BLOCK;
@@ -215,6 +221,14 @@ CUAPI cuMemAllocFromPoolAsync(CUdeviceptr *ret, size_t bytes, CUmemoryPool pool,
     return drv_leave(p ? alloc(p, bytes, s, ret) : CUDA_ERROR_INVALID_VALUE);
 }
 
+/* In a capture it becomes a node, which frees at every launch. */
+static CUresult free_of_graph(struct stream *s, CUdeviceptr ptr)
+{
+    struct work work = {.kind = WORK_FREE, .free = {.ptr = ptr}};
+    CUresult rc = s->capture ? CUDA_SUCCESS : graph_memory_give(ptr, &work.free.serial);
+    return rc ? rc : work_submit(s, &work);
+}
+
 CUAPI cuMemFreeAsync(CUdeviceptr ptr, CUstream stream)
 {
     struct stream *s;
@@ -222,10 +236,11 @@ CUAPI cuMemFreeAsync(CUdeviceptr ptr, CUstream stream)
     if (rc)
         return rc;
     struct area *a = area_at((uintptr_t)ptr);
-    if (!a || a->base != ptr || a->kind != AREA_POOL || a->pending)
+    bool graph = a && a->kind == AREA_GRAPH;
+    if (!a || a->base != ptr || !(graph ? s->capture || !a->pending : a->kind == AREA_POOL && !a->pending))
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
-    if (s->capture)
-        return drv_leave(CUDA_ERROR_NOT_SUPPORTED);
+    if (graph || s->capture)
+        return drv_leave(graph ? free_of_graph(s, ptr) : CUDA_ERROR_NOT_SUPPORTED);
     uint64_t id = a->id;
     struct work work = {.kind = WORK_FREE, .free = {.ptr = a->base, .serial = a->serial + 1}};
     rc = work_submit(s, &work);

@@ -226,6 +226,7 @@ static void model_of(struct op *op)
         op->effect = true;
         break;
     case WORK_EMPTY:
+    case WORK_ALLOC:
     case WORK_RECORD:
     case WORK_FREE:
     case WORK_DEPEND:

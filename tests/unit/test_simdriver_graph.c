@@ -350,12 +350,108 @@ static void capture_modes(void **state)
     CU(cuGraphDestroy(g));
 }
 
+enum { USED = 0, RESERVED = 2 }; /* CU_GRAPH_MEM_ATTR_*_CURRENT */
+
+static size_t graph_memory(int which)
+{
+    cuuint64_t v = 1;
+    CU(cuDeviceGetGraphMemAttribute(0, which, &v));
+    return v;
+}
+
+/* Memory of a graph: addresses at once, bytes from the first launch until the pool is trimmed. */
+static void memory_nodes(void **state)
+{
+    (void)state;
+    CUDA_MEM_ALLOC_NODE_PARAMS ap = {.poolProps = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                                   .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}},
+                                     .bytesize = (64 << 20) - 8};
+    CUDA_MEMSET_NODE_PARAMS fill = {.elementSize = 4, .width = 1, .height = 1, .value = 77};
+    CUgraph g, copy;
+    CUgraphNode alloc, node;
+    CUgraphExec exec;
+    unsigned word = 0;
+    size_t before = sim_free_bytes();
+    CU(cuGraphCreate(&g, 0));
+    CU(cuGraphAddMemAllocNode(&alloc, g, NULL, 0, &ap));
+    fill.dst = ap.dptr + ap.bytesize - 4;
+    CU(cuGraphAddMemsetNode(&node, g, &alloc, 1, &fill, NULL));
+    CU_FAILS(cuGraphClone(&copy, g), CUDA_ERROR_NOT_SUPPORTED);
+    CU(cuGraphInstantiateWithFlags(&exec, g, 0));
+    assert_true(sim_free_bytes() == before);
+    CU(cuGraphLaunch(exec, s));
+    CU(cuStreamSynchronize(s));
+    assert_true(before - sim_free_bytes() == 64 << 20);
+    assert_true(graph_memory(USED) == (64 << 20) - 8 && graph_memory(RESERVED) == 64 << 20);
+    CU(cuMemcpyDtoH_v2(&word, fill.dst, 4));
+    assert_int_equal(word, 77);
+    CU_FAILS(cuGraphLaunch(exec, s), CUDA_ERROR_INVALID_VALUE); /* not freed */
+    CU(cuDeviceGraphMemTrim(0));
+    assert_true(graph_memory(RESERVED) == 64 << 20);
+    CU(cuMemFreeAsync(ap.dptr, s));
+    CU(cuGraphLaunch(exec, s));
+    CU(cuMemFree_v2(ap.dptr));
+    assert_true(graph_memory(USED) == 0 && graph_memory(RESERVED) == 64 << 20);
+    CU(cuDeviceGraphMemTrim(0));
+    assert_true(graph_memory(RESERVED) == 0 && sim_free_bytes() == before);
+    CU(cuGraphDestroy(g));
+    CU(cuGraphLaunch(exec, s)); /* the executable graph still knows it */
+    CU(cuGraphExecDestroy(exec));
+    CU(cuMemcpyDtoH_v2(&word, fill.dst, 4));
+    CU(cuMemFreeAsync(ap.dptr, s));
+    CU(cuStreamSynchronize(s));
+    assert_true(graph_memory(RESERVED) == 0 && sim_free_bytes() == before);
+    CU_FAILS(cuMemFree_v2(ap.dptr), CUDA_ERROR_INVALID_VALUE);
+}
+
+/* Stream-ordered allocations in a capture are such nodes; a graph that frees what it allocates can be
+ * launched again at once, and one that takes too much is not launched at all. */
+static void captured_memory(void **state)
+{
+    (void)state;
+    CUdeviceptr p, q;
+    CUgraph g;
+    CUgraphExec exec;
+    unsigned word = 0, type;
+    CUgraphNode nodes[3];
+    size_t count = 3, before = sim_free_bytes();
+    CU(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    CU(cuMemAllocAsync(&p, 1 << 20, s));
+    CU(cuMemsetD32Async(p, 5, 1, s));
+    CU(cuMemcpyDtoHAsync_v2(&word, p, 4, s));
+    CU(cuMemFreeAsync(p, s));
+    CU(cuStreamEndCapture(s, &g));
+    CU(cuGraphGetNodes(g, nodes, &count));
+    CU(cuGraphNodeGetType(nodes[0], (int *)&type));
+    assert_int_equal(type, CU_GRAPH_NODE_TYPE_MEM_ALLOC);
+    CU(cuGraphInstantiateWithFlags(&exec, g, 0));
+    for (int i = 0; i < 3; i++)
+        CU(cuGraphLaunch(exec, s));
+    CU(cuStreamSynchronize(s));
+    assert_int_equal(word, 5);
+    assert_true(before - sim_free_bytes() == 2 << 20);
+    CU(cuGraphExecDestroy(exec));
+    CU(cuGraphDestroy(g));
+    assert_true(before == sim_free_bytes());
+    CU(cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    CU(cuMemAllocAsync(&p, 9ull << 30, s));
+    CU(cuMemAllocAsync(&q, 9ull << 30, s));
+    CU(cuStreamEndCapture(s, &g));
+    CU(cuGraphInstantiateWithFlags(&exec, g, 1));
+    CU_FAILS(cuGraphLaunch(exec, s), CUDA_ERROR_OUT_OF_MEMORY);
+    assert_true(graph_memory(USED) == 0);
+    CU(cuGraphExecDestroy(exec));
+    CU(cuGraphDestroy(g));
+    assert_true(before == sim_free_bytes());
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(explicit_nodes), cmocka_unit_test(branches_run_side_by_side),
         cmocka_unit_test(captured), cmocka_unit_test(nested), cmocka_unit_test(capture_errors),
-        cmocka_unit_test(capture_modes),
+        cmocka_unit_test(capture_modes), cmocka_unit_test(memory_nodes),
+        cmocka_unit_test(captured_memory),
     };
     sim_environment(argc, argv, "v100-16gb:1");
     sim_context();
