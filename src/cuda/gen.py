@@ -156,17 +156,29 @@ def gate_call(r):
 
 
 def hook_stubs_c(hooked):
-    out = [NOTE, '#include "hook/gate.h"', '#include "hook/hook.h"', ""]
+    out = [NOTE, '#include "hook/gate.h"', '#include "hook/hook.h"',
+           '#include "hook/memory.h"', ""]
     for r in hooked:
         if r.cls not in GATED:
             continue
+        # A graph may allocate memory when it is launched.
+        graph = r.cls == "graph"
         out += [f"FAST_EXPORT CUresult {r.symbol}({r.decl})", "{",
                 f"    fast_fn_{r.symbol} *real = FAST_REAL({r.symbol});",
-                "    struct fast_gate_op op;",
+                "    struct fast_gate_op op;"]
+        out += ["    struct fast_graph_launch memory;",
+                "    if (!fast_graph_before(&memory))",
+                "        return CUDA_ERROR_OUT_OF_MEMORY;"] if graph else []
+        out += [f"    bool gated = {gate_call(r)};",
+                f"    CUresult r = real({r.call});",
+                "    if (gated)",
+                "        fast_gate_leave(&op, r);"] if graph else [
                 f"    if (!{gate_call(r)})",
                 f"        return real({r.call});",
                 f"    CUresult r = real({r.call});",
-                "    fast_gate_leave(&op, r);", "    return r;", "}", ""]
+                "    fast_gate_leave(&op, r);"]
+        out += ["    fast_graph_after(&memory);"] if graph else []
+        out += ["    return r;", "}", ""]
     out += ["fast_any_fn *const fast_hook_wrappers[FAST_ENTRY_COUNT] = {"]
     out += [f"    (fast_any_fn *)&{r.symbol}," for r in hooked]
     return out + ["};"]

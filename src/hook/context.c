@@ -157,6 +157,8 @@ static void end_capture(CUresult r)
     uint32_t was = atomic_load(&fast_hook.captures);
     while (was && !atomic_compare_exchange_weak(&fast_hook.captures, &was, was - 1))
         ;
+    if (was == 1)
+        atomic_store(&fast_hook.graph_captured, 0);
 }
 
 #define END_CAPTURE(symbol)                                                                        \

@@ -45,7 +45,7 @@ uint64_t fast_gate_sum(const size_t *sizes, size_t count)
 }
 
 /* While any stream of the process captures, ask for this one: capture spreads through events. */
-static bool capturing(CUstream stream, bool per_thread)
+bool fast_gate_capturing(CUstream stream, bool per_thread)
 {
     if (!atomic_load_explicit(&fast_hook.captures, memory_order_relaxed))
         return false;
@@ -270,7 +270,7 @@ __attribute__((noinline)) static bool enter_slowly(struct fast_gate_op *op,
     if (!counted && (kind != FAST_GATE_COPY_DONE || !session))
         return false;
     struct fast_ctx *ctx = fast_ctx_current();
-    if (!ctx || capturing(stream, per_thread))
+    if (!ctx || fast_gate_capturing(stream, per_thread))
         return false;
     *op = (struct fast_gate_op){.ctx = ctx, .handle = stream, .kind = (uint8_t)kind, .arg = arg,
                                 .per_thread = per_thread, .counted = counted};
@@ -324,7 +324,7 @@ void fast_gate_flush(void)
     for (size_t i = 0; i < sizeof(t->dirty) / sizeof(t->dirty[0]); i++) {
         if (!t->dirty[i].stream)
             continue;
-        if (t->ctx && !capturing(t->dirty[i].handle, t->dirty[i].per_thread))
+        if (t->ctx && !fast_gate_capturing(t->dirty[i].handle, t->dirty[i].per_thread))
             fast_stream_mark(t->ctx, t->dirty[i].stream, t->dirty[i].handle,
                              t->dirty[i].per_thread);
         t->dirty[i].stream = NULL;

@@ -45,6 +45,8 @@ void fast_gate_leave(struct fast_gate_op *op, CUresult result);
 
 /* True when the launch carries the attribute for programmatic dependent launch. */
 bool fast_gate_is_pdl(const CUlaunchConfig *config);
+/* The stream captures: what it gets becomes nodes of a graph. */
+bool fast_gate_capturing(CUstream stream, bool per_thread);
 uint64_t fast_gate_sum(const size_t *sizes, size_t count);
 
 /* Before a call that waits for the device, or asks: what this thread has submitted gets its

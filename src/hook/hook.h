@@ -146,6 +146,8 @@ struct fast_driver {
     CUresult (*device_pool)(CUmemoryPool *, CUdevice);
     CUresult (*pool_attribute)(CUmemoryPool, int, void *);
     CUresult (*pool_trim)(CUmemoryPool, size_t);
+    CUresult (*graph_attribute)(CUdevice, int, void *);
+    CUresult (*graph_trim)(CUdevice);
     CUresult (*capture_mode)(CUstreamCaptureMode *);
 };
 
@@ -197,6 +199,10 @@ struct fast_hook {
     struct fast_table sealed;   /* address -> bytes: imported, mapped for reading (access.c) */
     _Atomic uint32_t sealed_used;
     _Atomic uint32_t pools_used; /* there may be rows in |pools| */
+    struct fast_table graph_sums; /* CUgraph -> bytes that its nodes allocate */
+    _Atomic uint64_t graph_largest;  /* the largest of these sums so far; 0: no graph allocates */
+    _Atomic uint64_t graph_captured; /* what the captures in progress allocate */
+    _Atomic uint64_t graph_charged[FAST_PAGE_GPUS]; /* for what graphs have reserved */
 };
 
 /* What a thread knows by itself. */

@@ -64,6 +64,11 @@ static void reset_locks(void)
     fast_table_init(&fast_hook.handles);
     fast_table_init(&fast_hook.mappings);
     fast_table_init(&fast_hook.pools);
+    fast_table_init(&fast_hook.graph_sums);
+    atomic_store(&fast_hook.graph_largest, 0);
+    atomic_store(&fast_hook.graph_captured, 0);
+    for (int gpu = 0; gpu < FAST_PAGE_GPUS; gpu++)
+        atomic_store(&fast_hook.graph_charged[gpu], 0);
     fast_table_init(&fast_hook.sealed);
     atomic_store(&fast_hook.pools_used, 0);
 }

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "hook/gate.h"
+
 /* Device memory: every allocation is reserved at the node before the driver is asked, and released
  * when the driver refuses it or when it is freed. The node sums up all processes of the replica. A
  * pointer that is not in the table goes to the driver as it is: it is somebody else's (imported, or
@@ -15,8 +17,7 @@ static bool charging(void)
     return atomic_load(&fast_hook.start) == 2 && atomic_load(&fast_hook.mode) != FAST_MODE_OFF;
 }
 
-/* The GPU of the current context, -1: none that is limited. */
-static int current_gpu(void)
+int fast_memory_gpu(void)
 {
     CUdevice device = -1;
     if (!charging() || !fast_hook.driver.ctx_get_device)
@@ -33,7 +34,7 @@ bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
 {
     if (fast_link_reserve(gpu, bytes, family))
         return true;
-    if (!atomic_load(&fast_hook.pools_used))
+    if (!atomic_load(&fast_hook.pools_used) && !atomic_load(&fast_hook.graph_largest))
         return false;
     fast_pool_look(true);
     return fast_link_reserve(gpu, bytes, family);
@@ -42,7 +43,7 @@ bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
 /* -1 with *|ret_gpu| < 0: not limited here. */
 static bool reserve(uint64_t bytes, uint32_t family, int *ret_gpu)
 {
-    int gpu = *ret_gpu = current_gpu();
+    int gpu = *ret_gpu = fast_memory_gpu();
     return gpu < 0 || bytes == 0 || fast_memory_reserve((uint32_t)gpu, bytes, family);
 }
 
@@ -122,30 +123,33 @@ ALLOC(cuMemAlloc_v2, (CUdeviceptr * ret, size_t bytes), (ret, bytes), bytes, FAS
 ALLOC(cuMemAllocManaged, (CUdeviceptr * ret, size_t bytes, unsigned flags), (ret, bytes, flags),
       bytes, FAST_FAMILY_MANAGED)
 /* From a pool, |from| or the device's own: see pool.c. The pointer has no row of its own. */
-#define ALLOC_POOL(symbol, decl, call, from)                                                       \
+#define ALLOC_POOL(symbol, decl, call, from, per_thread)                                           \
     FAST_EXPORT CUresult symbol decl                                                               \
     {                                                                                              \
         CUmemoryPool of = (from);                                                                  \
         uint64_t charged = 0;                                                                      \
-        int gpu = current_gpu();                                                                   \
+        int gpu = fast_memory_gpu();                                                                   \
         if (gpu >= 0 && !fast_pool_before(&of, gpu, bytes, &charged))                              \
             return CUDA_ERROR_OUT_OF_MEMORY;                                                       \
+        bool node = gpu >= 0 && fast_gate_capturing(stream, per_thread);                           \
         CUresult r = FAST_REAL(symbol) call;                                                       \
         if (gpu >= 0)                                                                              \
             fast_pool_after(of, gpu, charged);                                                     \
+        if (node && r == CUDA_SUCCESS)                                                             \
+            fast_graph_captured(bytes);                                                            \
         return r;                                                                                  \
     }
 
 ALLOC_POOL(cuMemAllocAsync, (CUdeviceptr * ret, size_t bytes, CUstream stream),
-           (ret, bytes, stream), NULL)
+           (ret, bytes, stream), NULL, false)
 ALLOC_POOL(cuMemAllocAsync_ptsz, (CUdeviceptr * ret, size_t bytes, CUstream stream),
-           (ret, bytes, stream), NULL)
+           (ret, bytes, stream), NULL, true)
 ALLOC_POOL(cuMemAllocFromPoolAsync,
            (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
-           (ret, bytes, pool, stream), pool)
+           (ret, bytes, pool, stream), pool, false)
 ALLOC_POOL(cuMemAllocFromPoolAsync_ptsz,
            (CUdeviceptr * ret, size_t bytes, CUmemoryPool pool, CUstream stream),
-           (ret, bytes, pool, stream), pool)
+           (ret, bytes, pool, stream), pool, true)
 
 FAST_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool)
 {
@@ -316,7 +320,7 @@ bool fast_memory_clamp(uint32_t gpu, uint64_t *total, uint64_t *free_bytes)
 FAST_EXPORT CUresult cuMemGetInfo_v2(size_t *free, size_t *total)
 {
     CUresult r = FAST_REAL(cuMemGetInfo_v2)(free, total);
-    int gpu = r == CUDA_SUCCESS && free && total ? current_gpu() : -1;
+    int gpu = r == CUDA_SUCCESS && free && total ? fast_memory_gpu() : -1;
     uint64_t f, t;
     if (gpu < 0)
         return r;
@@ -332,7 +336,7 @@ FAST_EXPORT CUresult cuMemGetInfo_v2(size_t *free, size_t *total)
 FAST_EXPORT CUresult cuMemGetInfo(unsigned *free, unsigned *total)
 {
     CUresult r = FAST_REAL(cuMemGetInfo)(free, total);
-    int gpu = r == CUDA_SUCCESS && free && total ? current_gpu() : -1;
+    int gpu = r == CUDA_SUCCESS && free && total ? fast_memory_gpu() : -1;
     uint64_t f, t;
     if (gpu < 0)
         return r;

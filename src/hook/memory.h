@@ -28,6 +28,25 @@ void fast_pool_forget(CUmemoryPool pool);
 /* The range is not mapped any more: what is mapped there next may be written. */
 void fast_access_unmapped(CUdeviceptr at, size_t bytes);
 
+/* ---- graph_memory.c ---- */
+
+/* A launch of a graph, which may allocate. */
+struct fast_graph_launch {
+    int gpu; /* -1: nothing to charge */
+};
+
+/* Reserves what the launch may allocate. False: refused. */
+bool fast_graph_before(struct fast_graph_launch *launch);
+/* After the driver's answer. */
+void fast_graph_after(const struct fast_graph_launch *launch);
+/* A stream-ordered allocation became a node of the graph that is being captured. */
+void fast_graph_captured(uint64_t bytes);
+/* Brings the charge up to date. |trim|: after the graphs gave up what is unused. */
+void fast_graph_look(bool trim);
+
+/* The GPU of the current context, -1: none that is limited. */
+int fast_memory_gpu(void);
+
 /* A context has ended, and with it all memory that was allocated in it but cuMemCreate's. */
 void fast_memory_forget(CUcontext ctx);
 

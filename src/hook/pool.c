@@ -49,6 +49,7 @@ void fast_pool_look(bool trim)
             fast_hook.driver.pool_trim(pool, 0);
         settle(pool, rows[i].gpu);
     }
+    fast_graph_look(trim);
 }
 
 bool fast_pool_before(CUmemoryPool *pool, int gpu, uint64_t bytes, uint64_t *ret_charged)

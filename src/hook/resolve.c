@@ -71,6 +71,8 @@ static void find_own(void *lib, struct fast_driver *d)
     TAKE(device_pool, "cuDeviceGetMemPool");
     TAKE(pool_attribute, "cuMemPoolGetAttribute");
     TAKE(pool_trim, "cuMemPoolTrimTo");
+    TAKE(graph_attribute, "cuDeviceGetGraphMemAttribute");
+    TAKE(graph_trim, "cuDeviceGraphMemTrim");
     TAKE(capture_mode, "cuThreadExchangeStreamCaptureMode");
 }
 

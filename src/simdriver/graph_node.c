@@ -217,67 +217,49 @@ CUAPI cuGraphAddMemFreeNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *
     return add(ret, graph, deps, count, CU_GRAPH_NODE_TYPE_MEM_FREE, CUDA_SUCCESS, &work);
 }
 
-/* CUgraphNodeParams: a type, three reserved words, and the structure of that type. */
-struct any_params {
-    CUgraphNodeType type;
-    int reserved[3];
-    union {
-        long long pad[29];
-        CUDA_KERNEL_NODE_PARAMS kernel;
-        struct {
-            int flags, reserved;
-            CUcontext ctx;
-            CUDA_MEMCPY3D copy;
-        } memcpy;
-        CUDA_MEMSET_NODE_PARAMS memset;
-        CUDA_HOST_NODE_PARAMS host;
-        struct {
-            CUgraph graph;
-        } child;
-        struct {
-            CUevent event;
-        } event;
-        CUDA_MEM_ALLOC_NODE_PARAMS alloc;
-        struct {
-            CUdeviceptr ptr;
-        } free;
-    };
-    long long reserved2;
+/* CUDA_MEMCPY_NODE_PARAMS */
+struct memcpy_params {
+    int flags, reserved;
+    CUcontext ctx;
+    CUDA_MEMCPY3D copy;
 };
 
+/* Behind the type are the parameters of that type. */
 CUAPI cuGraphAddNode(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps, size_t count,
-                     struct any_params *p)
+                     CUgraphNodeParams *p)
 {
     if (!p)
         return CUDA_ERROR_INVALID_VALUE;
+    const void *body = p->reserved1;
+    const struct memcpy_params *copy = body;
     switch (p->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
-        return cuGraphAddKernelNode_v2(ret, graph, deps, count, &p->kernel);
+        return cuGraphAddKernelNode_v2(ret, graph, deps, count, body);
     case CU_GRAPH_NODE_TYPE_MEMCPY:
-        return cuGraphAddMemcpyNode(ret, graph, deps, count, &p->memcpy.copy, p->memcpy.ctx);
+        return cuGraphAddMemcpyNode(ret, graph, deps, count, &copy->copy, copy->ctx);
     case CU_GRAPH_NODE_TYPE_MEMSET:
-        return cuGraphAddMemsetNode(ret, graph, deps, count, &p->memset, NULL);
+        return cuGraphAddMemsetNode(ret, graph, deps, count, body, NULL);
     case CU_GRAPH_NODE_TYPE_HOST:
-        return cuGraphAddHostNode(ret, graph, deps, count, &p->host);
+        return cuGraphAddHostNode(ret, graph, deps, count, body);
     case CU_GRAPH_NODE_TYPE_GRAPH:
-        return cuGraphAddChildGraphNode(ret, graph, deps, count, p->child.graph);
+        return cuGraphAddChildGraphNode(ret, graph, deps, count, *(const CUgraph *)body);
     case CU_GRAPH_NODE_TYPE_EMPTY:
         return cuGraphAddEmptyNode(ret, graph, deps, count);
     case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
-        return cuGraphAddEventWaitNode(ret, graph, deps, count, p->event.event);
+        return cuGraphAddEventWaitNode(ret, graph, deps, count, *(const CUevent *)body);
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
-        return cuGraphAddEventRecordNode(ret, graph, deps, count, p->event.event);
+        return cuGraphAddEventRecordNode(ret, graph, deps, count, *(const CUevent *)body);
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
         return cuGraphAddMemAllocNode(ret, graph, deps, count, &p->alloc);
     case CU_GRAPH_NODE_TYPE_MEM_FREE:
-        return cuGraphAddMemFreeNode(ret, graph, deps, count, p->free.ptr);
+        return cuGraphAddMemFreeNode(ret, graph, deps, count, *(const CUdeviceptr *)body);
     default:
         return CUDA_ERROR_NOT_SUPPORTED;
     }
 }
 
 CUAPI cuGraphAddNode_v2(CUgraphNode *ret, CUgraph graph, const CUgraphNode *deps,
-                        const CUgraphEdgeData *edges, size_t count, struct any_params *params)
+                        const CUgraphEdgeData *edges, size_t count, CUgraphNodeParams *params)
 {
     (void)edges;
     return cuGraphAddNode(ret, graph, deps, count, params);

@@ -248,6 +248,80 @@ static int do_capture(int argc, char **argv)
     return 0;
 }
 
+/* A graph that allocates |bytes|, captured, and frees them if |frees|. NULL with *|ret|: refused. */
+static CUgraphExec captured_memory(size_t bytes, bool frees, CUdeviceptr *ret_ptr, CUresult *ret)
+{
+    CUgraph graph = NULL;
+    CUgraphExec exec = NULL;
+    need(CALL(cuStreamBeginCapture_v2, self.stream, CU_STREAM_CAPTURE_MODE_GLOBAL), "begin");
+    *ret = CALL(cuMemAllocAsync, ret_ptr, bytes, self.stream);
+    if (!*ret && frees)
+        need(CALL(cuMemFreeAsync, *ret_ptr, self.stream), "captured free");
+    need(CALL(cuStreamEndCapture, self.stream, &graph), "end capture");
+    if (!*ret)
+        need(PLAIN(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long), &exec,
+                   graph, 0), "instantiate");
+    need(CALL(cuGraphDestroy, graph), "cuGraphDestroy");
+    return exec;
+}
+
+static size_t free_mib(void)
+{
+    size_t left = 0, total = 0;
+    need(CALL(cuMemGetInfo_v2, &left, &total), "info");
+    return left >> 20;
+}
+
+/* Memory that graphs allocate: captured, as a node, and in graphs that keep what they have. */
+static int do_graph_memory(int argc, char **argv)
+{
+    enum { GRAPHS = 4 };
+    size_t bytes = (size_t)number(argc, argv, 2, 64) << 20;
+    CUdeviceptr ptr[GRAPHS] = {0};
+    CUgraphExec exec[GRAPHS];
+    CUresult r;
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_MEM_ALLOC};
+    CUgraph graph = NULL;
+    CUgraphNode node;
+    params.alloc = (CUDA_MEM_ALLOC_NODE_PARAMS){
+        .poolProps = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+                      .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}},
+        .bytesize = bytes};
+    need(PLAIN(cuGraphCreate, (CUgraph *, unsigned), &graph, 0), "cuGraphCreate");
+    printf("node=%d\n", CALL(cuGraphAddNode_v2, &node, graph, NULL, NULL, 0, &params));
+    need(CALL(cuGraphDestroy, graph), "cuGraphDestroy");
+    exec[0] = captured_memory(bytes, true, &ptr[0], &r);
+    printf("captured=%d\n", r);
+    if (r)
+        return 0;
+    for (int i = 0; i < 3; i++)
+        need(CALL(cuGraphLaunch, exec[0], self.stream), "cuGraphLaunch");
+    need(CALL(cuCtxSynchronize), "sync");
+    printf("kept_mib=%zu\n", free_mib());
+    need(PLAIN(cuDeviceGraphMemTrim, (CUdevice), 0), "trim");
+    need(CALL(cuCtxSynchronize), "sync");
+    /* The node is told, and does not answer. */
+    for (int i = 0; i < 2000 && free_mib() < 1024; i++)
+        usleep(1000);
+    printf("trimmed_mib=%zu\n", free_mib());
+    int launched = 0;
+    for (int i = 0; i < GRAPHS; i++) {
+        exec[i] = captured_memory(bytes, false, &ptr[i], &r);
+        if (!r && !(r = CALL(cuGraphLaunch, exec[i], self.stream)))
+            launched++;
+        else
+            ptr[i] = 0;
+    }
+    printf("launched=%d rc=%d\n", launched, r);
+    for (int i = 0; i < GRAPHS; i++)
+        if (ptr[i])
+            need(CALL(cuMemFreeAsync, ptr[i], self.stream), "free");
+    need(CALL(cuCtxSynchronize), "sync");
+    need(PLAIN(cuDeviceGraphMemTrim, (CUdevice), 0), "trim");
+    need(CALL(cuCtxSynchronize), "sync");
+    return 0;
+}
+
 static void *thread_main(void *arg)
 {
     unsigned n = *(const unsigned *)arg;
@@ -467,6 +541,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_alloc(argc, argv);
     if (!strcmp(what, "families"))
         return do_families(argc, argv);
+    if (!strcmp(what, "graph_memory"))
+        return do_graph_memory(argc, argv);
     if (!strcmp(what, "capture"))
         return do_capture(argc, argv);
     if (!strcmp(what, "threads"))

@@ -18,12 +18,12 @@
     X(cuMemFreeAsync) X(cuMemFreeAsync_ptsz) X(cuMemCreate) X(cuMemMap) X(cuMemUnmap)              \
     X(cuMemRelease) X(cuArrayCreate_v2) X(cuArrayDestroy) X(cuMemcpyHtoD_v2)                       \
     X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoH_v2) X(cuMemcpyDtoH_v2_ptds) X(cuMemsetD8_v2)            \
-    X(cuMemsetD8Async)
+    X(cuMemsetD8Async) X(cuGraphAddNode_v2) X(cuGraphDestroy)
 
 #define UNHOOKED(X)                                                                                \
     X(cuModuleLoadData) X(cuModuleGetFunction) X(cuStreamCreate)       \
     X(cuFuncSetBlockShape) X(cuGraphInstantiateWithFlags) X(cuMemAddressReserve)                   \
-    X(cuMemAddressFree)
+    X(cuMemAddressFree) X(cuGraphCreate) X(cuDeviceGraphMemTrim)
 
 #define X(symbol) void symbol(void);
 UNHOOKED(X)

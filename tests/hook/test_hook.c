@@ -148,6 +148,31 @@ static void families(void **state)
         }
 }
 
+/* Memory that graphs allocate when they are launched is in the cap of 1 GiB as well. */
+static void graph_memory(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    for (int above = 0; above < 2; above++)
+        for (size_t i = 0; i < 4; i++) {
+            struct fake_node *n = begin(&conf);
+            run_program(&c, RUN("graph_memory", above ? "1100" : "400"), programs[i]);
+            struct fake_stats s = stats_after(n);
+            end();
+            if (value(&c, "node") != (above ? 2 : 0) || value(&c, "captured") != (above ? 2 : 0))
+                fail_msg("%s: %s", programs[i], c.text);
+            if (!above) {
+                assert_int_equal(value(&c, "kept_mib"), 624);
+                assert_int_equal(value(&c, "trimmed_mib"), 1024);
+                assert_int_equal(value(&c, "launched"), 2);
+                assert_int_equal(value(&c, "rc"), 2);
+                assert_true(s.mem_peak <= FAST_MIB(1024));
+            }
+            assert_true(s.mem_used == 0);
+        }
+}
+
 static void contexts_end(void **state)
 {
     (void)state;
@@ -542,6 +567,7 @@ int main(int argc, char **argv)
         T(capped),
         T(families),
         T(arrays),
+        T(graph_memory),
         T(contexts_end),
         T(lookups),
         T(nvml),
