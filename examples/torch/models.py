@@ -27,6 +27,7 @@ def vit_huge(batch):
 
 class Bert(nn.Module):
     """The last hidden state alone, so that the output is one tensor."""
+    vocabulary = 30522
 
     def __init__(self, **sizes):
         super().__init__()
@@ -40,7 +41,7 @@ class Bert(nn.Module):
 def bert_large(batch, layers=24, length=384):
     module = Bert(num_hidden_layers=layers, hidden_size=1024, num_attention_heads=16,
                   intermediate_size=4096)
-    return module, (torch.randint(0, 30000, (batch, length)),)
+    return module, (torch.randint(0, Bert.vocabulary, (batch, length)),)
 
 
 class Rnnt(nn.Module):
@@ -81,7 +82,7 @@ class Gnmt(nn.Module):
 
     def __init__(self, hidden=1024, layers=8, vocabulary=32320, steps=50):
         super().__init__()
-        self.steps = steps
+        self.steps, self.vocabulary = steps, vocabulary
         self.embed = nn.Embedding(vocabulary, hidden)
         self.first = nn.LSTM(hidden, hidden, batch_first=True, bidirectional=True)
         self.second = nn.LSTM(2 * hidden, hidden, batch_first=True)
@@ -144,8 +145,9 @@ class Model:
         self.module = module.eval().to(self.device, self.dtype)
         if self.device.type == "cuda" and name in ("resnet50", "resnext101"):
             self.module = self.module.to(memory_format=torch.channels_last)
-        self.inputs = tuple(self.place(x) for x in inputs)
-        self.graph = None
+        self.sample = tuple(self.place(x) for x in inputs)
+        self.inputs = self.sample # where a graph reads, once there is one
+        self.graph, self.given = None, False
         if graphs and self.device.type == "cuda":
             self.capture()
 
@@ -154,6 +156,7 @@ class Model:
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def capture(self):
+        self.inputs = tuple(x.clone() for x in self.sample)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(side):
@@ -166,11 +169,14 @@ class Model:
         self.graph = graph
 
     def __call__(self, *inputs):
+        """Without |inputs| of the sample."""
         with torch.inference_mode():
             if self.graph is None:
-                return self.module(*(inputs or self.inputs))
-            for mine, given in zip(self.inputs, inputs):
-                mine.copy_(given)
+                return self.module(*(inputs or self.sample))
+            if inputs or self.given: # else the sample lies there still
+                for mine, given in zip(self.inputs, inputs or self.sample):
+                    mine.copy_(given)
+            self.given = bool(inputs)
             self.graph.replay()
             return self.result
 

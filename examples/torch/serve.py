@@ -13,14 +13,16 @@ shared with the other replicas, where the package fastshare is installed).
                    model's shape, or empty for a sample. The answer is JSON.
     GET  /_/health ready; the port is not open before the model is
     GET  /check    a digest of the output for a sample of a fixed seed: equal on every replica
-    POST /loop?seconds=5&rate=0&start=T
+    POST /loop?seconds=5&rate=0&start=T&slo_ms=0
                    a benchmark inside the process: inferences without pause, or at Poisson arrivals with a
-                   rate, from time T of CLOCK_MONOTONIC on (the same on the whole machine)
+                   rate, from time T of CLOCK_MONOTONIC on (the same on the whole machine); "late" counts
+                   those that took longer than slo_ms, and those that were due and not begun in time
 
 The process ends when the GPU fails, since a broken CUDA context cannot be repaired: whoever started it
 starts it again.
 """
 import argparse
+import array
 import hashlib
 import json
 import os
@@ -33,6 +35,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+
+BODY_MAX = 256 << 20
+LOOP_MAX = 600 # seconds
 
 
 def quantile(values, q):
@@ -57,6 +63,8 @@ class Service:
             if given.numel() != sample.numel():
                 raise ValueError(f"{given.numel()} numbers instead of {sample.numel()}: "
                                  f"{'x'.join(map(str, sample.shape))} of {kind}")
+            if kind == torch.int64:
+                self.check_words(body)
             inputs = (self.model.place(given.reshape(sample.shape)),)
         with self.lock:
             start = time.perf_counter()
@@ -66,18 +74,26 @@ class Service:
         return {"model": self.model.name, "batch": self.model.batch, "ms": round(spent * 1000, 3),
                 "shape": list(out.shape), "first": first}
 
+    def check_words(self, body):
+        """A word that is none would be an assertion on the GPU, which ends the process."""
+        words, known = array.array("q", body), self.model.module.vocabulary
+        if min(words) < 0 or max(words) >= known:
+            raise ValueError(f"{min(words)} to {max(words)} are no words: 0 to {known - 1}")
+
     def check(self):
         with self.lock:
             out = self.model().float().cpu()
         return {"digest": hashlib.sha256(out.numpy().tobytes()).hexdigest(), "shape": list(out.shape)}
 
-    def loop(self, seconds, rate, start):
+    def loop(self, seconds, rate, start, slo_ms=0.0):
         """Latencies count from when an inference was due."""
+        if not 0 < seconds <= LOOP_MAX or rate < 0 or start - time.monotonic() > LOOP_MAX:
+            raise ValueError(f"seconds is above 0 and at most {LOOP_MAX}, and so far ahead may the start be")
         dice = random.Random(os.getpid())
         while start - time.monotonic() > 0:
             time.sleep(min(0.01, max(0.0, start - time.monotonic())))
         begin = time.monotonic()
-        due, end, times = begin, begin + seconds, []
+        due, end, times, never = begin, begin + seconds, [], 0
         with self.lock:
             while True:
                 now = time.monotonic()
@@ -85,7 +101,10 @@ class Service:
                     due += dice.expovariate(rate)
                 else:
                     due = now
-                if due >= end or now >= end + 2 * seconds:
+                if due >= end:
+                    break
+                if now >= end + 2 * seconds: # hopelessly behind: what is due yet counts as never answered
+                    never = 1 + int(rate * (end - due))
                     break
                 if due > now:
                     time.sleep(due - now)
@@ -95,7 +114,8 @@ class Service:
         spent = max(time.monotonic() - begin, seconds)
         slow = max(times, default=0.0)
         times.sort()
-        return {"count": len(times), "seconds": spent, "rps": len(times) * self.model.batch / spent,
+        late = never + sum(1000 * t > slo_ms for t in times) if slo_ms else 0
+        return {"count": len(times) + never, "seconds": spent, "rps": len(times) * self.model.batch / spent, "late": late,
                 "p50_ms": 1000 * quantile(times, 0.5), "p95_ms": 1000 * quantile(times, 0.95),
                 "p99_ms": 1000 * quantile(times, 0.99), "max_ms": 1000 * slow, "errors": 0}
 
@@ -110,6 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -132,17 +154,32 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404, {"error": "POST to / for one inference"})
 
+    def refuse(self, status, text):
+        """The body has not been read, so that the connection cannot be used any more."""
+        self.close_connection = True
+        self.answer(status, {"error": text})
+
+    def loop(self, query):
+        query = {k: float(v[0]) for k, v in parse_qs(query).items()}
+        return self.service.loop(query.get("seconds", 1.0), query.get("rate", 0.0), query.get("start", 0.0),
+                                 query.get("slo_ms", 0.0))
+
     def do_POST(self):
-        url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        url, length = urlsplit(self.path), self.headers.get("Content-Length") or "0"
+        if self.headers.get("Transfer-Encoding"):
+            return self.refuse(411, "a body needs a Content-Length")
+        if not length.isascii() or not length.isdigit():
+            return self.refuse(400, "Content-Length is a number of bytes")
+        if int(length) > BODY_MAX:
+            return self.refuse(413, f"a body has at most {BODY_MAX} bytes")
+        body = self.rfile.read(int(length))
         if url.path == "/loop":
-            query = {k: float(v[0]) for k, v in parse_qs(url.query).items()}
-            self.run(lambda: self.service.loop(query.get("seconds", 1.0), query.get("rate", 0.0),
-                                               query.get("start", 0.0)))
+            self.run(lambda: self.loop(url.query))
         elif url.path == "/":
             self.run(lambda: self.service.infer(body))
         else:
             self.answer(404, {"error": "POST to / for one inference"})
+        return None
 
     def log_message(self, format, *args): # pylint: disable=redefined-builtin
         pass

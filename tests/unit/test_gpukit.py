@@ -178,6 +178,15 @@ class Kept(unittest.TestCase):
         again.forget([2, 3])
         self.assertEqual({}, again.data["stages"])
 
+    def test_the_file_is_whole_in_the_middle_of_a_stage(self):
+        def work(s):
+            s.cell("12.400", 1, lambda: rate(1.0))
+            with open(self.path, encoding="utf-8") as f:
+                data = json.load(f)
+            self.assertEqual([], schema.check(data))
+            self.assertEqual("cut", data["stages"]["2"]["state"])
+        self.assertEqual("done", self.stage(self.results()).run(work))
+
     def test_a_stage_ends_before_what_takes_too_long(self):
         r = self.results(seconds=5)
         state = self.stage(r).run(lambda s: s.cell("a", 10, self.fail))

@@ -21,6 +21,7 @@ import wire  # noqa: E402
 SERVE = os.path.join(ROOT, "examples", "torch", "serve.py")
 POLICIES = {"fast": 0, "timeshare": 1, "racing": 2}
 GIB = 1 << 30
+PASSED = ("PYTHONPATH", "CUDA_HOME", "VIRTUAL_ENV") # what a Python may need to find its PyTorch
 
 
 class Model:
@@ -220,7 +221,7 @@ class World:
     def begin(self, name, argv, env=(), sm=100, request=1000, limit=1000, mem=4 * GIB):
         """Starts a process and does not wait for it."""
         replica = Replica(self, f"{name}.openfaas-fn.1")
-        passed = [f"{k}={self.kit.env[k]}" for k in ("PYTHONPATH", "CUDA_HOME", "VIRTUAL_ENV") if k in self.kit.env]
+        passed = [f"{k}={self.kit.env[k]}" for k in PASSED if k in self.kit.env]
         self.ask("replica_start", replica=replica.name, function=name, ns="openfaas-fn", sm_pct=sm,
                  request_milli=request, limit_milli=limit, mem_bytes=mem, argv=list(argv),
                  env=[*passed, *env], start_timeout_ms=240000, stop_grace_ms=2000)
