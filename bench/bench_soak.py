@@ -27,6 +27,8 @@ REQUESTS = int(os.environ.get("SOAK_REQUESTS", "50000"))
 CONNS = int(os.environ.get("SOAK_CONNS", "500"))
 REPLICAS = int(os.environ.get("SOAK_REPLICAS", "4"))
 KILL_S = float(os.environ.get("SOAK_KILL_S", "1"))
+TELL_S = 0.1
+READY = 1  # enum fast_replica_state
 TOOLS = os.path.join(BUILD, "bench", "gateway")
 FIGURES = {"gateway.soak_lost": ("requests", "<= 0"), "gateway.soak_wrong": ("answers", "<= 0"),
            "gateway.soak_failed_repeatable": ("requests", "<= 0"),
@@ -44,18 +46,22 @@ def figure(name, value, n):
 
 class Killer(threading.Thread):
     """Kills one ready replica every second, as long as another one is ready, and notes when: from the signal
-    to the end of the process, since until then the kernel takes requests in for it."""
+    until the process has ended and the kernel has had TELL_S to tell the other ends of its connections,
+    which a busy core does late. A request that is sent meanwhile goes to a replica that is being killed."""
 
-    def __init__(self, gw):
+    def __init__(self, the_node):
         super().__init__(daemon=True)
-        self.gw, self.times, self.over = gw, [], threading.Event()
+        self.session, self.times, self.over = the_node.session(), [], threading.Event()
 
     def run(self):
-        chance = random.Random(1)
-        while not self.over.wait(KILL_S):
-            ready = self.gw.replicas("soak", "ready")
+        chance, beat = random.Random(1), time.monotonic()
+        while not self.over.wait(max(0, beat + KILL_S - time.monotonic())):
+            beat += KILL_S
+            rows = self.session.ask("replica_list")[0]
+            ready = [r.pid for r in rows if r.name == "replica_row" and r.state == READY]
             if len(ready) > 1:
-                self.kill(chance.choice(ready)["pid"])
+                self.kill(chance.choice(ready))
+        self.session.close()
 
     def kill(self, pid):
         try:
@@ -65,14 +71,14 @@ class Killer(threading.Thread):
         began = time.monotonic()
         signal.pidfd_send_signal(fd, signal.SIGKILL)
         select.select([fd], [], [])
-        self.times.append((began, time.monotonic()))
+        self.times.append((began, time.monotonic() + TELL_S))
         os.close(fd)
 
 
-def soak(gw):
+def soak(the_node, gw):
     gw.up("soak", REPLICAS, image=os.path.join(TOOLS, "echo"),
           labels={"com.openfaas.scale.min": str(REPLICAS), "com.openfaas.scale.max": str(REPLICAS)})
-    killer = Killer(gw)
+    killer = Killer(the_node)
     if KILL_S:
         killer.start()
     out = subprocess.run([os.path.join(TOOLS, "soak"), str(gw.port), "/function/soak", str(CONNS),
@@ -95,7 +101,7 @@ def main():
     the_node = node.Node(gpus=1)
     gw = gateway.Gateway(the_node)
     try:
-        failures, sums, kills = soak(gw)
+        failures, sums, kills = soak(the_node, gw)
     finally:
         gw.close()
         if os.environ.get("SOAK_KEEP_LOG"):

@@ -100,6 +100,7 @@ struct gw_function {
     fast_ns service_ns;     /* what an answer takes at a replica, mean of the last ones; 0: not known */
     uint64_t shed;          /* requests that were answered 429 or found no room to wait */
     int jobs;
+    struct gw_batch *batch; /* that is open for more requests; NULL: none */
     struct gw_stats stats;
     fast_ns last_up, last_down;
     fast_ns retry_at, retry_after; /* starting failed: when again */
@@ -247,6 +248,8 @@ void gw_invoke_queue(struct gateway *gw, struct gw_function *fn);
 void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
 /* Ends what takes too long. */
 void gw_invoke_tick(struct gateway *gw);
+/* Frees what is left when the servers are gone. */
+void gw_invoke_fini(struct gateway *gw);
 
 /* ---- api.c, api_*.c ---- */
 

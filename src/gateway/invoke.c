@@ -3,6 +3,7 @@
  * repeated on another replica only when nothing of an answer has come and the method allows it, or
  * when it cannot have reached a replica at all. */
 
+#include "gateway/batch.h"
 #include "gateway/job.h"
 
 #include <stdio.h>
@@ -45,6 +46,10 @@ static void take_call_id(struct gw_job *j)
 void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
 {
     char lines[512], text[512];
+    if (j->batch) {
+        gw_batch_error(j, status, retry_s, why);
+        return;
+    }
     int n = gw_job_own_lines(j, lines, sizeof(lines));
     n += snprintf(lines + n, sizeof(lines) - (size_t)n, "X-OpenFaaS-Internal: proxy\r\n");
     if (retry_s)
@@ -56,7 +61,7 @@ void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
     fast_http_req_reply(j->req, status, lines, "text/plain; charset=utf-8", text, (size_t)len);
 }
 
-static fast_ns timeout_of(const struct gw_job *j)
+fast_ns gw_job_timeout(const struct gw_job *j)
 {
     return j->fn->spec->timeout ? j->fn->spec->timeout : j->gw->conf->timeout;
 }
@@ -86,7 +91,8 @@ static void count(struct gw_job *j, struct gw_replica *r, int status)
     if (j->counted)
         return;
     j->counted = true;
-    gw_stats_end(&j->fn->stats, status, took, j->fn->spec->slo, now);
+    if (!j->batch)
+        gw_stats_end(&j->fn->stats, status, took, j->fn->spec->slo, now);
     if (r)
         gw_stats_end(&r->stats, status, took, j->fn->spec->slo, now);
 }
@@ -100,14 +106,35 @@ static void drop_replay(struct gw_job *j, bool lost)
     j->replay_lost = lost;
 }
 
-/* The last that is heard of a request. */
-static void on_req_done(void *user, bool complete)
+struct gw_job *gw_job_new(struct gateway *gw, struct gw_function *fn, struct fast_http_req *req)
 {
-    struct gw_job *j = user;
+    struct gw_job *j = calloc(1, sizeof(*j));
+    if (!j)
+        return NULL;
+    j->gw = gw;
+    j->fn = fn;
+    j->req = req;
+    j->began = fast_loop_now(gw->loop);
+    j->due = fn->spec->slo ? j->began + fn->spec->slo : 0;
+    j->wall = fast_clock_wall();
+    if (req)
+        take_call_id(j);
+    else
+        gw_call_id(gw, j->call_id);
+    j->next = gw->jobs;
+    if (j->next)
+        j->next->prev = j;
+    gw->jobs = j;
+    fn->jobs++;
+    return j;
+}
+
+void gw_job_free(struct gw_job *j)
+{
     struct gateway *gw = j->gw;
     struct gw_function *fn = j->fn;
     gw_job_stop_waiting(j);
-    count(j, j->replica, complete ? j->status : 0);
+    gw_batch_forget(j);
     leave(j);
     if (j->prev)
         j->prev->next = j->next;
@@ -119,6 +146,14 @@ static void on_req_done(void *user, bool complete)
     free(j);
     fn->jobs--;
     gw_function_release(gw, fn);
+}
+
+/* The last that is heard of a request. */
+void gw_job_done(void *user, bool complete)
+{
+    struct gw_job *j = user;
+    count(j, j->replica, complete ? j->status : 0);
+    gw_job_free(j);
 }
 
 /* ---- the request goes to a replica ---- */
@@ -151,7 +186,7 @@ static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 static void on_req_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    j->deadline = fast_loop_now(j->gw->loop) + timeout_of(j);
+    j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
     keep_for_replay(j, data, len);
     if (j->call && !fast_http_call_write(j->call, data, len))
         fast_http_req_read(j->req, false);
@@ -180,7 +215,7 @@ static void on_req_drain(void *user)
 }
 
 static const struct fast_http_req_ops req_ops = {on_req_body, on_req_flush, on_req_end,
-                                                 on_req_drain, on_req_done};
+                                                 on_req_drain, gw_job_done};
 
 /* ---- the answer comes back ---- */
 
@@ -211,7 +246,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
 static void on_call_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    j->deadline = fast_loop_now(j->gw->loop) + timeout_of(j); /* it is getting on */
+    j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j); /* it is getting on */
     if (!fast_http_req_write(j->req, data, len) && j->call)
         fast_http_call_read(j->call, false);
 }
@@ -281,29 +316,54 @@ static void on_call_fail(void *user, bool connected, const char *why)
 static const struct fast_http_call_ops call_ops = {on_call_head, on_call_body, on_call_flush,
                                                    on_call_drain, on_call_end, on_call_fail};
 
+/* The same of a batch: its answer is collected and then shared out. */
+static void on_batch_nothing(void *user)
+{
+    (void)user;
+}
+
+static void on_batch_end(void *user)
+{
+    struct gw_job *j = user;
+    j->call = NULL;
+    count(j, j->replica, j->status);
+    gw_job_learn(j);
+    leave(j);
+    gw_batch_answer(j);
+}
+
+static const struct fast_http_call_ops batch_ops = {gw_batch_on_head, gw_batch_on_body,
+                                                    on_batch_nothing, on_batch_nothing,
+                                                    on_batch_end,     on_call_fail};
+
 /* ---- dispatch ---- */
 
 static int open_call(struct gw_job *j, struct fast_err *err)
 {
     struct gw_replica *r = j->replica;
-    const struct fast_http_head *h = fast_http_req_head(j->req);
     char *head = NULL, path[128];
+    bool to_head = !j->batch && fast_http_req_is_head(j->req);
+    bool chunked = !j->batch && fast_http_req_head(j->req)->chunked;
     if (!r->pool) {
         bool local = gw_socket_path(j->gw, r, path, sizeof(path));
         if (fast_http_pool_new(j->gw->loop, r->port, local ? path : NULL, &r->pool, err))
             return -err->code;
     }
-    size_t len = gw_job_request_head(j, &head);
+    size_t len = j->batch ? gw_batch_head(j, &head) : gw_job_request_head(j, &head);
     if (!len)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a request");
-    int rc = fast_http_call_new(r->pool, &call_ops, j, head, len, fast_http_req_is_head(j->req),
-                                h->chunked, &j->call, err);
+    int rc = fast_http_call_new(r->pool, j->batch ? &batch_ops : &call_ops, j, head, len, to_head,
+                                chunked, &j->call, err);
     free(head);
     return rc;
 }
 
 static void send_body(struct gw_job *j)
 {
+    if (j->batch) {
+        gw_batch_send(j);
+        return;
+    }
     if (j->replay_len)
         fast_http_call_write(j->call, j->replay, j->replay_len);
     if (j->body_ended)
@@ -334,6 +394,10 @@ void gw_job_dispatch(struct gw_job *j)
 {
     struct fast_err err = {0};
     struct fast_balance_item *item;
+    if (j->batch && !gw_batch_first(j->batch)) { /* nobody waits for it any more */
+        gw_batch_error(j, 503, 0, "");
+        return;
+    }
     while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
         struct gw_replica *r = FAST_CONTAINER_OF(item, struct gw_replica, item);
         gw_replica_count_flight(r, 1, fast_loop_now(j->gw->loop));
@@ -341,7 +405,7 @@ void gw_job_dispatch(struct gw_job *j)
         if (!open_call(j, &err)) {
             j->attempts++;
             j->sent = fast_loop_now(j->gw->loop);
-            j->deadline = j->sent + timeout_of(j);
+            j->deadline = j->sent + gw_job_timeout(j);
             gw_stats_start(&r->stats, fast_loop_now(j->gw->loop));
             send_body(j);
             return;
@@ -416,28 +480,23 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
         fast_http_req_text_reply(req, 405, "this method is not forwarded to functions");
         return;
     }
-    struct gw_job *j = calloc(1, sizeof(*j));
+    struct gw_job *j = gw_job_new(gw, fn, req);
     if (!j) {
         fast_http_req_text_reply(req, 503, "no memory for another request");
         return;
     }
-    j->gw = gw;
-    j->fn = fn;
-    j->req = req;
     j->rest = (uint32_t)(path + n - fast_http_req_text(req));
     j->rest_len = (uint32_t)(len - n);
     j->idempotent = fn->spec->repeatable || method_in(req, repeatable, FAST_COUNT_OF(repeatable));
-    j->began = fast_loop_now(gw->loop);
-    j->due = fn->spec->slo ? j->began + fn->spec->slo : 0;
-    j->wall = fast_clock_wall();
-    take_call_id(j);
-    j->next = gw->jobs;
-    if (j->next)
-        j->next->prev = j;
-    gw->jobs = j;
-    fn->jobs++;
     gw_stats_start(&fn->stats, j->began);
-    fast_http_req_accept(req, &req_ops, j);
+    if (gw_batch_take(j))
+        return;
+    gw_job_alone(j);
+}
+
+void gw_job_alone(struct gw_job *j)
+{
+    fast_http_req_accept(j->req, &req_ops, j);
     gw_job_dispatch(j);
 }
 
@@ -464,4 +523,10 @@ void gw_invoke_tick(struct gateway *gw)
             expire(j);
             j = NULL;
         }
+}
+
+void gw_invoke_fini(struct gateway *gw)
+{
+    while (gw->jobs) /* the requests are gone: these carry batches */
+        gw_batch_error(gw->jobs, 503, 0, "");
 }

@@ -4,7 +4,7 @@
  * 429 when what waits before it, at the time that answers take now, leaves it no chance, or when its time
  * has come. While a function has no replica at all nobody is told so: who wakes it waits for it. */
 
-#include "gateway/job.h"
+#include "gateway/batch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +41,10 @@ static fast_ns expected(const struct gw_function *fn, int before, fast_ns now)
 /* Who asks: who presents the same credentials, else who comes from the same address. */
 static uint64_t caller_of(const struct gw_job *j)
 {
+    if (j->batch) /* of the first who waits; when all have gone it does not matter */
+        j = gw_batch_first(j->batch) ? gw_batch_first(j->batch) : j;
+    if (!j->req)
+        return 0;
     const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
     const struct fast_http_head *h = fast_http_req_head(j->req);
     const struct fast_http_field *f = fast_http_head_find(h, text, "authorization");
@@ -110,7 +114,8 @@ void gw_job_wait(struct gw_job *j)
         no_room(j);
         return;
     }
-    fast_http_req_read(j->req, false);
+    if (j->req)
+        fast_http_req_read(j->req, false);
     if (fast_fair_push(&fn->queue, &j->waiting, caller, &err)) {
         gw_job_error(j, 503, 1, err.msg);
         return;

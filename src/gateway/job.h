@@ -14,7 +14,8 @@ struct gw_job {
     struct gateway *gw;
     struct gw_function *fn;
     struct gw_replica *replica; /* NULL: it waits */
-    struct fast_http_req *req;
+    struct fast_http_req *req;  /* NULL: it carries |batch| */
+    struct gw_batch *batch, *in_batch; /* that it carries, that it travels in */
     struct fast_http_call *call;
     uint32_t rest, rest_len; /* path and query for the function, within the head */
     bool queued, cold, idempotent, answered, body_ended, counted;
@@ -31,6 +32,13 @@ struct gw_job {
 
 /* ---- invoke.c ---- */
 
+/* A job of |fn|, in its and the gateway's lists. |req| may be NULL. NULL: no memory. */
+struct gw_job *gw_job_new(struct gateway *gw, struct gw_function *fn, struct fast_http_req *req);
+void gw_job_free(struct gw_job *j); /* leaves its replica and its queue */
+void gw_job_done(void *user, bool complete); /* |done| of fast_http_req_ops: frees it */
+/* Sends it by itself after all; its body is in |replay|. */
+void gw_job_alone(struct gw_job *j);
+fast_ns gw_job_timeout(const struct gw_job *j);
 /* Gives the request to a replica, or lets it wait for one, or answers that there is none. */
 void gw_job_dispatch(struct gw_job *j);
 /* Answers by the gateway itself. |retry_s|: of Retry-After, 0: without it. */

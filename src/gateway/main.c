@@ -334,6 +334,7 @@ static void close_all(struct gateway *gw)
     fast_http_server_free(gw->server);
     fast_http_server_free(gw->metrics);
     gw_async_free(gw->async);
+    gw_invoke_fini(gw);
     json_decref(gw->namespaces);
     gw_link_free(gw->link);
     gw_replicas_free(gw);

@@ -13,6 +13,7 @@
   /half           promises 100 bytes, sends 10, hangs up
   /late S         (argument) listens S seconds after its start
 
+What comes as a batch is answered as one, whatever its path.
 With FAST_SOCKET it listens there as well; X-Door of /echo tells where a request came in.
 """
 import hashlib
@@ -24,6 +25,9 @@ import socket
 import sys
 import threading
 import time
+
+
+BATCH = "application/vnd.fast-gshare.batch"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -68,6 +72,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 
+    def answer_batch(self, what, body):
+        """Each part comes back in capitals; behind /short one of them is missing."""
+        parts = []
+        while body:
+            size, _, rest = body.partition(b":")
+            parts.append(rest[:int(size)].upper())
+            body = rest[int(size) + 1:]
+        assert len(parts) == int(self.headers["X-Batch-Size"])
+        if what == "short":
+            parts.pop()
+        self.answer(b"".join(b"%d:%s," % (len(p), p) for p in parts), headers=[
+            ("Content-Type", BATCH), ("X-Batch-Content-Type", "text/loud")])
+
     def handle_any(self):
         what, _, arg = self.path.partition("?")[0].lstrip("/").partition("/")
         if what == "raw":
@@ -83,7 +100,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(digest.hexdigest().encode())
             return
         body = b"".join(self.pieces())
-        if what == "status":
+        if self.headers.get("Content-Type") == BATCH and what != "status":
+            self.answer_batch(what, body)
+        elif what == "status":
             self.answer(b"status\n", int(arg), [("Location", "http://elsewhere/")])
         elif what == "sleep":
             time.sleep(float(arg))

@@ -22,9 +22,9 @@ class Asks:
     def __init__(self, gw):
         self.gw, self.done, self.threads = gw, [], []
 
-    def ask(self, name, path, method="POST", headers=None):
+    def ask(self, name, path, headers=None, body=b"x"):
         def run():
-            answer = self.gw.ask(method, path, b"x", headers=headers)
+            answer = self.gw.post(path, body, headers=headers)
             self.done.append((name, answer))
         self.threads.append(threading.Thread(target=run))
         self.threads[-1].start()
