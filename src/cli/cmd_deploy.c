@@ -12,6 +12,7 @@
 struct deploy {
     const char *image, *process, *ns, *file;
     const char *sm, *quota, *request, *limit, *mem, *slo, *profile, *replicas, *min, *max;
+    const char *priority;
     struct cli_list env, label, annotation, secret;
 };
 
@@ -40,6 +41,8 @@ static const struct cli_opt opts[] = {
     {"replicas", 'r', CLI_STR, offsetof(struct deploy, replicas), "N", "fixed number of replicas"},
     {"min", 0, CLI_STR, offsetof(struct deploy, min), "N", "fewest replicas (0: down to none)"},
     {"max", 0, CLI_STR, offsetof(struct deploy, max), "N", "most replicas"},
+    {"priority", 0, CLI_STR, offsetof(struct deploy, priority), "N",
+     "-100 to 100 (default 0): on full GPUs those with less give way, down to their fewest"},
     {"env", 'e', CLI_LIST, offsetof(struct deploy, env), "NAME=VALUE", "environment variable"},
     {"label", 'l', CLI_LIST, offsetof(struct deploy, label), "NAME=VALUE", "label"},
     {"annotation", 'a', CLI_LIST, offsetof(struct deploy, annotation), "NAME=VALUE", "annotation"},
@@ -121,6 +124,7 @@ static int build(const char *name, const struct deploy *d, json_t **ret, struct 
     set_text(notes, "fastgshare/gpu_quota_limit", d->quota ? d->quota : d->limit);
     set_text(notes, "fastgshare/slo", d->slo);
     set_text(notes, "fastgshare/profile", d->profile);
+    set_text(notes, "fastgshare/priority", d->priority);
     if (!r && d->mem) { /* the annotation takes plain bytes, as the authors' YAML has them */
         uint64_t n = 0;
         r = fast_parse_bytes(d->mem, "--mem", UINT64_MAX, &n, err);

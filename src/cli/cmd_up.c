@@ -17,7 +17,7 @@
 #define PAUSE_MAX FAST_S(10)
 
 struct up {
-    const char *sim, *state_dir, *listen, *metrics, *policy, *charge, *window;
+    const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window;
     const char *basic_auth;
     struct cli_list images;
 };
@@ -32,7 +32,10 @@ static const struct cli_opt opts[] = {
     {"images", 0, CLI_LIST, offsetof(struct up, images), "DIR", "folder of executables to deploy"},
     {"basic-auth", 0, CLI_STR, offsetof(struct up, basic_auth), "DIR",
      "ask for the user and password in DIR/basic-auth-user and DIR/basic-auth-password"},
-    {"policy", 0, CLI_STR, offsetof(struct up, policy), "NAME", "fast, timeshare or racing"},
+    {"policy", 0, CLI_STR, offsetof(struct up, policy), "NAME",
+     "how replicas share a GPU: fast, timeshare or racing"},
+    {"scaling", 0, CLI_STR, offsetof(struct up, scaling), "NAME",
+     "how many there are: queue, paper, hybrid or whole (fast-gateway --policy)"},
     {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held"},
     {"window", 0, CLI_STR, offsetof(struct up, window), "TIME", "accounting period, default 100ms"},
 };
@@ -122,6 +125,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     const struct up *up = arg;
     struct platform_conf conf = {.state_dir = up->state_dir, .listen = up->listen,
                                  .metrics = up->metrics, .sim = up->sim, .policy = up->policy,
+                                 .scaling = up->scaling,
                                  .charge = up->charge, .window = up->window, .images = &up->images};
     struct platform p;
     struct fast_err err;

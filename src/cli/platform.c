@@ -78,6 +78,7 @@ static void build_args(const struct platform *p, int which, struct args *a)
     }
     add_arg(a, "--listen", c->listen);
     add_arg(a, "--metrics", c->metrics);
+    add_arg(a, "--policy", c->scaling);
     for (int i = 0; c->images && i < c->images->n; i++)
         add_arg(a, "--images", c->images->v[i]);
 }

@@ -116,6 +116,9 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
  * replica uses them. */
 int fast_fleet_weights(struct fast_fleet *fleet, int gpu, uint64_t weights, uint64_t bytes, bool firm,
                        struct fast_err *err);
+/* By how much the quota of a replica can be raised where it is, up to |most_milli|, in steps of 0.1 (the
+ * last one may be smaller). Tries them out; in the end it has what it had, if on another rectangle. */
+int fast_fleet_raise_room(struct fast_fleet *fleet, uint64_t replica, int most_milli);
 
 int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err);
 

@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "core/place_impl.h"
 
@@ -141,8 +143,30 @@ static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_
 }
 
 #define MIB(bytes) ((bytes) >> 20)
+#define LISTED 4 /* GPUs whose room a refusal names, as far as the message has room */
 
-static int refuse(const struct fast_fleet *fleet, const struct fast_want *want,
+/* Appends what each GPU has free, the largest rectangle and memory, as far as there is room for it. */
+static void list_free(const struct fast_fleet *fleet, struct fast_err *err)
+{
+    for (int g = 0, listed = 0; err && g < fleet->ngpus && listed < LISTED; g++) {
+        const struct fleet_gpu *gpu = &fleet->gpus[g];
+        struct fast_rect largest = {0};
+        char part[64];
+        for (int i = 0; !gpu->nsplit && i < gpu->rects.nfree; i++)
+            if (fast_rect_area(&gpu->rects.free[i]) > fast_rect_area(&largest))
+                largest = gpu->rects.free[i];
+        int n = snprintf(part, sizeof(part), "%s GPU %d %d %% x %d.%03d and %" PRIu64 " MiB",
+                         listed ? "," : "; free:", g, largest.sm, largest.quota / 1000,
+                         largest.quota % 1000, MIB(fleet_mem_free(gpu)));
+        size_t at = strlen(err->msg);
+        if (!gpu->open || n < 0 || at + (size_t)n >= sizeof(err->msg))
+            continue;
+        snprintf(err->msg + at, sizeof(err->msg) - at, "%s", part);
+        listed++;
+    }
+}
+
+static int say_refused(const struct fast_fleet *fleet, const struct fast_want *want,
                   struct fast_err *err)
 {
     struct survey s = {0};
@@ -177,6 +201,13 @@ static int refuse(const struct fast_fleet *fleet, const struct fast_want *want,
     return fast_err_set(err, FAST_ENOROOM, "replicas: %s",
                         s.full ? "the GPUs with room have as many replicas as a GPU can have"
                                : "each GPU with room is one replica's alone");
+}
+
+static int refuse(const struct fast_fleet *fleet, const struct fast_want *want, struct fast_err *err)
+{
+    int rc = say_refused(fleet, want, err);
+    list_free(fleet, err);
+    return rc;
 }
 
 int fleet_place_on(const struct fast_fleet *fleet, int g, const struct fast_want *want,

@@ -306,7 +306,7 @@ static int decide(struct scale_plan *plan, struct crew *crew, int floor, bool up
         in->trace->late_milli = scale_queue_late(&all, load, plan->conf->slo_ns);
         in->trace->late_max_milli = LATE_MILLI;
     }
-    if (floor == 0 && in->nreplicas && !load)
+    if (floor == 0 && in->nreplicas) /* idle for so long that no burst is waited for */
         scale_stop_newest(plan, 0, "no request for so long");
     else if (!keeps(plan, &all, load) ||
              (plan->conf->in_place && serving.servers && !keeps(plan, &serving, now_load)))

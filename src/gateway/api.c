@@ -201,6 +201,7 @@ static const struct route routes[] = {
     {"/system/replicas", "GET", gw_api_replicas, NULL},
     {"/system/models", "GET POST PUT DELETE", gw_api_models, NULL},
     {"/system/policy", "GET PUT", gw_api_policy, NULL},
+    {"/system/explain/", "GET", NULL, gw_api_explain},
 };
 
 static const struct route *find_route(const char *path, const char **ret_name)
@@ -298,7 +299,8 @@ static void root_page(struct gateway *gw, struct fast_http_req *req)
                      "/system/gpus          GPUs and who is on them\n"
                      "/system/replicas      processes of functions\n"
                      "/system/models        models that replicas share\n"
-                     "/system/policy        how GPUs are shared\n",
+                     "/system/policy        how GPUs are shared\n"
+                     "/system/explain/NAME  why a function has the replicas that it has\n",
                      FAST_VERSION, gw->welcomed ? gw->node : "(not connected)",
                      gw->simulated ? " (simulated GPUs)" : "");
     fast_http_req_reply(req, 200, NULL, "text/plain; charset=utf-8", text, (size_t)n);

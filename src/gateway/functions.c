@@ -1,7 +1,7 @@
 /* Decides what a deployed function is and how many replicas it shall have. Every change is checked
  * against the GPUs and stored before it is promised; what runs follows in gw_function_reconcile. */
 
-#include "gateway/gateway.h"
+#include "gateway/scaling.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,6 +80,7 @@ static void free_function(struct gateway *gw, struct gw_function *fn)
         unhash(gw, fn);
     fast_balance_fini(&fn->balance);
     gw_live_free(fn->live);
+    gw_scaling_free(fn->scaling);
     gw_spec_free(fn->spec);
     free(fn);
 }
@@ -154,15 +155,24 @@ static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
 }
 
 /* Whether |count| more replicas have a place now. */
-static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
-                      struct fast_err *err)
+int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int count,
+                           struct fast_err *err)
 {
     struct more m = {.count = count};
     if (!spec->gpu)
         return 0;
     const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);
-    gw_replica_want(&slice, &m.want);
+    gw_replica_want(gw, &slice, &m.want);
     return gw_trials_make_room(gw, spec, try_more, &m, err);
+}
+
+/* The same, others that give way counted out. */
+static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
+                      struct fast_err *err)
+{
+    struct fast_err full;
+    int r = gw_function_try_places(gw, spec, count, err);
+    return r == -FAST_ENOROOM && !gw_give_way_check(gw, spec, count, &full) ? 0 : r;
 }
 
 static int live_count(const struct gateway *gw, const struct gw_function *fn)
@@ -296,6 +306,7 @@ int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
                       struct fast_err *err)
 {
     int old = fn->desired;
+    char why[64];
     if (fn->spec->max_given && replicas > fn->spec->max)
         replicas = fn->spec->max;
     int more = replicas - live_count(gw, fn);
@@ -308,6 +319,9 @@ int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
         fn->desired = old;
         return r;
     }
+    snprintf(why, sizeof(why), "set to %d by hand, from %d", replicas, old);
+    if (replicas != old)
+        gw_scaling_note(fn, "hand", replicas > old ? FAST_SCALE_START : FAST_SCALE_STOP, 0, why);
     gw_function_reconcile(gw, fn);
     return 0;
 }
@@ -321,6 +335,7 @@ void gw_function_wake(struct gateway *gw, struct gw_function *fn)
     if (gw_function_save(gw, fn, &err))
         fast_log(WARN, "cannot store the wake", "name=%s why=\"%s\"", fn->spec->name, err.msg);
     fn->last_up = fast_loop_now(gw->loop);
+    gw_scaling_note(fn, "request", FAST_SCALE_START, 0, "a request came and there was no replica");
     gw_function_reconcile(gw, fn);
 }
 
@@ -409,6 +424,7 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
     while (live < fn->desired && now >= fn->retry_at) {
         if (gw_replica_new(gw, fn, &fn->spec->slice, 0, &err)) {
             no_room = true;
+            gw_give_way(gw, fn, &fn->spec->slice);
             snprintf(fn->trouble, sizeof(fn->trouble), "%s", err.msg);
             break;
         }

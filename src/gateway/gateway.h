@@ -35,11 +35,13 @@ struct gw_conf {
     fast_ns queue_timeout;     /* how long a request waits for a replica */
     int queue_max;             /* requests that wait for one function */
     size_t max_conns;
+    enum fast_scaler scaler;
 };
 
 struct gw_function;
 struct gw_job;
 struct gw_model;
+struct gw_scaling;
 
 enum gw_phase {
     GW_PLACED,   /* it has a place and a number, the node has not been told */
@@ -68,6 +70,7 @@ struct gw_replica {
     uint32_t state; /* enum fast_replica_state */
     int gpu;        /* on the node; -1: none */
     bool in_fleet;
+    bool gives_way; /* it goes for a function of a higher priority */
     struct fast_slice slice;
     int64_t rps_milli; /* what the scaler expects of it; 0: as the profile says */
     int port;
@@ -105,6 +108,7 @@ struct gw_function {
     fast_ns last_up, last_down;
     fast_ns retry_at, retry_after; /* starting failed: when again */
     struct gw_live *live; /* NULL: no measured profile */
+    struct gw_scaling *scaling; /* NULL: it has not been scaled yet */
     char trouble[256];             /* why there are fewer replicas than wanted; "" */
     char decided[160];             /* what the scaler did last, and why */
 };
@@ -174,6 +178,9 @@ int gw_function_save(struct gateway *gw, struct gw_function *fn, struct fast_err
 int gw_functions_load(struct gateway *gw, struct fast_err *err);
 /* Makes what runs equal to what is wanted, as far as that is possible now. */
 void gw_function_reconcile(struct gateway *gw, struct gw_function *fn);
+/* Whether |count| more replicas have a place now: places them all and takes them back. */
+int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int count,
+                           struct fast_err *err);
 /* Frees a removed function that nothing holds any more. */
 void gw_function_release(struct gateway *gw, struct gw_function *fn);
 void gw_functions_free(struct gateway *gw);
@@ -205,10 +212,11 @@ bool gw_replica_is_live(const struct gw_replica *r);
 bool gw_replica_is_ready(const struct gw_replica *r);
 int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
 /* The slice as placement and node get it: one without a memory cap has the default for the smallest
- * GPU, so that it fits on any of them. */
+ * GPU, so that it fits on any of them; with the policy |whole| all of a GPU. */
 struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice);
 /* What the placement needs to know of such a slice. */
-void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret);
+void gw_replica_want(const struct gateway *gw, const struct fast_slice *slice,
+                     struct fast_want *ret);
 
 /* ---- call_id.c ---- */
 
@@ -237,6 +245,7 @@ void gw_trials_tick(struct gateway *gw);
 
 /* Every second: scale what is scaled, reconcile everything. */
 void gw_scaler_tick(struct gateway *gw);
+void gw_scaling_free(struct gw_scaling *scaling); /* NULL is fine */
 
 /* ---- invoke.c, invoke_queue.c ---- */
 
@@ -281,6 +290,7 @@ void gw_api_gpus(const struct gw_request *rq);
 void gw_api_replicas(const struct gw_request *rq);
 void gw_api_policy(const struct gw_request *rq);
 void gw_api_models(const struct gw_request *rq);
+void gw_api_explain(const struct gw_request *rq, const char *name);
 void gw_api_info(const struct gw_request *rq);
 
 /* ---- models.c ---- */

@@ -33,6 +33,8 @@ static const char help[] =
     "                        (default: root /var/lib/fast-gshare, else ~/.local/state/fast-gshare)\n"
     "  --images DIR          executables that image names stand for; may be given several times\n"
     "  --profiles DIR        NAME.csv for the annotation fastgshare/profile; several times\n"
+    "  --policy NAME         how functions with a profile and an SLO are scaled: queue (default),\n"
+    "                        paper, hybrid, or whole (whole GPUs)\n"
     "  --timeout SPAN        how long a function may take to answer (default 60s)\n"
     "  --queue-timeout SPAN  how long a request waits for a replica (default 60s)\n"
     "  --queue N             requests that wait for one function (default 1024)\n"
@@ -92,6 +94,9 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         return add_path(s->images, &k->paths.nimages, arg, err);
     case 'p':
         return add_path(s->profiles, &k->paths.nprofiles, arg, err);
+    case 'P':
+        r = fast_scaler_parse(arg, &k->scaler, err);
+        return r ? fast_err_wrap(err, "--policy") : 0;
     case 't':
         return fast_parse_duration(arg, "--timeout", FAST_MS(1), FAST_S(86400), &k->timeout, err);
     case 'q':
@@ -120,6 +125,7 @@ static int parse_options(struct settings *s, int argc, char **argv, struct fast_
         {"listen", 1, NULL, 'l'},      {"metrics", 1, NULL, 'm'},
         {"state-dir", 1, NULL, 's'},   {"images", 1, NULL, 'i'},
         {"profiles", 1, NULL, 'p'},    {"timeout", 1, NULL, 't'},
+        {"policy", 1, NULL, 'P'},
         {"queue-timeout", 1, NULL, 'q'}, {"queue", 1, NULL, 'Q'},
         {"connections", 1, NULL, 'c'}, {"verbose", 0, NULL, 'v'},
         {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};

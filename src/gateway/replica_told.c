@@ -73,7 +73,7 @@ static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replic
         if ((int)gw->gpus[i].row.gpu != r->gpu)
             continue;
         r->slice = gw_replica_slice(gw, &r->slice);
-        gw_replica_want(&r->slice, &want);
+        gw_replica_want(gw, &r->slice, &want);
         gw_models_want(gw, fn->spec, &want);
         want.gpu = gw->gpus[i].fleet;
         r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);

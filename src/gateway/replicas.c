@@ -42,6 +42,8 @@ int gw_function_ready(const struct gateway *gw, const struct gw_function *fn)
 struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice)
 {
     struct fast_slice s = *slice;
+    if (gw->conf->scaler == FAST_SCALER_WHOLE)
+        s = (struct fast_slice){FAST_SM_PCT_MAX, FAST_MILLI, FAST_MILLI, 0};
     uint64_t least = gw->ngpus ? gw->gpus[0].row.mem_total : 0;
     for (int i = 1; i < gw->ngpus; i++)
         if (gw->gpus[i].row.mem_total < least)
@@ -51,9 +53,11 @@ struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_s
     return s;
 }
 
-void gw_replica_want(const struct fast_slice *slice, struct fast_want *ret)
+void gw_replica_want(const struct gateway *gw, const struct fast_slice *slice,
+                     struct fast_want *ret)
 {
-    *ret = (struct fast_want){.slice = *slice, .node = FAST_ANY, .gpu = FAST_ANY};
+    *ret = (struct fast_want){.slice = *slice, .node = FAST_ANY, .gpu = FAST_ANY,
+                              .exclusive = gw->conf->scaler == FAST_SCALER_WHOLE};
 }
 
 /* ---- coming and going ---- */
@@ -308,7 +312,7 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     if (fn->spec->gpu) {
         r->slice = gw_replica_slice(gw, slice);
         p.key = r->key;
-        gw_replica_want(&r->slice, &p.want);
+        gw_replica_want(gw, &r->slice, &p.want);
         gw_models_want(gw, fn->spec, &p.want);
         rc = gw_trials_make_room(gw, fn->spec, place, &p, err);
         r->in_fleet = !rc;

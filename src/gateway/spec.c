@@ -12,6 +12,7 @@
 
 #define NOTE "fastgshare/"
 #define REPLICAS_MAX 1000
+#define PRIORITY_MAX 100
 #define TARGET_ALERT_MILLI 5000
 #define TARGET_DEFAULT_MILLI 50000
 #define MEM_DEFAULT_MIN (UINT64_C(512) << 20)
@@ -178,6 +179,7 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
     if (!pct)
         pct = gw_spec_map(s, "annotations", NOTE "slo-percentile");
     const char *profile = gw_spec_map(s, "annotations", NOTE "profile");
+    const char *priority = gw_spec_map(s, "annotations", NOTE "priority");
     int r = parse_slice(s, err);
     if (!r && slo)
         r = fast_parse_duration(slo, NOTE "slo", FAST_US(1), FAST_S(3600), &s->slo, err);
@@ -185,6 +187,10 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
         r = fast_err_set(err, FAST_EINVAL, NOTE "slo_percentile: \"%.20s\" is neither 95 nor 99",
                          pct);
     s->slo_p95 = pct && !strcmp(pct, "95");
+    int64_t level = 0;
+    if (!r && priority)
+        r = fast_parse_int(priority, NOTE "priority", -PRIORITY_MAX, PRIORITY_MAX, &level, err);
+    s->priority = (int)level;
     const char *model = gw_spec_map(s, "annotations", NOTE "model");
     if (!r && (profile || model))
         r = load_profile(s, profile ? profile : model, profile != NULL, paths, err);
@@ -361,10 +367,9 @@ uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes)
     return mem - mem % MEM_GRAIN;
 }
 
-void gw_spec_scale(const struct gw_spec *s, struct fast_scale_conf *ret)
+void gw_spec_scale(const struct gw_spec *s, enum fast_scaler scaler, struct fast_scale_conf *ret)
 {
-    bool paper = s->profile && s->slo;
-    *ret = (struct fast_scale_conf){.policy = paper ? FAST_SCALE_PAPER : FAST_SCALE_TARGET,
+    *ret = (struct fast_scale_conf){.policy = FAST_SCALE_TARGET,
                                     .min = s->zero_after == FAST_NEVER ? s->min : 0,
                                     .max = s->max,
                                     .slo_ns = s->slo,
@@ -373,6 +378,15 @@ void gw_spec_scale(const struct gw_spec *s, struct fast_scale_conf *ret)
                                     .slice = s->slice,
                                     .zero_after = s->zero_after,
                                     .down_cooldown = FAST_S(10)};
+    if (scaler == FAST_SCALER_WHOLE ? s->gpu : s->profile && s->slo)
+        fast_scaler_conf(scaler, ret);
+}
+
+int gw_spec_limit(const struct gw_spec *s, int quota_milli)
+{
+    bool named = gw_spec_map(s, "annotations", NOTE "gpu_quota_limit") != NULL;
+    int limit = named ? s->slice.limit_milli : 0;
+    return limit > quota_milli ? limit : quota_milli;
 }
 
 bool gw_spec_is_scaled(const struct gw_spec *s)

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 #include "core/profile.h"
-#include "core/scale.h"
+#include "core/scale_load.h"
 #include "core/types.h"
 
 #define GW_NAME_MAX 64
@@ -45,6 +45,7 @@ struct gw_spec {
     fast_ns timeout;         /* of one request, 0: the gateway's */
     int batch_max;           /* POST requests that are sent as one call, 0: each by itself */
     fast_ns batch_wait;      /* how long the first of them waits for others */
+    int priority;         /* those with less give way, down to their |min| */
     bool local_socket;       /* it wants to be called over a Unix socket */
     const char *health_path; /* "" : the node's defaults */
     const char *runner;      /* how requests reach the program, in words */
@@ -70,8 +71,10 @@ bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b);
  * all there is; a multiple of 2 MiB, as the driver allots memory. */
 uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes);
 
-/* How the function is scaled. */
-void gw_spec_scale(const struct gw_spec *spec, struct fast_scale_conf *ret);
+/* How |scaler| scales the function. */
+void gw_spec_scale(const struct gw_spec *spec, enum fast_scaler scaler, struct fast_scale_conf *ret);
+/* The limit of a replica that is guaranteed |quota_milli|: that, or the one that the deployment names. */
+int gw_spec_limit(const struct gw_spec *spec, int quota_milli);
 /* Whether there is anything to scale. */
 bool gw_spec_is_scaled(const struct gw_spec *spec);
 

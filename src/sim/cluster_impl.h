@@ -61,8 +61,6 @@ void cluster_drop(struct cluster *c, int i);
 bool cluster_hold(struct cluster *c, struct cluster_replica *r, int milli);
 /* Changes the configuration of |r| in place. */
 bool cluster_resize(struct cluster *c, struct cluster_replica *r, int quota_milli);
-/* By how much the quota of |r| can be raised where it is. */
-int cluster_room(struct cluster *c, struct cluster_replica *r);
 /* When a request that |r| begins |at| is done. */
 fast_ns cluster_serve(struct cluster *c, struct cluster_replica *r, fast_ns at);
 /* GPU time and host time of a request on a slice. */

@@ -143,15 +143,6 @@ bool cluster_resize(struct cluster *c, struct cluster_replica *r, int quota_mill
     return true;
 }
 
-int cluster_room(struct cluster *c, struct cluster_replica *r)
-{
-    int room = 0;
-    for (int to = r->quota_milli + 100; to <= FAST_MILLI && resize(c, r, to); to += 100)
-        room = to - r->quota_milli;
-    resize(c, r, r->quota_milli);
-    return room;
-}
-
 fast_ns cluster_serve(struct cluster *c, struct cluster_replica *r, fast_ns at)
 {
     fast_ns left = r->busy_ns, budget = c->window * r->quota_milli / FAST_MILLI;

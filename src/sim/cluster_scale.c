@@ -94,7 +94,9 @@ int cluster_scale(struct cluster *c, int f, struct fast_err *err)
         struct cluster_replica *r = &c->replica[i];
         if (r->function != f || r->stopping)
             continue;
-        int room = conf.policy == FAST_SCALE_HYBRID || conf.in_place ? cluster_room(c, r) : 0;
+        int room = conf.policy == FAST_SCALE_HYBRID || conf.in_place
+                       ? fast_fleet_raise_room(c->fleet, r->id, FAST_MILLI)
+                       : 0;
         list[in.nreplicas++] = (struct fast_scale_replica){
             r->id, r->sm_pct, r->quota_milli, r->rps_milli, room, r->ready_at > c->now};
     }

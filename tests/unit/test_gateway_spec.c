@@ -149,6 +149,7 @@ static void refused(void **state)
     refuse_spec(NOTES("\"fastgshare/profile\":\"../toy\""), "not a name");
     refuse_spec(NOTES("\"fastgshare/profile\":\"notes\""), "notes.csv");
     refuse_spec(NOTES("\"fastgshare/profile\":\"toy\",\"fastgshare/slo\":\"1ms\""), "slo");
+    refuse_spec(NOTES("\"fastgshare/priority\":\"101\""), "fastgshare/priority");
     refuse_spec(LABELS("\"com.openfaas.scale.min\":\"x\""), "scale.min");
     refuse_spec(LABELS("\"com.openfaas.scale.min\":\"3\",\"com.openfaas.scale.max\":\"2\""), "below");
     refuse_spec(LABELS("\"com.openfaas.scale.target\":\"0\""), "scale.target");
@@ -162,20 +163,26 @@ static void profiles_and_scaling(void **state)
     assert_true(s->gpu && s->profile);
     assert_int_equal(s->slice.sm_pct, 20); /* the best RPR among those below 50 ms */
     assert_int_equal(s->slice.request_milli, 500);
-    gw_spec_scale(s, &conf);
+    gw_spec_scale(s, FAST_SCALER_PAPER, &conf);
     assert_int_equal(conf.policy, FAST_SCALE_PAPER);
+    gw_spec_scale(s, FAST_SCALER_WHOLE, &conf);
+    assert_true(conf.policy == FAST_SCALE_TARGET && conf.slice.sm_pct == 100);
+    assert_int_equal(conf.max, 5);
+    gw_spec_scale(s, FAST_SCALER_QUEUE, &conf);
+    assert_true(conf.policy == FAST_SCALE_QUEUE && conf.in_place && !conf.vertical);
+    assert_int_equal(s->priority, 0);
     assert_int_equal(conf.max, 5);
     assert_int_equal(fast_scale_check(&conf, NULL), 0);
     gw_spec_free(s);
     s = accept_spec(LABELS("\"com.openfaas.scale.min\":\"2\",\"com.openfaas.scale.max\":\"4\","
                            "\"com.openfaas.scale.target\":\"7.5\""));
-    gw_spec_scale(s, &conf);
+    gw_spec_scale(s, FAST_SCALER_QUEUE, &conf);
     assert_true(conf.policy == FAST_SCALE_TARGET && conf.target_rps_milli == 7500);
     assert_true(gw_spec_is_scaled(s));
     gw_spec_free(s);
     s = accept_spec(LABELS("\"com.openfaas.scale.zero\":\"true\","
                            "\"com.openfaas.scale.zero-duration\":\"30s\""));
-    gw_spec_scale(s, &conf);
+    gw_spec_scale(s, FAST_SCALER_QUEUE, &conf);
     assert_true(conf.min == 0 && conf.zero_after == FAST_S(30));
     gw_spec_free(s);
 }

@@ -75,7 +75,8 @@ static void third_refused(void **state)
     must_place(fleet, 1, &w, 0);
     must_place(fleet, 2, &w, 0);
     must_refuse(fleet, &w, "SM x quota: 60 % x 0.500 wanted; at this quota the most SMs free on a "
-                           "GPU are 40 %, at these SMs the most quota free is 0.000");
+                           "GPU are 40 %, at these SMs the most quota free is 0.000; free: GPU 0 "
+                           "40 % x 1.000 and 12288 MiB");
     assert_int_equal(fast_fleet_remove(fleet, 1, NULL), 0);
     must_place(fleet, 3, &w, 0);
     fast_fleet_free(fleet);
@@ -98,7 +99,8 @@ static void refusals(void **state)
     w = want(10, 100, FAST_GIB(10));
     must_place(fleet, 2, &w, 1);
     must_refuse(fleet, &w, "memory: 10240 MiB wanted; where 10 % SMs x quota 0.100 are free, at "
-                           "most 6144 MiB are");
+                           "most 6144 MiB are; free: GPU 0 0 % x 0.000 and 15360 MiB, GPU 1 100 % "
+                           "x 0.900 and 6144 MiB");
     w.exclusive = true;
     must_refuse(fleet, &w, "each of the 2 GPUs has replicas");
     w = want(10, 100, FAST_GIB(1));

@@ -509,7 +509,7 @@ static void all_to_zero(void **state)
     w.in.last_request = FAST_S(10);
     w.in.calm_milli = 100000;
     assert_int_equal(tick(&w, FAST_S(39), 0), 0);
-    w.in.calm_milli = 0;
+    w.in.burst_milli = 100000;
     assert_int_equal(tick(&w, FAST_S(40), 0), 4);
     assert_int_equal(w.in.nreplicas, 0);
     fast_profile_free(profile);

@@ -1,0 +1,59 @@
+/* Keeps decisions. It assumes that what cannot be carried out is decided anew every second, so that equal
+ * failures in a row are one record. */
+
+#include "core/scale_record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void fast_scale_records_fini(struct fast_scale_records *records)
+{
+    free(records->ring);
+    *records = (struct fast_scale_records){0};
+}
+
+static bool same(const struct fast_scale_did *a, const struct fast_scale_did *b)
+{
+    return a->action.kind == b->action.kind && a->action.id == b->action.id &&
+           a->action.sm_pct == b->action.sm_pct && a->action.quota_milli == b->action.quota_milli &&
+           !strcmp(a->outcome, b->outcome);
+}
+
+static bool repeats(const struct fast_scale_record *a, const struct fast_scale_record *b)
+{
+    bool failed = false;
+    if (strcmp(a->cause, b->cause) != 0 || a->nactions != b->nactions)
+        return false;
+    for (int i = 0; i < a->nactions && i < FAST_RECORD_ACTIONS; i++) {
+        if (!same(&a->did[i], &b->did[i]))
+            return false;
+        failed |= a->did[i].outcome[0] != 0;
+    }
+    return failed;
+}
+
+void fast_scale_records_add(struct fast_scale_records *records,
+                            const struct fast_scale_record *record)
+{
+    if (!records->ring)
+        records->ring = calloc(FAST_RECORDS, sizeof(*records->ring));
+    if (!records->ring)
+        return;
+    struct fast_scale_record *last =
+        records->total ? &records->ring[(records->total - 1) % FAST_RECORDS] : NULL;
+    int times = 1;
+    if (last && repeats(last, record))
+        times += last->times;
+    else
+        last = &records->ring[records->total++ % FAST_RECORDS];
+    *last = *record;
+    last->times = times;
+}
+
+const struct fast_scale_record *fast_scale_records_get(const struct fast_scale_records *records,
+                                                       uint64_t back)
+{
+    if (back >= records->total || back >= FAST_RECORDS)
+        return NULL;
+    return &records->ring[(records->total - 1 - back) % FAST_RECORDS];
+}

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""The scaler of fast-gateway on the simulated GPU: a ramp up, down and to zero, what it says of its
+decisions, full GPUs, and who gives way. What is judged is what it does; how late requests are on a busy
+machine is a benchmark (bench_live)."""
+import json
+import os
+import subprocess
+import unittest
+
+import gateway
+import node
+from gateway import wait_until
+from test_gateway import GatewayTest, notes
+from test_gateway_gpu import MODEL, Steady
+
+FAST = os.path.join(node.BUILD, "src", "cli", "fast")
+RAMP = {"annotations": {**notes(mem="1800Mi"), "fastgshare/profile": "steps", "fastgshare/slo": "500ms"},
+        "labels": {"com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "3s"}}
+
+
+PROFILES = ("--profiles", os.path.join(node.HERE, "profiles"))
+
+
+class Scaler(GatewayTest):
+    args = PROFILES
+
+    def steady(self, name, rate):
+        load = Steady(self.gw, f"/function/{name}", rate)
+        self.addCleanup(load.stop)
+        return load
+
+    def explain(self, name):
+        return self.gw.get(f"/system/explain/{name}").json()
+
+    def did(self, name, **want):
+        """Actions that were done, the oldest first, with all of |want|."""
+        return [d for r in reversed(self.explain(name)["decisions"]) for d in r["did"]
+                if all(dict(r, **d).get(k) == v for k, v in want.items())]
+
+    def fast(self, *args):
+        done = subprocess.run([FAST, *args, "--gateway", f"http://127.0.0.1:{self.gw.port}"],
+                              capture_output=True, text=True, timeout=node.WAIT_S, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+
+class Ramp(Scaler):
+    def test_up_down_to_zero_and_back(self):
+        gw = self.gw
+        first = gw.up("ramp", **MODEL, **RAMP)[0]
+        load = self.steady("ramp", 6)
+
+        def grown():
+            ready = gw.replicas("ramp", "ready")
+            return sum(r["sm_pct"] * r["quota_request"] for r in ready) >= \
+                3 * first["sm_pct"] * first["quota_request"]
+        wait_until(grown, "it is not scaled up")
+        self.assertEqual(set(load.stop()), {200})
+        # What was there is raised before or while more is started, and each decision says why.
+        changes = [r for r in reversed(self.explain("ramp")["decisions"]) if r["cause"] == "load"]
+        self.assertEqual(changes[0]["did"][0]["do"], "resize")
+        self.assertEqual(changes[0]["did"][0]["replica"], first["replica"])
+        self.assertGreater(changes[0]["did"][0]["quota"], first["quota_request"])
+        self.assertTrue(changes[0]["did"][0]["done"])
+        self.assertEqual(changes[0]["policy"], "queue")
+        self.assertGreater(changes[0]["late"], changes[0]["late_most"])
+        self.assertGreater(changes[0]["load"], 0)
+        self.assertTrue(changes[0]["weighed"])
+        self.assertIn("decision function=ramp.openfaas-fn cause=load policy=queue do=resize", gw.log())
+
+        wait_until(lambda: not gw.replicas("ramp"), "it is not scaled to zero")
+        self.assertTrue(self.did("ramp", do="stop", cause="load"))
+        self.assertEqual(gw.post("/function/ramp").status, 200)
+        self.assertEqual(self.explain("ramp")["decisions"][0]["cause"], "request")
+
+        told = json.loads(self.fast("explain", "ramp", "--json"))
+        self.assertEqual(told["name"], "ramp")
+        self.assertTrue(told["decisions"][-1]["did"])
+        text = self.fast("explain", "ramp")
+        for words in ("Decisions, the latest first", "cause: load, policy: queue", "weighed:",
+                      "a request came and there was no replica"):
+            self.assertIn(words, text)
+        self.assert_answer(gw.get("/system/explain/nobody"), 404, "nobody.openfaas-fn")
+
+
+class Full(Scaler):
+    QUARTER = notes(sm_partition="50", quota_request="0.5", mem="1Gi")
+
+    def test_a_full_gpu_says_what_is_missing(self):
+        gw = self.gw
+        gw.up("a", count=3, annotations=self.QUARTER, labels={"com.openfaas.scale.min": "3",
+                                                             "com.openfaas.scale.max": "3"})
+        before = (gw.get("/system/functions").text, gw.replicas("a"))
+        refused = gw.deploy("b", annotations=notes(sm_partition="60", quota_request="0.6", mem="1Gi"))
+        self.assert_answer(refused, 409, "SM x quota: 60 % x 0.600 wanted")
+        self.assertRegex(refused.text, "free: GPU 0 50 % x 0.500 and 1[23][0-9]{3} MiB")
+        refused = gw.deploy("b", annotations=notes(sm_partition="50", quota_request="0.5", mem="15Gi"))
+        self.assert_answer(refused, 409, "memory: 15360 MiB wanted")
+        self.assertIn("GPU 0 50 % x 0.500 and 1", refused.text)
+        refused = gw.deploy("b", annotations=self.QUARTER, labels={"com.openfaas.scale.min": "2"})
+        self.assert_answer(refused, 409, "1 of 2 replicas fit")
+        self.assertEqual(gw.ask("POST", "/system/scale-function/a",
+                                {"serviceName": "a", "replicas": 3}).status, 202)
+        after = (gw.get("/system/functions").text, gw.replicas("a"))
+        self.assertEqual(before[0], after[0])
+        self.assertEqual([r["pid"] for r in before[1]], [r["pid"] for r in after[1]])
+
+    def test_lower_priority_gives_way(self):
+        gw = self.gw
+        gw.up("low", annotations=self.QUARTER,
+              labels={"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "4",
+                      "com.openfaas.scale.target": "2"})
+        load = self.steady("low", 8)
+        gw.wait_ready(4, "low")
+        high = dict(annotations={**self.QUARTER, "fastgshare/priority": "10"})
+        refused = gw.deploy("high", **high, labels={"com.openfaas.scale.min": "4"})
+        self.assert_answer(refused, 409, "SM x quota")
+        self.assertEqual(len(gw.replicas("low", "ready")), 4)
+        gw.up("high", count=2, **high, labels={"com.openfaas.scale.min": "2"})
+        wait_until(lambda: len(gw.replicas("low")) == 2)
+        given = self.did("low", cause="priority")
+        self.assertEqual(len(given), 2)
+        self.assertIn("gives way to high of priority 10", given[0]["why"])
+        # The load of the lower one asks for more, and is refused for as long as it is full.
+        wait_until(lambda: any(not d["done"] for d in self.did("low")))
+        self.assertEqual(len(gw.replicas("high", "ready")), 2)
+        self.assertEqual(set(load.stop()), {200})
+
+
+class Paper(Scaler):
+    args = (*PROFILES, "--policy", "paper")
+
+    def test_paper_starts_replicas(self):
+        gw = self.gw
+        gw.up("ramp", **MODEL, **RAMP)
+        load = self.steady("ramp", 6)
+        wait_until(lambda: len(gw.replicas("ramp", "ready")) >= 3, "it is not scaled up")
+        self.assertEqual(set(load.stop()), {200})
+        self.assertTrue(self.did("ramp", do="start", policy="paper"))
+        self.assertFalse(self.did("ramp", do="resize"))
+
+
+class Hybrid(Scaler):
+    args = (*PROFILES, "--policy", "hybrid")
+
+    def test_hybrid_raises_first(self):
+        gw = self.gw
+        gw.up("ramp", **MODEL, **RAMP)
+        load = self.steady("ramp", 6)
+        wait_until(lambda: self.did("ramp", do="resize", policy="hybrid", done=True),
+                   "no quota is raised")
+        load.stop()
+
+
+class Whole(Scaler):
+    args = (*PROFILES, "--policy", "whole")
+    gpus = 2
+
+    def test_whole_gpus(self):
+        gw = self.gw
+        one = gw.up("ramp", **MODEL, **RAMP)[0]
+        self.assertEqual((one["sm_pct"], one["quota_request"]), (100, 1.0))
+        two = gw.up("other", **MODEL, annotations=notes(mem="1Gi"))[0]
+        self.assertNotEqual(one["gpu"], two["gpu"])
+        self.assert_answer(gw.deploy("third", **MODEL, annotations=notes(mem="1Gi")), 409)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
