@@ -4,7 +4,7 @@
 Every request has to be answered or visibly cut off. A request may fail only if it was in flight when a
 replica was killed, and then only if it was a POST: GET and PUT are asked again of another replica.
 
-SOAK_REQUESTS (50000), SOAK_CONNS (500), SOAK_REPLICAS (4), SOAK_KILL_S (1; 0: nothing is killed).
+SOAK_REQUESTS (50000), SOAK_CONNS (500), SOAK_REPLICAS (8), SOAK_KILL_S (1; 0: nothing is killed).
 The full one: SOAK_REQUESTS=1000000 make bench BENCH='gateway.soak*'"""
 import json
 import os
@@ -25,7 +25,7 @@ import node  # noqa: E402
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "50000"))
 CONNS = int(os.environ.get("SOAK_CONNS", "500"))
-REPLICAS = int(os.environ.get("SOAK_REPLICAS", "4"))
+REPLICAS = int(os.environ.get("SOAK_REPLICAS", "8"))
 KILL_S = float(os.environ.get("SOAK_KILL_S", "1"))
 TELL_S = 0.1
 READY = 1  # enum fast_replica_state

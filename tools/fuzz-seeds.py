@@ -70,6 +70,7 @@ def manifests():
     for kind in ("FaSTPod", "FaSTFunc", "SharePod"):
         yield kind, f"kind: {kind}\n{pod}---\nkind: Namespace\nmetadata: {{name: n}}\n".encode()
     yield "function", b"kind: Function\nmetadata: {name: f}\nspec:\n  image: i\n  handler: >-\n   a\n  labels: ~\n"
+    yield "deep", b"[" * 65 + b"f"
     for folder, _, names in os.walk(os.path.join(ROOT, "examples")):
         for name in (n for n in names if n.endswith((".yml", ".yaml"))):
             with open(os.path.join(folder, name), "rb") as f:

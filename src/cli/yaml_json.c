@@ -48,8 +48,7 @@ static int read_sequence(struct reader *r, int depth, json_t **ret)
         bool end = !rc && ev.type == YAML_SEQUENCE_END_EVENT;
         if (!rc && !end)
             rc = read_node(r, &ev, depth + 1, &item);
-        if (!rc)
-            yaml_event_delete(&ev);
+        yaml_event_delete(&ev); /* libyaml has cleared it when there was none */
         if (rc) {
             json_decref(array);
             return rc;
@@ -90,8 +89,7 @@ static int read_mapping(struct reader *r, int depth, json_t **ret)
         bool end = !rc && key.type == YAML_MAPPING_END_EVENT;
         if (!rc && !end)
             rc = read_pair(r, &key, depth, object);
-        if (!rc || key.type != YAML_NO_EVENT)
-            yaml_event_delete(&key);
+        yaml_event_delete(&key);
         if (rc) {
             json_decref(object);
             return rc;
