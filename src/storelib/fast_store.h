@@ -102,7 +102,7 @@ FAST_STORE_API int fast_store_put(struct fast_store *store, const char *name, co
                                   unsigned flags, unsigned wait_ms, struct fast_store_model **ret,
                                   char *msg, size_t msg_size);
 
-/* Unmaps it and gives the reference back; no work that uses it may be in flight. NULL is fine. */
+/* Waits for the work of the current context, unmaps it and gives the reference back. NULL is fine. */
 FAST_STORE_API void fast_store_release(struct fast_store_model *model);
 
 FAST_STORE_API size_t fast_store_model_count(const struct fast_store_model *model);

@@ -212,6 +212,7 @@ void fast_store_release(struct fast_store_model *m)
     struct fast_store *s = m->store;
     bool shared = m->map.kind != STORE_MAP_PRIVATE;
     if (!store_client_enter(s, NULL)) {
+        s->d.ctx_sync(); /* a kernel that still reads it would fault */
         store_map_fini(&s->d, &m->map);
         if (shared)
             store_client_close(s, m->epoch, m->id, NULL);
