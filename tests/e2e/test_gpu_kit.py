@@ -183,14 +183,18 @@ class GpuKit(unittest.TestCase):
         self.assertIn("no time is left", text)
 
     def test_8_the_way_of_a_real_machine(self):
-        """Without --sim, a driver that the loader finds by itself, images where nvcc would put them, and a
-        fake PyTorch: what differs on a GPU from the simulation, as far as it can be seen without one."""
+        """Without --sim, a driver that the loader finds by itself, images of an nvcc that the driver does not
+        take, images built beforehand, and a fake PyTorch: what differs on a GPU from the simulation, as far as
+        it can be seen without one."""
         if os.path.exists("/dev/nvidiactl"):
             self.skipTest("this machine has a GPU")
         build, out = os.path.join(self.temp, "as-built"), os.path.join(self.temp, "real")
-        shutil.copytree(os.path.join(self.kit, "prebuilt"), build)
-        for image in ("functions/spin.fatbin", "bench/gpu/probe.fatbin"):
-            shutil.copy(os.path.join(build, "functions/spin.sim.so"), os.path.join(build, image))
+        prebuilt = os.path.join(self.kit, "prebuilt")
+        shutil.copytree(prebuilt, build)
+        for image in ("functions/spin.fatbin", "functions/digits.fatbin", "bench/gpu/probe.fatbin"):
+            with open(os.path.join(build, image), "w", encoding="utf-8") as f:
+                f.write("too new")
+            shutil.copy(os.path.join(prebuilt, "functions/spin.sim.so"), os.path.join(prebuilt, image))
         driver = os.path.join(build, "src/simdriver")
         p = self.start("--short", "--only", "0,1,6,10", "--minutes", "0", "--build", build, "--out", out,
                        LD_LIBRARY_PATH=driver, FAST_SIM="h100-80gb", FAST_SIM_DIR=os.path.join(self.temp, "gpu"),
@@ -198,6 +202,7 @@ class GpuKit(unittest.TestCase):
                        PYTHONPATH=os.path.join(self.kit, "tests", "fake_torch"))
         text = self.finish(p, 0)
         self.assertIn("the driver that this machine's loader finds is the simulated one: no figure is a GPU's", text)
+        self.assertRegex(text, "does not take the kernels of this machine's nvcc .*: those built beforehand are used")
         self.assertNotIn("replaced by", text)
         data = self.results(out)
         self.assertEqual([], schema.check(data))

@@ -105,6 +105,19 @@ class Kit:
     def probe_image(self):
         return self.spin_image if self.sim else self.path("bench/gpu/probe.fatbin")
 
+    def take_images(self, prebuilt):
+        """Puts the images that were built beforehand in place of the ones here; False where there are none."""
+        if not prebuilt or os.path.realpath(prebuilt) == os.path.realpath(self.build):
+            return False
+        pairs = [(os.path.join(prebuilt, name), self.path(name)) for name in IMAGES]
+        if not all(os.path.exists(source) for source, _ in pairs):
+            return False
+        for source, target in pairs:
+            if os.path.lexists(target):
+                os.unlink(target)
+            os.symlink(source, target)
+        return True
+
     def missing(self):
         """Programs that are needed and not there, or do not run."""
         names = [self.node, self.hook, self.path("functions/replay"), self.spin_image, self.probe_image,
@@ -146,8 +159,9 @@ def commit():
         return text_of("git", "-C", ROOT, "describe", "--always", "--dirty")
 
 
+IMAGES = ("functions/spin.fatbin", "functions/digits.fatbin", "bench/gpu/probe.fatbin")
 PARTS = ("src/node/fast-node", "src/hook/libfast-hook.so", "src/gateway/fast-gateway", "functions/replay",
-         "functions/digits", "functions/spin.fatbin", "functions/digits.fatbin", "bench/gpu/probe.fatbin",
+         "functions/digits", *IMAGES,
          "bench/gpu/gpu-probe", "bench/gpu/gpu-watch", "bench/gpu/gpu-load", "bench/gpu/gpu-spin",
          "bench/bench_overrun", "bench/overrun_child")
 
