@@ -93,3 +93,5 @@ for source in $(find functions -name '*.cu' | sort); do
     done < "$stem.ptx.kernels"
     echo "ok $source: $(wc -l < "$stem.ptx.kernels") kernels for $archs"
 done
+# The images of the GPU kit, for GPUs that CUDA 13 no longer knows too; 77: their compiler is not to be had.
+python3 tools/fatbins.py "$out/kit" "$home" || [ $? = 77 ]

@@ -187,6 +187,24 @@ class Kept(unittest.TestCase):
             self.assertEqual("cut", data["stages"]["2"]["state"])
         self.assertEqual("done", self.stage(self.results()).run(work))
 
+    def test_a_long_stage_leaves_the_others_their_time(self):
+        """Over two runs: stage 3 wants more than its budget in the first, so that in the second 4 comes first."""
+        order = []
+
+        def work(s, row):
+            order.append(row[0])
+            if row[0] == 3 and len(order) < 4:
+                s.row["seconds"] += 100 # as if they had passed
+                raise results.Cut("no time")
+        stages = [(3, "long", 100), (4, "short", 100)]
+        r = self.results()
+        r.end = time.monotonic() + 1000
+        self.assertEqual({3: "cut"}, results.rounds(r, stages[:1], lambda text: None, work))
+        self.assertEqual([3, 3], order) # nobody else wanted the time
+        self.assertEqual({3: "done", 4: "done"}, results.rounds(self.results(), stages, lambda text: None, work))
+        self.assertEqual([3, 3, 4, 3], order)
+        self.assertEqual({3: "cut"}, results.rounds(self.results(seconds=1), stages[:1], lambda text: None, work))
+
     def test_a_stage_ends_before_what_takes_too_long(self):
         r = self.results(seconds=5)
         state = self.stage(r).run(lambda s: s.cell("a", 10, self.fail))

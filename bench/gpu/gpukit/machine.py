@@ -187,7 +187,8 @@ def build_here(prebuilt, notes):
     taken = []
     for name in PARTS:
         target = os.path.join(build, name)
-        if os.path.exists(target) or not prebuilt or not os.path.exists(os.path.join(prebuilt, name)):
+        made = os.path.exists(target) and not os.path.islink(target)
+        if made or not prebuilt or not os.path.exists(os.path.join(prebuilt, name)):
             continue
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.lexists(target):

@@ -75,13 +75,16 @@ class Stage:
 
     def __init__(self, results, number, title, budget, say):
         self.results, self.number, self.say = results, number, say
-        self.budget, self.end = budget, time.monotonic() + budget
+        self.allow(budget)
         self.row = results.data["stages"].setdefault(str(number), {"cells": {}})
         # The state that the file has when the program is killed in this stage.
         self.row.update(title=title, budget=budget, state="cut", why="the program was ended")
         self.row.setdefault("notes", [])
         self.row.setdefault("seconds", 0)
         self.failures = []
+
+    def allow(self, seconds):
+        self.allowed, self.end = seconds, time.monotonic() + seconds
 
     def note(self, text):
         if text not in self.row["notes"]:
@@ -133,7 +136,7 @@ class Stage:
         self.row.pop("traceback", None)
         state, why = "cut", "the program was ended"
         signal.signal(signal.SIGALRM, ring)
-        limit = min(self.budget + OVERTIME, self.results.left() + 5)
+        limit = min(self.allowed + OVERTIME, self.results.left() + 5)
         if limit != float("inf"):
             signal.setitimer(signal.ITIMER_REAL, max(0.1, limit))
         try:
@@ -152,6 +155,40 @@ class Stage:
             self.row["seconds"] = round(self.row["seconds"] + time.monotonic() - began, 1)
             self.results.save()
         return state
+
+
+LEAST = 5 # seconds for which no stage is begun
+
+
+def rounds(results, stages, say, work):
+    """Runs |stages|, (number, title, budget, anything) in order of value; returns {number: state}. The
+    budget of a stage holds over all runs, lest a long one take the time of the others each time. Who
+    was cut by it has a second turn behind the others, with the budget once more. |work| gets a stage and
+    the row of it."""
+    states = {}
+    for again in (False, True):
+        for row in stages:
+            number, title, budget = row[:3]
+            if again and states[number] != "cut":
+                continue
+            spent = results.data["stages"].get(str(number), {}).get("seconds", 0)
+            own = budget if again else budget - spent
+            say(f"  {number:2}  {title}" + (", going on" if again else ""))
+            if results.left() < LEAST:
+                states[number] = "cut"
+                say("      no time is left")
+                continue
+            if own < LEAST and results.data["stages"][str(number)]["state"] != "done":
+                states[number] = "cut"
+                say("      its budget is spent: it has a second turn behind the others")
+                continue
+            stage = Stage(results, number, title, budget, say)
+            stage.allow(max(own, LEAST))
+            states[number] = stage.run(lambda s, r=row: work(s, r))
+            if states[number] != "done":
+                say(f"      {states[number]}: {stage.row['why']}")
+    results.save()
+    return states
 
 
 def brief(value):

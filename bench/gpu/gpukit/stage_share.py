@@ -140,19 +140,24 @@ def replicas_cells(kit, stage, model, config, counts, seconds, sm):
             stage.cell(key, seconds + 2, measure)
 
 
+MODELS_OF_3 = ("resnet50", "bert", "rnnt", "resnext101", "gnmt", "vit_huge")
+
+
 def stage_replicas(kit, stage, short):
+    """All of the first model; of the others what the mean over the models needs, and the rest behind."""
     seconds = cell_seconds(kit, short, 3.5)
-    models = ["resnet50"] if short else ["resnet50", "bert", "rnnt", "resnext101", "gnmt", "vit_huge"]
-    for model in offered(kit, stage, models):
-        headline = model == "resnet50"
-        counts = (1, 2) if short else (1, 3) if kit.sim and not headline else \
-            (1, 3, 5) if kit.sim else (1, 2, 4, 8, 9) if headline else (1, 4, 8)
+    first, *others = offered(kit, stage, MODELS_OF_3[:1] if short else MODELS_OF_3)
+    many = (1, 2) if short else (1, 3, 5) if kit.sim else (1, 2, 4, 8, 9)
+    few = (1, 3) if kit.sim else (1, 8)
+    plan = [(first, config, many) for config in (("timeshare", "ours") if short else CONFIGS)]
+    plan += [(m, config, few) for m in others for config in ("timeshare", "ours")]
+    plan += [(m, "racing", few) for m in others]
+    for model, config, counts in plan:
         sm = None
-        for config in (("timeshare", "ours") if short else ("timeshare", "ours", "racing") if not headline else CONFIGS):
-            if config == "ours":
-                sm = stage.cell(f"{model}.slice", 40 if not kit.sim else 5,
-                                lambda m=model: choose_slice(kit, m, counts, seconds / 2, short))["sm"]
-            replicas_cells(kit, stage, model, config, counts, seconds, sm)
+        if config == "ours":
+            sm = stage.cell(f"{model}.slice", 40 if not kit.sim else 5,
+                            lambda m=model, c=counts: choose_slice(kit, m, c, seconds / 2, short))["sm"]
+        replicas_cells(kit, stage, model, config, counts, seconds, sm)
 
 
 # ---- 4 ----
