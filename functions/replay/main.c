@@ -17,7 +17,8 @@ static const char usage[] =
     "\n"
     "Serves POST /: each request replays the kernels of one inference of the model and answers\n"
     "with its times. NAME is a file NAME.model beside the program, in models/ beside it, or in\n"
-    "../models or ../../models from it; without --model, $MODEL says it. --memory-scale 0.1\n"
+    "../models or ../../models from it; without --model, $MODEL says it, and without --batch\n"
+    "$HAS_GPU_BATCH_SIZE how many inputs a request has. --memory-scale 0.1\n"
     "allocates a tenth of the model's device memory ($MEMORY_SCALE). Without --listen it listens\n"
     "on 127.0.0.1, port $PORT, $port or 8080.\n";
 
@@ -175,7 +176,7 @@ static const char *env_or(const char *name, const char *fallback)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.model = env_or("MODEL", ""), .batch = "1",
+    struct options o = {.model = env_or("MODEL", ""), .batch = env_or("HAS_GPU_BATCH_SIZE", "1"),
                         .scale = env_or("MEMORY_SCALE", "1")};
     struct server s = {.conf = &o.conf};
     char msg[1536];

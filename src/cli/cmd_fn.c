@@ -130,6 +130,20 @@ static void print_replicas(const json_t *list, const char *name, const char *ns)
     table_print(t, stdout, 2);
 }
 
+static void print_profile(const json_t *p, const char *name)
+{
+    if (!p)
+        return;
+    printf("Profile:   %s", json_text(p, "source"));
+    if (json_object_get(p, "trials"))
+        printf(", %.0f trials, known to %.1f %%, %.0f live spans", json_num(p, "trials"),
+               100 * json_num(p, "uncertainty"), json_num(p, "liveSpans"));
+    putchar('\n');
+    if (json_is_true(json_object_get(p, "drifting")))
+        printf("           drift: live throughput is %.0f %% of that of the trials; `fast profile %s "
+               "--fresh` measures again\n", 100 * json_num(p, "throughputRatio"), name);
+}
+
 static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct fn *fn = arg;
@@ -159,6 +173,7 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     if (*json_text(f, "envProcess"))
         printf("Process:   %s\n", json_text(f, "envProcess"));
     printf("Runner:    %s\nIsolation: %s\n", json_text(f, "runner"), json_text(f, "isolation"));
+    print_profile(json_object_get(f, "profile"), json_text(f, "name"));
     print_map("Annotations", json_object_get(f, "annotations"));
     print_map("Labels", json_object_get(f, "labels"));
     print_map("Environment", json_object_get(f, "envVars"));

@@ -19,16 +19,16 @@
 static json_t *trial_json(const struct fast_trial *t)
 {
     bool ok = !strcmp(t->state, "ok");
-    json_t *o = json_pack("{s:i, s:f, s:s, s:s, s:f, s:I, s:f}", "sm_pct", t->sm_pct, "quota",
-                          t->quota_milli * 1e-3, "state", t->state, "text", t->text, "error_rate",
-                          t->error_rate, "memory_bytes", (json_int_t)t->memory_bytes, "seconds",
-                          t->seconds);
+    json_t *o = json_pack("{s:i, s:f, s:i, s:s, s:s, s:f, s:I, s:f}", "sm_pct", t->sm_pct, "quota",
+                          t->quota_milli * 1e-3, "batch", t->batch > 0 ? t->batch : 1, "state",
+                          t->state, "text", t->text, "error_rate", t->error_rate, "memory_bytes",
+                          (json_int_t)t->memory_bytes, "seconds", t->seconds);
     const struct {
         const char *key;
         double v;
     } numbers[] = {{"rps", t->rps}, {"p50_ms", t->p50_ms}, {"p95_ms", t->p95_ms},
                    {"p99_ms", t->p99_ms}, {"utilization", t->utilization},
-                   {"sm_activity", t->sm_activity}, {"sm_occupancy", t->occupancy},
+                   {"gpu_ms", t->gpu_ms}, {"sm_activity", t->sm_activity}, {"sm_occupancy", t->occupancy},
                    {"dram_activity", t->dram}};
     for (size_t i = 0; i < FAST_COUNT_OF(numbers); i++)
         json_object_set_new(o, numbers[i].key, ok ? json_real(numbers[i].v) : json_null());
@@ -93,14 +93,26 @@ int profile_write(const struct profile *p, const char *form, FILE *out, struct f
 
 /* ---- reading ---- */
 
+/* Numbers come from files: what an int cannot hold is one that no check lets through. */
+static int to_int(double v)
+{
+    return v > -1e9 && v < 1e9 ? (int)lround(v) : -1;
+}
+
+static int64_t to_bytes(double v)
+{
+    return v >= 0 && v < 1e18 ? (int64_t)v : 0;
+}
+
 static int add(struct profile *p, const struct fast_trial *t, struct fast_err *err)
 {
     if (t->sm_pct < 1 || t->sm_pct > 100 || t->quota_milli < 1 || t->quota_milli > 1000 ||
-        !(t->rps >= 0 && t->rps < 1e6))
-        return fast_err_set(err, FAST_EINVAL, "SM %d %%, quota %.3f, %g requests/s are out of range",
-                            t->sm_pct, t->quota_milli * 1e-3, t->rps);
+        t->batch < 1 || t->batch > PROFILE_BATCH_MAX || !(t->rps >= 0 && t->rps < 1e6))
+        return fast_err_set(err, FAST_EINVAL, "SM %d %%, quota %.3f, batch %d, %g requests/s are out of "
+                            "range", t->sm_pct, t->quota_milli * 1e-3, t->batch, t->rps);
     for (int i = 0; i < p->trials; i++)
-        if (p->trial[i].sm_pct == t->sm_pct && p->trial[i].quota_milli == t->quota_milli)
+        if (p->trial[i].sm_pct == t->sm_pct && p->trial[i].quota_milli == t->quota_milli &&
+            p->trial[i].batch == t->batch)
             return fast_err_set(err, FAST_EINVAL, "SM %d %% x quota %.3f is there twice", t->sm_pct,
                                 t->quota_milli * 1e-3);
     if (p->trials == FAST_TRIALS_MAX)
@@ -115,8 +127,8 @@ static int read_csv(const char *text, struct profile *ret, struct fast_err *err)
     int r = fast_profile_parse(text, &table, err);
     for (int i = 0; !r && i < fast_profile_count(table); i++) {
         const struct fast_profile_point *at = fast_profile_at(table, i);
-        struct fast_trial t = {.sm_pct = at->sm_pct, .quota_milli = at->quota_milli, .state = "ok",
-                          .text = "imported", .rps = (double)at->rps_milli * 1e-3,
+        struct fast_trial t = {.sm_pct = at->sm_pct, .quota_milli = at->quota_milli, .batch = 1,
+                          .state = "ok", .text = "imported", .rps = (double)at->rps_milli * 1e-3,
                           .p50_ms = (double)at->p95_ns * 1e-6, .p95_ms = (double)at->p95_ns * 1e-6,
                           .p99_ms = (double)at->p99_ns * 1e-6};
         r = add(ret, &t, err);
@@ -137,12 +149,14 @@ static int read_json(const char *text, size_t len, struct profile *ret, struct f
         r = fast_err_set(err, FAST_EINVAL, "\"schema\" is not 1, or \"trials\" is no list");
     json_array_foreach(list, i, row) {
         struct fast_trial t = {
-            .sm_pct = (int)json_num(row, "sm_pct"), .quota_milli = (int)lround(json_num(row, "quota") * 1e3),
+            .sm_pct = to_int(json_num(row, "sm_pct")), .quota_milli = to_int(json_num(row, "quota") * 1e3),
+            .batch = json_object_get(row, "batch") ? to_int(json_num(row, "batch")) : 1,
+            .gpu_ms = json_num(row, "gpu_ms"),
             .rps = json_num(row, "rps"), .p50_ms = json_num(row, "p50_ms"),
             .p95_ms = json_num(row, "p95_ms"), .p99_ms = json_num(row, "p99_ms"),
             .utilization = json_num(row, "utilization"), .sm_activity = json_num(row, "sm_activity"),
             .occupancy = json_num(row, "sm_occupancy"), .dram = json_num(row, "dram_activity"),
-            .memory_bytes = (int64_t)json_num(row, "memory_bytes"),
+            .memory_bytes = to_bytes(json_num(row, "memory_bytes")),
             .error_rate = json_num(row, "error_rate"), .seconds = json_num(row, "seconds")};
         snprintf(t.state, sizeof(t.state), "%s", json_text(row, "state"));
         snprintf(t.text, sizeof(t.text), "%s", json_text(row, "text"));
@@ -188,13 +202,13 @@ static int authors_row(char field[6][FIELD_MAX], struct fast_trial *ret, struct 
     json_t *limits = json_loads(field[4], 0, NULL), *more = json_loads(field[5], 0, NULL);
     char *end;
     int r = 0;
-    *ret = (struct fast_trial){.state = "ok", .text = "imported", .rps = strtod(field[3], &end)};
+    *ret = (struct fast_trial){.batch = 1, .state = "ok", .text = "imported", .rps = strtod(field[3], &end)};
     if (strcmp(field[2], "qps") != 0 || *end || !*field[3] || !limits || !more)
         r = fast_err_set(err, FAST_EINVAL, "key is not qps, value no number, or limitations and "
                          "other_metrics are not JSON");
-    ret->sm_pct = (int)text_num(limits, "GPU_SM");
-    ret->quota_milli = (int)lround(text_num(limits, "GPU_QUOTA") * 1e3);
-    ret->memory_bytes = (int64_t)text_num(limits, "GPU_MEMORY");
+    ret->sm_pct = to_int(text_num(limits, "GPU_SM"));
+    ret->quota_milli = to_int(text_num(limits, "GPU_QUOTA") * 1e3);
+    ret->memory_bytes = to_bytes(text_num(limits, "GPU_MEMORY"));
     ret->utilization = text_num(more, "DCGM_FI_DEV_GPU_UTIL") / 100;
     ret->sm_activity = text_num(more, "DCGM_FI_PROF_SM_ACTIVE");
     ret->occupancy = text_num(more, "DCGM_FI_PROF_SM_OCCUPANCY");

@@ -5,7 +5,9 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/mem.h"
 #include "cli/api.h"
 #include "cli/table.h"
 #include "cli/view.h"
@@ -28,6 +30,19 @@ void profile_candidates(struct fast_predict_point ret[PROFILE_GRID])
     for (int i = 0; i < PROFILE_GRID; i++)
         ret[i] = (struct fast_predict_point){profile_sms[i / PROFILE_QUOTAS],
                                              profile_quotas[i % PROFILE_QUOTAS], 0};
+}
+
+int profile_load(struct fast_trials *db, struct profile *p, struct fast_err *err)
+{
+    struct fast_trial_live live[FAST_TRIALS_MAX];
+    int r = fast_trials_get(db, p->name, p->version, p->batch, p->trial, &p->trials, err);
+    if (!r)
+        r = fast_trials_live_get(db, p->name, p->version, live, FAST_TRIALS_MAX, &p->live_slices, &p->drift,
+                                 err);
+    p->live_spans = 0;
+    for (int i = 0; !r && i < p->live_slices; i++)
+        p->live_spans += live[i].spans + live[i].latency_spans;
+    return r;
 }
 
 static bool is_ok(const struct fast_trial *t)
@@ -54,12 +69,38 @@ static double rpr(const struct fast_trial *t)
     return t->rps * 1e5 / ((double)t->sm_pct * t->quota_milli);
 }
 
-void profile_print(const struct cli *cli, const struct profile *p)
+/* Of a table that was imported, these are not known. */
+static void add_known(struct table *t, int digits, double v)
 {
-    static const char *const heads[] = {"SM %", "QUOTA", "RPS", "P50 ms", "P95 ms", "P99 ms",
-                                        "UTIL %", "SM ACT %", "OCC %", "RPR", "", NULL};
+    if (v > 0)
+        table_add(t, "%.*f", digits, v);
+    else
+        table_add(t, "-");
+}
+
+static void print_live(const struct profile *p)
+{
+    char when[32] = "";
+    time_t since = (time_t)p->drift.since_s;
+    struct tm tm;
+    if (p->live_slices)
+        printf("live requests have refined %d slices, from %lld spans\n", p->live_slices,
+               (long long)p->live_spans);
+    if (!p->drift.milli)
+        return;
+    gmtime_r(&since, &tm);
+    strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%SZ", &tm);
+    printf("drift since %s: live throughput is %.0f %% of that of the trials; `fast profile %s --fresh` "
+           "measures again\n", when, p->drift.milli * 0.1, p->name);
+}
+
+void profile_print(const struct profile *p)
+{
+    static const char *const heads[] = {"SM %", "QUOTA", "RPS", "P50 ms", "P95 ms", "P99 ms", "UTIL %",
+                                        "SM ACT %", "OCC %", "MEM MiB", "ERR %", "RPR", "", NULL};
     const struct fast_trial *best = NULL;
-    (void)cli;
+    if (p->batch > 1)
+        printf("batch %d: a request has %d inputs\n", p->batch, p->batch);
     for (int i = 0; i < p->trials; i++)
         if (is_ok(&p->trial[i]) && (!best || rpr(&p->trial[i]) > rpr(best)))
             best = &p->trial[i];
@@ -73,6 +114,8 @@ void profile_print(const struct cli *cli, const struct profile *p)
         if (!is_ok(r)) {
             for (int k = 0; k < 8; k++)
                 table_add(t, "-");
+            table_add(t, "%.1f", 100 * r->error_rate);
+            table_add(t, "-");
             table_add(t, "%s: %s", r->state, r->text);
             continue;
         }
@@ -80,13 +123,16 @@ void profile_print(const struct cli *cli, const struct profile *p)
         table_add(t, "%.1f", r->p50_ms);
         table_add(t, "%.1f", r->p95_ms);
         table_add(t, "%.1f", r->p99_ms);
-        table_add(t, "%.0f", 100 * r->utilization);
-        table_add(t, "%.1f", 100 * r->sm_activity);
-        table_add(t, "%.1f", 100 * r->occupancy);
+        add_known(t, 0, 100 * r->utilization);
+        add_known(t, 1, 100 * r->sm_activity);
+        add_known(t, 1, 100 * r->occupancy);
+        add_known(t, 0, (double)r->memory_bytes / 1048576);
+        table_add(t, "%.1f", 100 * r->error_rate);
         table_add(t, "%.1f", rpr(r));
         table_add(t, "%s", r == best ? "<- most requests/s per GPU" : "");
     }
     table_print(t, stdout, 0);
+    print_live(p);
 }
 
 static double value(const struct fast_predict *f, int sm, int quota)
@@ -94,12 +140,13 @@ static double value(const struct fast_predict *f, int sm, int quota)
     return (double)fast_predict_look(f, sm, quota).rps_milli * 1e-3;
 }
 
-static bool tried(const struct profile *p, int sm, int quota)
+/* The line in the plot of the smallest partition that is not below |sm|. */
+static int line_of(int sm)
 {
-    for (int i = 0; i < p->trials; i++)
-        if (p->trial[i].sm_pct == sm && p->trial[i].quota_milli == quota && is_ok(&p->trial[i]))
-            return true;
-    return false;
+    int s = 0;
+    while (s < PROFILE_SMS - 1 && profile_sms[s] < sm)
+        s++;
+    return s;
 }
 
 void profile_plot(const struct profile *p, const struct fast_predict *f, FILE *out)
@@ -111,8 +158,15 @@ void profile_plot(const struct profile *p, const struct fast_predict *f, FILE *o
         for (int c = 0; c < PLOT_COLS; c++) {
             int quota = 100 + c * 900 / (PLOT_COLS - 1);
             int row = (int)lround((1 - value(f, profile_sms[s], quota) / top) * (PLOT_ROWS - 1));
-            cell[row][c] = tried(p, profile_sms[s], quota) ? (char)(marks[s] - 'a' + 'A') : marks[s];
+            cell[row][c] = marks[s];
         }
+    for (int i = 0; i < p->trials; i++) {
+        const struct fast_trial *t = &p->trial[i];
+        int s = line_of(t->sm_pct), row = (int)lround((1 - t->rps / top) * (PLOT_ROWS - 1));
+        int col = (t->quota_milli - 100) * (PLOT_COLS - 1) / 900;
+        if (is_ok(t) && profile_sms[s] == t->sm_pct && col >= 0 && row >= 0 && row < PLOT_ROWS)
+            cell[row][col] = (char)(marks[s] - 'a' + 'A');
+    }
     fprintf(out, "requests/s of one replica over its time quota; capital letters: measured\n");
     for (int r = 0; r < PLOT_ROWS; r++) {
         cell[r][PLOT_COLS] = '\0';
@@ -125,10 +179,21 @@ void profile_plot(const struct profile *p, const struct fast_predict *f, FILE *o
     fputc('\n', out);
 }
 
+/* The smallest of 1, 2, 2.5, 5 times a power of ten that is not below |v|. */
+static double tick(double v)
+{
+    static const double round[] = {1, 2, 2.5, 5, 10};
+    double power = pow(10, floor(log10(v)));
+    size_t i = 0;
+    while (i + 1 < FAST_COUNT_OF(round) && round[i] * power < v)
+        i++;
+    return round[i] * power;
+}
+
 void profile_svg(const struct profile *p, const struct fast_predict *f, FILE *out)
 {
     const double w = 560, h = 340, left = 60, low = 40;
-    double top = value(f, 100, 1000) * 1.05;
+    double top = 5 * tick(value(f, 100, 1000) / 5);
     fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"420\" "
             "font-family=\"sans-serif\" font-size=\"12\">\n<title>%s: throughput of one replica over its "
             "time quota, by SM partition</title>\n<rect width=\"760\" height=\"420\" fill=\"white\"/>\n",
@@ -136,7 +201,7 @@ void profile_svg(const struct profile *p, const struct fast_predict *f, FILE *ou
     for (int i = 0; i <= 5; i++) {
         double x = left + w * i / 5, y = low + h * (1 - i / 5.0);
         fprintf(out, "<path d=\"M%.0f %.0fH%.0f\" stroke=\"#ddd\"/><text x=\"%.0f\" y=\"%.0f\" "
-                "text-anchor=\"end\">%.1f</text><text x=\"%.0f\" y=\"%.0f\" text-anchor=\"middle\">%.1f"
+                "text-anchor=\"end\">%g</text><text x=\"%.0f\" y=\"%.0f\" text-anchor=\"middle\">%.1f"
                 "</text>\n", left, y, left + w, left - 6, y + 4, top * i / 5, x, low + h + 18, i / 5.0);
     }
     fprintf(out, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"middle\">time quota</text><text x=\"10\" "
@@ -151,9 +216,7 @@ void profile_svg(const struct profile *p, const struct fast_predict *f, FILE *ou
     }
     for (int i = 0; i < p->trials; i++) {
         const struct fast_trial *t = &p->trial[i];
-        int s = 0;
-        while (s < PROFILE_SMS - 1 && profile_sms[s] < t->sm_pct)
-            s++;
+        int s = line_of(t->sm_pct);
         if (is_ok(t))
             fprintf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"/>\n",
                     left + w * t->quota_milli / 1000, low + h * (1 - t->rps / top), colors[s]);

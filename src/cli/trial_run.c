@@ -28,6 +28,9 @@
 #define LATENCY_PART 0.4        /* of the time of a trial */
 #define REQUESTS_MAX 200000     /* of one phase */
 #define SAMPLE_EVERY FAST_MS(500)
+#define CHARGE_MIN 0.3
+#define CHARGE_MAX 1.3
+#define ANSWERS_MIN 20          /* for the GPU time of one */
 
 /* ---- the guard ---- */
 
@@ -138,6 +141,10 @@ struct run {
     double utilization, sm, occupancy, dram;
     int gpu;
     bool saturating; /* GPU figures are taken */
+    struct {
+        double busy_ms; /* charged to the replica, as the node told last */
+        uint64_t done;  /* requests then */
+    } first, last;      /* news of that while saturated; busy_ms 0: none yet */
     bool unwatched; /* the gateway has been without its node for a while, or without an answer */
 };
 
@@ -167,6 +174,9 @@ static json_t *deployment(struct run *r)
 {
     static const char *const taken[] = {"image", "envProcess", "envVars", "constraints", "secrets",
                                         "limits", "requests", "readOnlyRootFilesystem", "namespace"};
+    /* A trial is not scaled, and its requests are nobody's to be recorded. */
+    static const char *const left_out[] = {"fastgshare/slo", "fastgshare/profile", "fastgshare/record",
+                                           "fastgshare/sample", "fastgshare/profile_batches"};
     const json_t *f = r->conf->function;
     json_t *d = json_object(), *notes = json_object_get(f, "annotations");
     char text[32];
@@ -178,13 +188,17 @@ static json_t *deployment(struct run *r)
                                                "com.openfaas.scale.max", "1", "fastgshare/trial",
                                                json_text(f, "name")));
     notes = notes ? json_copy(notes) : json_object();
-    json_object_del(notes, "fastgshare/slo");
-    json_object_del(notes, "fastgshare/profile");
+    for (size_t i = 0; i < FAST_COUNT_OF(left_out); i++)
+        json_object_del(notes, left_out[i]);
     snprintf(text, sizeof(text), "%d", r->ret->sm_pct);
     json_object_set_new(notes, "fastgshare/gpu_sm_partition", json_string(text));
     snprintf(text, sizeof(text), "%.3f", r->ret->quota_milli * 1e-3);
     json_object_set_new(notes, "fastgshare/gpu_quota_request", json_string(text));
     json_object_set_new(notes, "fastgshare/gpu_quota_limit", json_string(text));
+    if (r->conf->batch > 1 || json_object_get(notes, "has-gpu/batch_size")) {
+        snprintf(text, sizeof(text), "%d", r->conf->batch);
+        json_object_set_new(notes, "has-gpu/batch_size", json_string(text));
+    }
     if (r->conf->mem_bytes && !json_object_get(notes, "fastgshare/gpu_mem")) {
         snprintf(text, sizeof(text), "%llu", (unsigned long long)r->conf->mem_bytes);
         json_object_set_new(notes, "fastgshare/gpu_mem", json_string(text));
@@ -270,14 +284,45 @@ static bool wait_ready(struct run *r, enum trial_outcome *ret_outcome)
 
 /* ---- load ---- */
 
+/* The node tells of the GPU time twice a second: what lies between two such moments is divided by the
+ * requests between them. */
+static void watch_charge(struct run *r, uint64_t done)
+{
+    bool down = false;
+    json_t *row = replica(r, &down);
+    double busy = json_num(row, "busy_ms");
+    json_decref(row);
+    if (busy <= 0 || busy == r->last.busy_ms)
+        return;
+    if (r->last.busy_ms > 0 && r->first.busy_ms <= 0) {
+        r->first.busy_ms = busy;
+        r->first.done = done;
+    }
+    r->last.busy_ms = busy;
+    r->last.done = done;
+}
+
+/* 0: not known. A hook that is never idle for long tells late; then the share of the GPU that comes out is
+ * far from the quota, and nothing is said rather than that. */
+static double charge_ms(const struct run *r)
+{
+    uint64_t n = r->last.done - r->first.done;
+    if (r->first.busy_ms <= 0 || n < ANSWERS_MIN)
+        return 0;
+    double each = (r->last.busy_ms - r->first.busy_ms) / (double)n;
+    double share = each * r->ret->rps, quota = r->ret->quota_milli; /* thousandths */
+    return share > CHARGE_MIN * quota && share < CHARGE_MAX * quota ? each : 0;
+}
+
 static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     struct run *r = arg;
     json_t *gpus = NULL, *g;
     (void)elapsed; /* of the schedule, and requests of a closed loop are all due at its start */
     (void)total;
-    (void)done;
     (void)all;
+    if (r->saturating)
+        watch_charge(r, done);
     if (fast_clock_now() < r->sampled + SAMPLE_EVERY)
         return;
     r->sampled = fast_clock_now();
@@ -310,8 +355,9 @@ static bool play(struct run *r, const fast_ns *due, size_t n, int connections, f
     const struct trial_conf *c = r->conf;
     snprintf(path, sizeof(path), "/function/%s", api_escape(r->name, name, sizeof(name)));
     struct fast_load_spec spec = {.host = c->host, .port = c->port, .path = path,
-                                  .bodies = c->body ? &c->body : NULL, .body_lens = &c->body_len,
-                                  .body_count = c->body ? 1 : 0, .due = due, .due_count = n,
+                                  .bodies = c->bodies->count ? (const char *const *)c->bodies->data : NULL,
+                                  .body_lens = c->bodies->len,
+                                  .body_count = (size_t)c->bodies->count, .due = due, .due_count = n,
                                   .timeout = timeout, .connections_max = connections};
     memset(ret, 0, sizeof(*ret));
     r->sampled = fast_clock_now();
@@ -346,6 +392,7 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
     fast_ns length = (fast_ns)(r->conf->seconds * (1 - LATENCY_PART) * 1e9);
     memset(due, 0, sizeof(*due) * REQUESTS_MAX);
     r->saturating = true;
+    r->first.busy_ms = r->last.busy_ms = 0;
     bool played = play(r, due, REQUESTS_MAX, r->conf->users, length, res);
     r->saturating = false;
     if (!played)
@@ -367,6 +414,7 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
     /* Up to the last answer: what was under way at the end would count for nothing otherwise, and with
      * a dozen answers that is percents. */
     r->ret->rps = (double)res->ok / ((double)res->last_ok * 1e-9);
+    r->ret->gpu_ms = charge_ms(r);
     return true;
 }
 
@@ -430,7 +478,8 @@ enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quot
     struct run r = {.conf = conf, .ret = ret};
     fast_ns start = fast_clock_now();
     enum trial_outcome outcome = TRIAL_DONE;
-    *ret = (struct fast_trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .state = "ok"};
+    *ret = (struct fast_trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .batch = conf->batch,
+                                .state = "ok"};
     snprintf(r.name, sizeof(r.name), "%s-profile", json_text(conf->function, "name"));
     outcome = deploy(&r);
     if (outcome != TRIAL_DONE)

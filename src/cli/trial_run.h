@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "cli/cli.h"
+#include "cli/profile.h"
 #include "io/trials.h"
 
 struct trial_conf {
@@ -16,8 +17,8 @@ struct trial_conf {
     int port;
     const json_t *function; /* as GET /system/function/NAME has it */
     uint64_t mem_bytes;    /* cap of the trial where the deployment names none; 0: the default */
-    const char *body;      /* of each request; NULL: empty */
-    size_t body_len;
+    const struct profile_bodies *bodies;
+    int batch;             /* inputs in a request */
     int users;
     double seconds;        /* of load */
 };

@@ -189,6 +189,7 @@ struct route {
 static const struct route routes[] = {
     {"/system/functions", "GET POST PUT DELETE", gw_api_functions, NULL},
     {"/system/function/", "GET", NULL, gw_api_function},
+    {"/system/recorded/", "GET", NULL, gw_api_recorded},
     {"/system/scale-function/", "POST", NULL, gw_api_scale},
     {"/system/secrets", "GET POST PUT DELETE", gw_api_secrets, NULL},
     {"/system/namespaces", "GET", gw_api_namespaces, NULL},

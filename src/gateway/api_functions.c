@@ -171,8 +171,8 @@ static void list(const struct gw_request *rq)
 /* ---- finding what a request is about ---- */
 
 /* NAME or NAME.NS; the namespace of the body, then of the query, then of the name. */
-static struct gw_function *find_named(const struct gw_request *rq, const char *name,
-                                      const char *body_ns)
+struct gw_function *gw_request_function(const struct gw_request *rq, const char *name,
+                                        const char *body_ns)
 {
     char ns[GW_NAME_MAX] = "";
     size_t len = strlen(name);
@@ -255,7 +255,7 @@ static void delete_function(const struct gw_request *rq)
         json_decref(o);
         return;
     }
-    struct gw_function *fn = find_named(rq, name, ns);
+    struct gw_function *fn = gw_request_function(rq, name, ns);
     json_decref(o);
     if (!fn)
         return;
@@ -278,7 +278,7 @@ void gw_api_functions(const struct gw_request *rq)
 void gw_api_function(const struct gw_request *rq, const char *name)
 {
     char usage[8];
-    struct gw_function *fn = find_named(rq, name, NULL);
+    struct gw_function *fn = gw_request_function(rq, name, NULL);
     if (!fn)
         return;
     json_t *o = status_json(rq->gw, fn);
@@ -307,7 +307,7 @@ void gw_api_scale(const struct gw_request *rq, const char *name)
         json_decref(o);
         return;
     }
-    struct gw_function *fn = find_named(rq, name, ns);
+    struct gw_function *fn = gw_request_function(rq, name, ns);
     json_decref(o);
     if (!fn)
         return;

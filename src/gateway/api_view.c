@@ -279,5 +279,6 @@ void gw_api_info(const struct gw_request *rq)
     set(o, "node", json_string(rq->gw->node));
     set(o, "driver", json_string(rq->gw->driver));
     set(o, "simulated", json_boolean(rq->gw->simulated));
+    set(o, "profiles", json_sprintf("%s/profiles.db", rq->gw->conf->state_dir));
     gw_reply_json(rq->req, 200, o);
 }

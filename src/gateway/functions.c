@@ -81,6 +81,7 @@ static void free_function(struct gateway *gw, struct gw_function *fn)
     fast_balance_fini(&fn->balance);
     gw_live_free(fn->live);
     gw_scaling_free(fn->scaling);
+    gw_records_free(fn->records);
     gw_spec_free(fn->spec);
     free(fn);
 }
@@ -259,6 +260,10 @@ static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *sp
         fn->desired = old.desired;
         fn->generation = old.generation;
         return r;
+    }
+    if (spec->record != old.spec->record) {
+        gw_records_free(fn->records);
+        fn->records = NULL;
     }
     gw_spec_free(old.spec);
     fn->retry_at = fn->retry_after = 0;

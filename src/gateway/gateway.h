@@ -107,6 +107,7 @@ struct gw_function {
     struct gw_stats stats;
     fast_ns last_up, last_down;
     fast_ns retry_at, retry_after; /* starting failed: when again */
+    struct gw_records *records; /* NULL: none were kept yet */
     struct gw_live *live; /* NULL: no measured profile */
     struct gw_scaling *scaling; /* NULL: it has not been scaled yet */
     char trouble[256];             /* why there are fewer replicas than wanted; "" */
@@ -230,6 +231,12 @@ bool gw_socket_path(const struct gateway *gw, const struct gw_replica *r, char *
 bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap);
 void gw_socket_remove(const struct gateway *gw, const struct gw_replica *r);
 
+/* ---- record.c ---- */
+
+/* Keeps a copy of a whole body, of a function whose spec.record is not 0. */
+void gw_record(struct gw_function *fn, const char *data, size_t len);
+void gw_records_free(struct gw_records *records); /* NULL is fine */
+
 /* ---- trials.c ---- */
 
 /* Takes a place in the fleet, or says -FAST_ENOROOM and has changed nothing. */
@@ -283,6 +290,11 @@ int gw_status_of(int code);
 
 void gw_api_functions(const struct gw_request *rq);
 void gw_api_function(const struct gw_request *rq, const char *name);
+void gw_api_recorded(const struct gw_request *rq, const char *name);
+/* NAME or NAME.NS, the namespace of |body_ns| (may be NULL) or the query first; NULL: there is none, and
+ * the request has been answered. */
+struct gw_function *gw_request_function(const struct gw_request *rq, const char *name,
+                                        const char *body_ns);
 void gw_api_scale(const struct gw_request *rq, const char *name);
 void gw_api_secrets(const struct gw_request *rq);
 void gw_api_logs(const struct gw_request *rq);

@@ -203,6 +203,8 @@ static void on_req_end(void *user)
 {
     struct gw_job *j = user;
     j->body_ended = true;
+    if (j->fn->spec->record && j->replay_len)
+        gw_record(j->fn, j->replay, j->replay_len);
     if (j->call)
         fast_http_call_finish(j->call);
 }

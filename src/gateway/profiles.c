@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/parse.h"
 #include "core/live.h"
 #include "core/predict_table.h"
 #include "gateway/gateway.h"
@@ -76,12 +77,12 @@ void gw_live_free(struct gw_live *l)
 
 /* ---- from the database ---- */
 
-/* Rows that scaling can use: those that succeeded, of single inputs. */
+/* Rows that scaling can use: those that succeeded. */
 static int usable(const struct fast_trial *t, int n, struct fast_live_trial *ret)
 {
     int count = 0;
     for (int i = 0; i < n; i++) {
-        if (strcmp(t[i].state, "ok") != 0 || t[i].batch > 1 || !(t[i].rps >= 0.001) ||
+        if (strcmp(t[i].state, "ok") != 0 || !(t[i].rps >= 0.001) ||
             !(t[i].p95_ms >= 0 && t[i].p95_ms < 3600e3))
             continue;
         double p99 = fmin(fmax(t[i].p99_ms, t[i].p95_ms), 3600e3);
@@ -110,6 +111,14 @@ static void restore(struct gw_profiles *p, const char *key, struct gw_live *l)
     fast_live_restore(l->live, cell, n, &d);
 }
 
+/* How many inputs its requests have: the trials of others say nothing of it. */
+static int batch_of(const struct gw_spec *spec)
+{
+    const char *text = gw_spec_map(spec, "annotations", "has-gpu/batch_size");
+    int64_t n;
+    return text && !fast_parse_int(text, "has-gpu/batch_size", 1, 1 << 20, &n, NULL) ? (int)n : 1;
+}
+
 /* The trials of this very version, else what was imported; NULL: neither. */
 static struct gw_live *load(struct gw_profiles *p, const struct gw_spec *spec)
 {
@@ -127,7 +136,7 @@ static struct gw_live *load(struct gw_profiles *p, const struct gw_spec *spec)
     fast_trials_version(spec->json, version);
     for (int i = 0; i < 2 && !r && !l->trials; i++) {
         snprintf(l->version, sizeof(l->version), "%s", i ? FAST_TRIALS_IMPORTED : version);
-        r = fast_trials_get(p->db, key, l->version, rows, &n, &err);
+        r = fast_trials_get(p->db, key, l->version, batch_of(spec), rows, &n, &err);
         l->trials = r ? 0 : usable(rows, n, trial);
     }
     if (!r && l->trials)

@@ -191,6 +191,11 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
     if (!r && priority)
         r = fast_parse_int(priority, NOTE "priority", -PRIORITY_MAX, PRIORITY_MAX, &level, err);
     s->priority = (int)level;
+    const char *record = gw_spec_map(s, "annotations", NOTE "record");
+    int64_t bodies = 0;
+    if (!r && record)
+        r = fast_parse_int(record, NOTE "record", 0, GW_RECORDS_MAX, &bodies, err);
+    s->record = (int)bodies;
     const char *model = gw_spec_map(s, "annotations", NOTE "model");
     if (!r && (profile || model))
         r = load_profile(s, profile ? profile : model, profile != NULL, paths, err);

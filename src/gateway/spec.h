@@ -13,6 +13,7 @@
 #include "core/types.h"
 
 #define GW_NAME_MAX 64
+#define GW_RECORDS_MAX 16
 #define GW_DEFAULT_NS "openfaas-fn"
 
 /* Where executables and profiles are looked for, in order. */
@@ -46,6 +47,7 @@ struct gw_spec {
     int batch_max;           /* POST requests that are sent as one call, 0: each by itself */
     fast_ns batch_wait;      /* how long the first of them waits for others */
     int priority;         /* those with less give way, down to their |min| */
+    int record;       /* bodies of requests that are kept for its profile; 0: none */
     bool local_socket;       /* it wants to be called over a Unix socket */
     const char *health_path; /* "" : the node's defaults */
     const char *runner;      /* how requests reach the program, in words */

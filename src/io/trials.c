@@ -245,14 +245,15 @@ static void row(sqlite3_stmt *st, struct fast_trial *ret)
     snprintf(ret->text, sizeof(ret->text), "%s", (const char *)sqlite3_column_text(st, 3));
 }
 
-int fast_trials_get(struct fast_trials *t, const char *function, const char *version,
+int fast_trials_get(struct fast_trials *t, const char *function, const char *version, int batch,
                     struct fast_trial *ret, int *ret_count, struct fast_err *err)
 {
     sqlite3_stmt *st = NULL;
     int n = 0, r;
-    if (about(t, "SELECT " COLUMNS " FROM trial WHERE function=? AND version=?"
-                 " ORDER BY batch, sm_pct, quota_milli", function, version, &st, err))
+    if (about(t, "SELECT " COLUMNS " FROM trial WHERE function=? AND version=? AND batch=?"
+                 " ORDER BY sm_pct, quota_milli", function, version, &st, err))
         return -err->code;
+    sqlite3_bind_int(st, 3, batch);
     while ((r = sqlite3_step(st)) == SQLITE_ROW && n < FAST_TRIALS_MAX)
         row(st, &ret[n++]);
     sqlite3_finalize(st);
@@ -260,6 +261,20 @@ int fast_trials_get(struct fast_trials *t, const char *function, const char *ver
         return broken(t, err);
     *ret_count = n;
     return 0;
+}
+
+int fast_trials_batches(struct fast_trials *t, const char *function, const char *version,
+                        int ret[FAST_TRIAL_BATCHES_MAX], struct fast_err *err)
+{
+    sqlite3_stmt *st = NULL;
+    int n = 0, r;
+    if (about(t, "SELECT DISTINCT batch FROM trial WHERE function=? AND version=? ORDER BY batch",
+              function, version, &st, err))
+        return -err->code;
+    while ((r = sqlite3_step(st)) == SQLITE_ROW && n < FAST_TRIAL_BATCHES_MAX)
+        ret[n++] = sqlite3_column_int(st, 0);
+    sqlite3_finalize(st);
+    return r == SQLITE_DONE || r == SQLITE_ROW ? n : broken(t, err);
 }
 
 int fast_trials_latest(struct fast_trials *t, const char *function, char ret[FAST_TRIAL_VERSION_MAX],

@@ -12,7 +12,8 @@
 #include "base/err.h"
 #include "base/units.h"
 
-#define FAST_TRIALS_MAX 64 /* of one function and version */
+#define FAST_TRIALS_MAX 64 /* of one function, version and batch */
+#define FAST_TRIAL_BATCHES_MAX 16
 #define FAST_TRIAL_VERSION_MAX 24
 #define FAST_TRIALS_IMPORTED "imported" /* the version of a profile that was not measured here */
 
@@ -66,9 +67,13 @@ int fast_trials_put(struct fast_trials *t, const char *function, const char *ver
 int fast_trials_replace(struct fast_trials *t, const char *function, const char *version,
                         const struct fast_trial *trial, int n, struct fast_err *err);
 
-/* All trials of |version|, by batch, SM and quota; at most FAST_TRIALS_MAX. */
-int fast_trials_get(struct fast_trials *t, const char *function, const char *version,
+/* All trials of |version| with |batch| inputs in a request, by SM and quota; at most FAST_TRIALS_MAX. */
+int fast_trials_get(struct fast_trials *t, const char *function, const char *version, int batch,
                     struct fast_trial *ret, int *ret_count, struct fast_err *err);
+/* Which batches |version| was tried with, ascending; at most FAST_TRIAL_BATCHES_MAX. Returns how many, or
+ * an error. */
+int fast_trials_batches(struct fast_trials *t, const char *function, const char *version,
+                        int ret[FAST_TRIAL_BATCHES_MAX], struct fast_err *err);
 
 /* The version that was tried or imported last. FAST_ENOENT: none. */
 int fast_trials_latest(struct fast_trials *t, const char *function, char ret[FAST_TRIAL_VERSION_MAX],

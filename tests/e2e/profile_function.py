@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A function that is healthy and does not do its work: HOW is 500, die or hang."""
+"""A function that is healthy and does not do its work: HOW is 500, die or hang. Or it does, and writes down
+what came: HOW is seen, SEEN a file."""
 import http.server
 import os
 import time
@@ -20,7 +21,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200)
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if os.environ["HOW"] == "seen":
+            with open(os.environ["SEEN"], "ab") as f:
+                f.write(os.environ.get("HAS_GPU_BATCH_SIZE", "1").encode() + b" " + body + b"\n")
+            self.answer(200)
+            return
         if os.environ["HOW"] == "die":
             os._exit(3)
         if os.environ["HOW"] == "hang":

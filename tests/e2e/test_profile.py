@@ -225,6 +225,17 @@ class ProfileTest(unittest.TestCase):
                         "the gateway does not see the profile")
         seen = self.stack.get("/system/function/resnet50")["profile"]
         self.assertEqual((seen["source"], seen["trials"], seen["drifting"]), ("imported", 4, False))
+        said = subprocess.check_output([FAST, "describe", "resnet50", "--gateway",
+                                        f"http://127.0.0.1:{self.stack.port}"], text=True)
+        self.assertIn("Profile:   imported, 4 trials, known to ", said)
+        # What an earlier life of the gateway has noticed is shown too.
+        self.stack.kill_gateway()
+        with sqlite3.connect(self.db) as db:
+            db.execute("INSERT INTO drift VALUES('resnet50', 'imported', 700, 1700000000)")
+        self.stack.start_gateway()
+        node.wait_until(lambda: "drift: live throughput is 70 %" in subprocess.check_output(
+            [FAST, "describe", "resnet50", "--gateway", f"http://127.0.0.1:{self.stack.port}"], text=True),
+            "the drift is not shown")
         # A deployment that names no slice gets one from the profile; an SLO that no slice meets is refused.
         body = {"service": "resnet50", "image": "replay", "annotations": {"fastgshare/slo": "1ms"}}
         status, text = self.stack.call("PUT", "/system/functions", body)
@@ -243,6 +254,53 @@ class ProfileTest(unittest.TestCase):
             self.assertTrue(errors > 0 or state != "errors")
             self.no_trial_left()
             self.stack.call("DELETE", "/system/functions", {"functionName": name})
+
+    def test_batches_and_bodies(self):
+        seen = os.path.join(self.stack.root, "seen")
+        self.db = os.path.join(self.stack.state_dir, "profiles.db")
+        body = {"service": "f", "image": BAD, "envVars": {"HOW": "seen", "SEEN": seen},
+                "annotations": {"fastgshare/gpu_sm_partition": "6", "fastgshare/gpu_quota_request": "0.1",
+                                "fastgshare/gpu_quota_limit": "0.1", "fastgshare/gpu_mem": str(1 << 28),
+                                "fastgshare/profile_batches": "1,3", "fastgshare/sample": "ab", "fastgshare/record": "2"}}
+        self.assertEqual(self.stack.call("POST", "/system/functions", body)[0], 202)
+        self.stack.wait_ready("f")
+
+        def lines():
+            with open(seen, encoding="utf-8") as f:
+                got = f.read().split("\n")[:-1]
+            os.truncate(seen, 0)
+            return set(got)
+
+        for text in ("one", "two", "three", ""):
+            self.assertEqual(self.stack.call("POST", "/function/f", text)[0], 200)
+        self.assertEqual(lines(), {"1 one", "1 two", "1 three", "1 "})
+        self.assertEqual(self.stack.get("/system/recorded/f"), {"kept": 2, "count": 2})
+        kept = {self.stack.call("GET", f"/system/recorded/f?index={i}")[1] for i in range(2)}
+        self.assertEqual(kept, {"two", "three"})
+        self.assertEqual(self.stack.call("GET", "/system/recorded/f?index=2")[0], 404)
+        # The sample that it declares, once for each input of a batch; the database of the gateway.
+        args = ["--seconds", "0.5", "--max-trials", "1", "--gateway", f"http://127.0.0.1:{self.stack.port}"]
+        run = subprocess.run([FAST, "profile", "f", *args], capture_output=True, text=True, check=False)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(lines(), {"1 ab", "3 ababab"})
+        with sqlite3.connect(self.db) as db:
+            self.assertEqual(db.execute("SELECT batch, state FROM trial ORDER BY batch").fetchall(),
+                             [(1, "ok"), (3, "ok")])
+        self.assertIn("batch 3", self.run_fast("show", "f", "--batch", "3"))
+        # What the gateway has kept, which trials do not add to; and a file.
+        self.run_fast("f", "--recorded", "--batch", "2", "--seconds", "0.5", "--max-trials", "1")
+        self.assertEqual(lines(), {"2 twotwo", "2 threethree"})
+        self.run_fast("f", "--body", BAD, "--batch", "5", "--seconds", "0.5", "--max-trials", "1")
+        with open(BAD, encoding="utf-8") as f:
+            self.assertIn("5 " + f.readline()[:-1], lines())
+        self.assertEqual(self.stack.get("/system/recorded/f"), {"kept": 2, "count": 2})
+        # Asked for no more, they are forgotten.
+        del body["annotations"]["fastgshare/record"]
+        self.assertEqual(self.stack.call("PUT", "/system/functions", body)[0], 202)
+        self.assertEqual(self.stack.get("/system/recorded/f"), {"kept": 0, "count": 0})
+        self.assertIn("--recorded", self.run_fast("f", "--recorded", "--fresh", status=1))
+        self.assertIn("fastgshare/record", self.stack.call("PUT", "/system/functions", dict(
+            body, annotations={"fastgshare/record": "17"}))[1])
 
     def test_a_function_of_that_name(self):
         self.deploy()
@@ -297,6 +355,24 @@ class FormsTest(unittest.TestCase):
             self.assertAlmostEqual(b["gpus"], b["replicas"] * b["sm_pct"] / 100 * b["quota"])
         self.assertIn("no slice carries", self.fast("show", "f", "--slo", "1ms", "--rate", "1", status=1))
 
+    def test_drift_is_shown(self):
+        self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n100,1,30,9\n"))
+        self.assertNotIn("drift", self.fast("show", "f"))
+        with sqlite3.connect(os.path.join(self.root, "p.db")) as db:
+            db.execute("INSERT INTO live VALUES('f', 'imported', 6, 200, 2, 10, 11, 7, 2, 1700000000)")
+            db.execute("INSERT INTO drift VALUES('f', 'imported', 700, 1700000000)")
+        text = self.fast("show", "f")
+        self.assertIn("drift since 2023-11-14 22:13:20Z: live throughput is 70 %", text)
+        self.assertIn("refined 1 slices, from 9 spans", text)
+
+    def test_state_dir(self):
+        path = self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n")
+        for verb in (["import", "f", path], ["show", "f"]):
+            r = subprocess.run([FAST, "profile", *verb, "--state-dir", os.path.join(self.root, "state")],
+                               capture_output=True, text=True, check=False)
+            self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertTrue(os.path.exists(os.path.join(self.root, "state", "profiles.db")))
+
     def test_export_predicted(self):
         self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n100,1,30,9\n24,0.4,10,9\n"))
         out = self.fast("export", "f", "--predicted")
@@ -317,7 +393,9 @@ class FormsTest(unittest.TestCase):
             self.assertIn("fast: ", self.fast("import", "f", self.file(bad), status=1))
         self.assertEqual(self.fast("export", "f"), before)
         for args in (("f", "--grid", "--adaptive"), ("f", "--slo", "1s"), ("show", "f", "--rate", "1"),
-                     ("drop", "f"), ("a/b",), ("f", "--max-trials", "0"), ("f", "--users", "0")):
+                     ("drop", "f"), ("a/b",), ("f", "--max-trials", "0"), ("f", "--users", "0"), ("f", "--batch", "1,1"),
+                     ("f", "--batch", "2,"), ("f", "--batch", "0"), ("f", "--body", "x", "--recorded"),
+                     ("show", "f", "--state-dir", self.root)):
             self.fast(*args, status=2)
         self.fast("show", "g", status=1)
         with sqlite3.connect(os.path.join(self.root, "p.db")) as db:
