@@ -68,7 +68,7 @@ extern const size_t cli_common_opt_count;
 extern const struct cli_cmd cmd_up, cmd_deploy, cmd_ls, cmd_describe, cmd_rm, cmd_scale, cmd_explain, cmd_invoke,
     cmd_logs, cmd_top, cmd_gpu, cmd_load, cmd_profile, cmd_simulate, cmd_demo, cmd_policy, cmd_completion,
     cmd_watchdog, cmd_isolate, cmd_async, cmd_apply, cmd_image,
-    cmd_model;
+    cmd_model, cmd_bench;
 
 /* Parses |argv| (argv[0] is the command) into the common and the command's options; what is left are
  * the arguments. |ret_help|: --help was asked for. */

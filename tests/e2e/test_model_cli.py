@@ -27,10 +27,10 @@ class ModelCli(unittest.TestCase):
         self.file = os.path.join(self.node.root, "tiny.v1.safetensors")
         e2e.write_safetensors(self.file, {"w": ("BF16", [SIZE // 2], random.Random(1).randbytes(SIZE))})
 
-    def fast(self, *args, want=0):
+    def fast(self, *args, want=0, timeout=2 * node.WAIT_S):
         env = dict(os.environ, OPENFAAS_URL=f"http://127.0.0.1:{self.gw.port}")
         done = subprocess.run([FAST, *args], env=env, capture_output=True, text=True, check=False,
-                              stdin=subprocess.DEVNULL, timeout=2 * node.WAIT_S)
+                              stdin=subprocess.DEVNULL, timeout=timeout)
         self.assertEqual(done.returncode, want, done.stderr + done.stdout)
         return done.stdout if want == 0 else done.stderr
 
@@ -103,6 +103,16 @@ class ModelCli(unittest.TestCase):
         wait_until(self.models)
         self.assertEqual([r["gpu"] for r in self.deploy("other", "another")], [0])
         self.assertEqual([r["gpu"] for r in self.deploy("r", "m")], [1])
+
+    def test_bench_memory_tells_alone_shared_and_once(self):
+        # 1525 MiB of which 98 can be shared, says models/resnet50.model; memory comes in pieces of 2 MiB.
+        row, = json.loads(self.fast("bench", "memory", "resnet50", "--json", timeout=240))
+        self.assertEqual((row["model"], row["simulated"]), ("resnet50", True))
+        self.assertAlmostEqual(row["alone_bytes"] / MIB, 1525, delta=4)
+        self.assertAlmostEqual(row["shared_bytes"] / MIB, 1427, delta=4)
+        self.assertAlmostEqual(row["once_bytes"] / MIB, 98, delta=4)
+        self.assertEqual((self.models(), self.gw.get("/system/functions").json()), ([], []))
+        self.assertIn("fast bench memory", self.fast("bench", "nonsense", want=2))
 
     def test_another_model_is_another_process(self):
         before = self.deploy("r", "a")[0]["pid"]
