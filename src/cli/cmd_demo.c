@@ -208,7 +208,7 @@ static void keep_running(const struct platform *p)
 {
     printf("\nStill running at %s. Try in another terminal:\n"
            "  export OPENFAAS_URL=%s\n  fast top\n  fast gpu\n  fast describe resnet50\n"
-           "  fast scale resnet50 4\n  curl -d x %s/function/bert\nCtrl-C stops everything.\n",
+           "  fast scale resnet50 4\n  fast explain resnet50\n  curl -d x %s/function/bert\nCtrl-C stops everything.\n",
            p->url, p->url, p->url);
     fflush(stdout);
     while (!interrupted)
@@ -233,6 +233,12 @@ static int with_platform(struct cli *cli, const struct demo *demo, struct platfo
         return s;
     if (!demo_report(cli, results, FAST_POLICY_COUNT, simulated))
         s = CLI_FAILED;
+    if (!s && !interrupted)
+        s = remove_all(cli);
+    if (!s && !interrupted)
+        s = demo_scale(cli, atoi(strrchr(p->url, ':') + 1), seconds, out);
+    if (demo->keep && !s)
+        s = deploy_all(cli);
     if (demo->keep)
         keep_running(p);
     return s;
@@ -279,5 +285,6 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 const struct cli_cmd cmd_demo = {
     .name = "demo", .args = "", .summary = "the main job from end to end, with a table",
     .detail = "Deploys digits and four model servers on one GPU (simulated where there is none),\n"
-              "plays the same load under the policies timeshare, racing and fast.",
+              "plays the same load under the policies timeshare, racing and fast. Then replicas of one follow a\n"
+              "ramp up, down and to none, with the reasons.",
     CLI_CMD_OPTS(opts, struct demo), .run = run};

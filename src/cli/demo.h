@@ -56,6 +56,12 @@ bool demo_digits_right(const struct demo_digits *d, size_t i, const char *body, 
 int demo_play(struct cli *cli, const struct demo_digits *digits, int port, int seconds,
               struct demo_result *ret, struct fast_err *err);
 
+/* The paper's ramp, scaled to the length and the peak wanted. */
+int demo_ramp(struct fast_arrivals *a, int64_t peak_milli, int seconds, struct fast_err *err);
+
+/* Replicas follow a ramp, and a deployment is refused: told on |out|. No function is there before, nor after. */
+int demo_scale(struct cli *cli, int port, int seconds, FILE *out);
+
 /* Prints the table of all policies and says whether anything was lost. */
 bool demo_report(struct cli *cli, const struct demo_result *results, size_t count, bool simulated);
 

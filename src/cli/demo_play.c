@@ -30,7 +30,7 @@ const char *demo_azure_source(void)
 }
 
 /* The paper's ramp (figure 12): seconds and requests/s, scaled to the length and the peak wanted. */
-static int make_ramp(struct fast_arrivals *a, int64_t peak_milli, int seconds, struct fast_err *err)
+int demo_ramp(struct fast_arrivals *a, int64_t peak_milli, int seconds, struct fast_err *err)
 {
     static const int at[] = {0, 5, 35, 110, 125, 135, 145, 160, 184};
     static const int rate[] = {0, 30, 60, 110, 100, 90, 70, 50, 21};
@@ -60,7 +60,7 @@ static int make_arrivals(struct fast_arrivals *a, const struct demo_fn *fn, int 
                          uint64_t seed, struct fast_err *err)
 {
     if (fn->shape == DEMO_RAMP)
-        return make_ramp(a, fn->rps_milli, seconds, err);
+        return demo_ramp(a, fn->rps_milli, seconds, err);
     if (fn->shape == DEMO_AZURE)
         return make_azure(a, fn->rps_milli, seconds, err);
     return fast_arrivals_poisson(a, fn->rps_milli, FAST_S(seconds), seed, err);

@@ -80,6 +80,7 @@ static const struct fast_profile_point *least_cost(const struct scale_plan *plan
 {
     const struct fast_profile_point *best = NULL;
     int64_t best_cost = INT64_MAX;
+    int fewest = 0; /* of equal costs: fewer are faster, and hold less memory */
     for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
         const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
         int n = scale_meets_slo(plan, p)
@@ -91,9 +92,10 @@ static const struct fast_profile_point *least_cost(const struct scale_plan *plan
         int64_t c = cost(plan, p, n, load);
         if (plan->in->trace)
             note_start(plan, p, n, peak, c);
-        if (c < best_cost) {
+        if (c < best_cost || (c == best_cost && n < fewest)) {
             best = p;
             best_cost = c;
+            fewest = n;
         }
     }
     return best ? best : scale_best_rpr(plan);

@@ -111,7 +111,7 @@ void replica_set_ready(struct gateway *gw, struct gw_replica *r)
     bool ready = gw_replica_is_ready(r) && !r->suspect_until;
     bool more = ready && !r->item.ready;
     r->item.ready = ready;
-    r->item.weight = 1;
+    r->item.weight = gw_spec_weight(r->fn->spec, &r->slice);
     if (more) {
         r->fn->retry_after = 0;
         r->fn->trouble[0] = 0;
@@ -380,6 +380,7 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
     if (rc)
         return rc;
     r->slice = s;
+    r->item.weight = gw_spec_weight(r->fn->spec, &r->slice);
     struct fast_msg m = {.type = FAST_MSG_T_replica_resize,
                          .replica_resize = {.replica = fast_str(r->id),
                                             .sm_pct = (uint32_t)s.sm_pct,

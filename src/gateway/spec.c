@@ -394,6 +394,13 @@ int gw_spec_limit(const struct gw_spec *s, int quota_milli)
     return limit > quota_milli ? limit : quota_milli;
 }
 
+int64_t gw_spec_weight(const struct gw_spec *s, const struct fast_slice *slice)
+{
+    if (!s->profile || !slice->request_milli)
+        return 1;
+    return fast_profile_look(s->profile, slice->sm_pct, slice->request_milli).rps_milli;
+}
+
 bool gw_spec_is_scaled(const struct gw_spec *s)
 {
     return s->min < s->max || s->zero_after != FAST_NEVER;

@@ -77,6 +77,9 @@ uint64_t gw_spec_default_mem(int sm_pct, uint64_t gpu_bytes);
 void gw_spec_scale(const struct gw_spec *spec, enum fast_scaler scaler, struct fast_scale_conf *ret);
 /* The limit of a replica that is guaranteed |quota_milli|: that, or the one that the deployment names. */
 int gw_spec_limit(const struct gw_spec *spec, int quota_milli);
+/* Relative throughput of a replica of |slice| beside the others of the function: by its profile; without
+ * one all are alike. */
+int64_t gw_spec_weight(const struct gw_spec *spec, const struct fast_slice *slice);
 /* Whether there is anything to scale. */
 bool gw_spec_is_scaled(const struct gw_spec *spec);
 
