@@ -8,17 +8,22 @@
 
 #define UUID_BYTES 16
 
-void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE])
+unsigned char *gw_random_bytes(struct gateway *gw, size_t n)
 {
-    static const char hex[] = "0123456789abcdef";
     struct gw_random *r = &gw->random;
-    if (r->left < UUID_BYTES) {
+    if (r->left < n) {
         if (getrandom(r->bytes, sizeof(r->bytes), 0) != (ssize_t)sizeof(r->bytes))
             memset(r->bytes, 0, sizeof(r->bytes)); /* up to 256 bytes always come whole */
         r->left = sizeof(r->bytes);
     }
-    r->left -= UUID_BYTES;
-    unsigned char *b = r->bytes + r->left;
+    r->left -= n;
+    return r->bytes + r->left;
+}
+
+void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE])
+{
+    static const char hex[] = "0123456789abcdef";
+    unsigned char *b = gw_random_bytes(gw, UUID_BYTES);
     b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
     b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
     char *p = ret;

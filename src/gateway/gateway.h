@@ -35,6 +35,7 @@ struct gw_conf {
     fast_ns queue_timeout;     /* how long a request waits for a replica */
     int queue_max;             /* requests that wait for one function */
     size_t max_conns;
+    const char *access_log, *traces; /* a file, a file or URL; NULL: none */
     enum fast_scaler scaler;
 };
 
@@ -150,6 +151,8 @@ struct gateway {
     struct gw_replica *replicas;
     json_t *namespaces; /* that were created, by name */
     struct gw_async *async;
+    struct gw_tracer *tracer;   /* NULL: nothing is traced */
+    struct gw_sink *access_log; /* NULL: none */
     uint64_t next_key;
     struct gw_random random; /* for the identifiers of calls */
     size_t replay_bytes;     /* of bodies that are kept while they may be needed again */
@@ -222,6 +225,13 @@ void gw_replica_want(const struct gateway *gw, const struct fast_slice *slice,
 /* ---- call_id.c ---- */
 
 void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);
+/* |n| random bytes, at most 256, which are good until the next call. */
+unsigned char *gw_random_bytes(struct gateway *gw, size_t n);
+
+/* ---- access_log.c ---- */
+
+/* |finished| of a server: a line of JSON for each request. */
+void gw_access_log(void *arg, const struct fast_http_finished *what);
 
 /* ---- socket.c ---- */
 

@@ -23,13 +23,20 @@
 
 /* ---- small things ---- */
 
-static bool method_in(const struct fast_http_req *req, const char *const *list, size_t n)
+/* The methods that are forwarded, and which may be repeated. */
+static const struct method {
+    const char *name;
+    bool repeatable;
+} methods[] = {{"GET", true},     {"POST", false}, {"PUT", true},    {"HEAD", true},
+               {"DELETE", true},  {"PATCH", false}, {"OPTIONS", true}};
+
+static const struct method *find_method(const struct fast_http_req *req)
 {
     const struct fast_http_head *h = fast_http_req_head(req);
-    for (size_t i = 0; i < n; i++)
-        if (fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, list[i]))
-            return true;
-    return false;
+    for (size_t i = 0; i < FAST_COUNT_OF(methods); i++)
+        if (fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, methods[i].name))
+            return &methods[i];
+    return NULL;
 }
 
 static void take_call_id(struct gw_job *j)
@@ -106,6 +113,25 @@ static void drop_replay(struct gw_job *j, bool lost)
     j->replay_lost = lost;
 }
 
+static void begin_trace(struct gw_job *j)
+{
+    const char *text = fast_http_req_text(j->req);
+    const struct fast_http_field *f =
+        fast_http_head_find(fast_http_req_head(j->req), text, "traceparent");
+    gw_trace_begin(&j->trace, f ? text + f->value : NULL, f ? f->value_len : 0,
+                   gw_random_bytes(j->gw, 24));
+}
+
+/* |status| 0: the caller went away. */
+static void end_trace(struct gw_job *j, int status)
+{
+    struct gw_trace_end e = {.name = j->fn->spec->name, .ns = j->fn->spec->ns, .method = j->method,
+                             .replica = j->traced ? j->traced : "", .call_id = j->call_id,
+                             .status = status, .from = j->wall, .to = fast_clock_wall(),
+                             .waited = j->sent ? j->sent - j->began : 0, .attempts = j->attempts};
+    gw_trace_finish(j->gw->tracer, &j->trace, &e);
+}
+
 struct gw_job *gw_job_new(struct gateway *gw, struct gw_function *fn, struct fast_http_req *req)
 {
     struct gw_job *j = calloc(1, sizeof(*j));
@@ -121,6 +147,8 @@ struct gw_job *gw_job_new(struct gateway *gw, struct gw_function *fn, struct fas
         take_call_id(j);
     else
         gw_call_id(gw, j->call_id);
+    if (req && gw->tracer)
+        begin_trace(j);
     j->next = gw->jobs;
     if (j->next)
         j->next->prev = j;
@@ -143,6 +171,7 @@ void gw_job_free(struct gw_job *j)
     if (j->next)
         j->next->prev = j->prev;
     drop_replay(j, true);
+    free(j->traced);
     free(j);
     fn->jobs--;
     gw_function_release(gw, fn);
@@ -153,6 +182,8 @@ void gw_job_done(void *user, bool complete)
 {
     struct gw_job *j = user;
     count(j, j->replica, complete ? j->status : 0);
+    if (j->trace.on)
+        end_trace(j, complete ? j->status : 0);
     gw_job_free(j);
 }
 
@@ -407,6 +438,10 @@ void gw_job_dispatch(struct gw_job *j)
         if (!open_call(j, &err)) {
             j->attempts++;
             j->sent = fast_loop_now(j->gw->loop);
+            if (j->trace.on) {
+                free(j->traced);
+                j->traced = strdup(r->id);
+            }
             j->deadline = j->sent + gw_job_timeout(j);
             gw_stats_start(&r->stats, fast_loop_now(j->gw->loop));
             send_body(j);
@@ -470,15 +505,14 @@ static void reply_unknown(struct gateway *gw, struct fast_http_req *req, const c
 
 void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len)
 {
-    static const char *const allowed[] = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"};
-    static const char *const repeatable[] = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"};
     size_t n = name_length(path, len);
     struct gw_function *fn = n ? find_target(gw, path, n) : NULL;
     if (!fn) {
         reply_unknown(gw, req, path, n);
         return;
     }
-    if (!method_in(req, allowed, FAST_COUNT_OF(allowed))) {
+    const struct method *method = find_method(req);
+    if (!method) {
         fast_http_req_text_reply(req, 405, "this method is not forwarded to functions");
         return;
     }
@@ -489,7 +523,8 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
     }
     j->rest = (uint32_t)(path + n - fast_http_req_text(req));
     j->rest_len = (uint32_t)(len - n);
-    j->idempotent = fn->spec->repeatable || method_in(req, repeatable, FAST_COUNT_OF(repeatable));
+    j->method = method->name;
+    j->idempotent = fn->spec->repeatable || method->repeatable;
     gw_stats_start(&fn->stats, j->began);
     if (gw_batch_take(j))
         return;

@@ -48,14 +48,16 @@ static bool is_own(const char *name, size_t len)
            fast_http_is(name, len, "x-served-by");
 }
 
-static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text)
+/* |traced|: the caller's place in the trace is not the function's. */
+static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text, bool traced)
 {
     for (uint32_t i = 0; i < h->fields; i++) {
         const struct fast_http_field *f = &h->field[i];
         const char *name = text + f->name;
         if (fast_http_is_hop(h, text, f) || is_own(name, f->name_len) ||
             (!h->response && (fast_http_is(name, f->name_len, "host") ||
-                              fast_http_is(name, f->name_len, "expect"))))
+                              fast_http_is(name, f->name_len, "expect"))) ||
+            (traced && fast_http_is(name, f->name_len, "traceparent")))
             continue;
         put(w, name, f->name_len);
         put(w, ": ", 2);
@@ -80,7 +82,7 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
     const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
     /* The host may be written twice. */
     struct writer w = {.cap = (size_t)h->len + h->host_len + 1024};
-    char number[64];
+    char number[64], trace[80];
     w.p = *ret = malloc(w.cap);
     if (!w.p)
         return 0;
@@ -94,7 +96,11 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
         put_line(&w, "Host", text + h->host, h->host_len);
     else
         put_text(&w, "Host: localhost\r\n");
-    put_fields(&w, h, text);
+    put_fields(&w, h, text, j->trace.on);
+    if (j->trace.on) {
+        gw_trace_line(&j->trace, trace);
+        put_text(&w, trace);
+    }
     put_line(&w, "X-Call-Id", j->call_id, strlen(j->call_id));
     put_line(&w, "X-Start-Time", number,
              (size_t)snprintf(number, sizeof(number), "%lld", (long long)j->wall));
@@ -122,7 +128,7 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
     w.p = *ret = malloc(w.cap);
     if (!w.p)
         return 0;
-    put_fields(&w, h, text);
+    put_fields(&w, h, text, false);
     if (!fast_http_head_find(h, text, "content-type") && h->status != 204 && h->status != 304) {
         if (type)
             put_line(&w, "Content-Type", req_text + type->value, type->value_len);

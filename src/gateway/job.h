@@ -6,6 +6,7 @@
 
 #include "core/fair.h"
 #include "gateway/gateway.h"
+#include "gateway/trace.h"
 
 /* One request, from its head to the last byte of its answer. */
 struct gw_job {
@@ -17,6 +18,7 @@ struct gw_job {
     struct fast_http_req *req;  /* NULL: it carries |batch| */
     struct gw_batch *batch, *in_batch; /* that it carries, that it travels in */
     struct fast_http_call *call;
+    const char *method;
     uint32_t rest, rest_len; /* path and query for the function, within the head */
     bool queued, cold, idempotent, answered, body_ended, counted;
     int attempts, connects, status;
@@ -25,6 +27,8 @@ struct gw_job {
     fast_ns due; /* by its SLO; 0: none */
     int64_t wall;
     char call_id[80];
+    struct gw_trace trace;
+    char *traced; /* the replica that it was sent to last, when it is traced */
     char *replay; /* the body so far, while it may be needed again: until the answer begins */
     size_t replay_len, replay_cap;
     bool replay_lost; /* it has grown too large to be kept */

@@ -16,6 +16,8 @@
 #include "base/mem.h"
 #include "base/parse.h"
 #include "gateway/async.h"
+#include "gateway/sink.h"
+#include "gateway/trace.h"
 #include "io/file.h"
 
 #define PATHS_MAX 32
@@ -39,6 +41,8 @@ static const char help[] =
     "  --queue-timeout SPAN  how long a request waits for a replica (default 60s)\n"
     "  --queue N             requests that wait for one function (default 1024)\n"
     "  --connections N       connections of clients (default 4096)\n"
+    "  --access-log FILE     a line of JSON for each request (\"-\": standard output)\n"
+    "  --traces WHERE        spans as OTLP JSON to a file, or to http://HOST:4318/v1/traces\n"
     "  --verbose, -v         log more\n"
     "  --help, -h            this text\n"
     "\n"
@@ -110,6 +114,12 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         r = parse_count(arg, "--connections", 1000000, &n, err);
         k->max_conns = (size_t)n;
         return r;
+    case 'a':
+        k->access_log = arg;
+        return 0;
+    case 'T':
+        k->traces = arg;
+        return 0;
     case 'v':
         fast_log_set(FAST_LOG_DEBUG, fast_log_stderr);
         return 0;
@@ -127,7 +137,8 @@ static int parse_options(struct settings *s, int argc, char **argv, struct fast_
         {"profiles", 1, NULL, 'p'},    {"timeout", 1, NULL, 't'},
         {"policy", 1, NULL, 'P'},
         {"queue-timeout", 1, NULL, 'q'}, {"queue", 1, NULL, 'Q'},
-        {"connections", 1, NULL, 'c'}, {"verbose", 0, NULL, 'v'},
+        {"connections", 1, NULL, 'c'}, {"access-log", 1, NULL, 'a'},
+        {"traces", 1, NULL, 'T'},      {"verbose", 0, NULL, 'v'},
         {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, ":vh", longs, NULL)) != -1;) {
         if (c == 'h')
@@ -274,9 +285,14 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
 {
     const struct gw_conf *k = gw->conf;
     struct fast_http_server_conf api = {.address = k->listen, .max_conns = k->max_conns,
-                                        .handler = gw_api_request, .arg = gw};
+                                        .handler = gw_api_request, .arg = gw,
+                                        .finished = k->access_log ? gw_access_log : NULL};
     struct fast_http_server_conf metrics = {.address = k->metrics, .max_conns = 64,
                                             .handler = gw_api_metrics, .arg = gw};
+    if (k->access_log && gw_sink_new(gw->loop, k->access_log, &gw->access_log, err))
+        return fast_err_wrap(err, "--access-log");
+    if (k->traces && gw_tracer_new(gw->loop, k->traces, &gw->tracer, err))
+        return fast_err_wrap(err, "--traces");
     int r = fast_http_server_new(gw->loop, &api, &gw->server, err);
     if (r)
         return fast_err_wrap(err, "--listen");
@@ -341,6 +357,8 @@ static void close_all(struct gateway *gw)
     fast_http_server_free(gw->metrics);
     gw_async_free(gw->async);
     gw_invoke_fini(gw);
+    gw_tracer_free(gw->tracer);
+    gw_sink_free(gw->access_log);
     json_decref(gw->namespaces);
     gw_link_free(gw->link);
     gw_replicas_free(gw);

@@ -35,6 +35,9 @@ struct fast_http_req {
     /* the response */
     bool started, ended, chunked, bodiless, close_after;
     int64_t left; /* of a response with a length, -1: none */
+    int status;
+    uint64_t sent; /* bytes of its body */
+    fast_ns began; /* of the exchange */
     fast_ns deadline;
     char peer[64];
 };

@@ -130,6 +130,7 @@ void fast_http_req_start(struct fast_http_req *c, int status, const char *fields
     if (c->closed || c->started)
         return;
     c->started = true;
+    c->status = status;
     if (!discardable(c) || c->server->draining)
         c->close_after = true;
     bool no_body = has_no_body(c, status);
@@ -166,6 +167,7 @@ bool fast_http_req_write(struct fast_http_req *c, const char *data, size_t len)
     }
     if (!len)
         return true;
+    c->sent += len;
     if (c->chunked)
         fast_http_stream_put(&c->s, size, (size_t)snprintf(size, sizeof(size), "%zx\r\n", len));
     fast_http_stream_put(&c->s, data, len);

@@ -21,6 +21,13 @@
 
 /* ---- the life of a connection ---- */
 
+static void tell_finished(struct fast_http_req *c, bool complete)
+{
+    const struct fast_http_server_conf *conf = &c->server->conf;
+    if (conf->finished && c->state == EXCHANGE)
+        conf->finished(conf->arg, &(struct fast_http_finished){c, c->status, complete, c->sent, c->began});
+}
+
 static void tell_done(struct fast_http_req *c, bool complete)
 {
     const struct fast_http_req_ops *ops = c->ops;
@@ -57,6 +64,7 @@ void fast_http_conn_close(struct fast_http_req *c)
 {
     if (!c->closed) {
         c->closed = true;
+        tell_finished(c, false);
         fast_http_stream_fini(&c->s);
         tell_done(c, false);
     }
@@ -108,6 +116,7 @@ static void finish_exchange(struct fast_http_req *c)
 {
     bool close_after = c->close_after || !c->body.done || c->server->draining;
     drop_collected(c);
+    tell_finished(c, true);
     tell_done(c, true);
     if (c->closed)
         return;
@@ -136,6 +145,9 @@ static void begin_exchange(struct fast_http_req *c)
     c->started = c->ended = c->chunked = c->bodiless = false;
     c->close_after = !c->head.keep_alive;
     c->left = -1;
+    c->status = 0;
+    c->sent = 0;
+    c->began = c->server->conf.finished ? fast_clock_now() : 0;
     c->state = EXCHANGE;
     c->deadline = FAST_NEVER;
 }

@@ -31,11 +31,21 @@ struct fast_http_req_ops {
     void (*done)(void *user, bool complete); /* the last call: |req| is gone. false: cut off */
 };
 
+/* A request that is over. Its head is there for the length of the call. */
+struct fast_http_finished {
+    const struct fast_http_req *req;
+    int status;      /* that was answered; 0: the connection ended before */
+    bool complete;   /* the whole answer was given */
+    uint64_t sent;   /* bytes of the answer's body */
+    fast_ns began;   /* as fast_clock_now() */
+};
+
 struct fast_http_server_conf {
     const char *address; /* as for fast_http_listen */
     size_t max_conns;    /* 0: 4096 */
     fast_ns head_timeout, idle_timeout; /* 0: 10 s, 60 s */
     fast_http_handler *handler;
+    void (*finished)(void *arg, const struct fast_http_finished *what); /* NULL: nobody asks */
     void *arg;
 };
 
