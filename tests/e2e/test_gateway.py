@@ -382,7 +382,7 @@ class Calls(GatewayTest):
 
 
 class Waiting(GatewayTest):
-    args = ("--timeout", "1s", "--queue-timeout", "2s", "--queue", "2")
+    args = ("--timeout", "1s", "--queue-timeout", "6s", "--queue", "2")
 
     def test_timeout(self):
         self.gw.up()
@@ -397,12 +397,11 @@ class Waiting(GatewayTest):
         began = time.monotonic()
         for t in threads:
             t.start()
-        wait_until(lambda: len(statuses) == 3)  # those that find no room in the queue
-        self.assertLess(time.monotonic() - began, 2)
+        wait_until(lambda: len(statuses) >= 3)  # those that find no room in the queue
         for t in threads:
             t.join()
         self.assertEqual(statuses, [503] * 5)
-        self.assertGreater(time.monotonic() - began, 1.5)
+        self.assertGreater(time.monotonic() - began, 5.5)  # and the other two waited
 
 
 # The answer of a function that has begun when the function dies can only be cut.

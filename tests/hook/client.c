@@ -235,16 +235,28 @@ static int do_capture(int argc, char **argv)
     unsigned n = number(argc, argv, 2, 20);
     CUgraph graph = NULL;
     CUgraphExec exec = NULL;
+    size_t nodes = 0;
+    need(launch(self.stream, 8), "launch"); /* from here on the hook knows stream and context */
     need(CALL(cuStreamBeginCapture_v2, self.stream, CU_STREAM_CAPTURE_MODE_GLOBAL), "begin");
     for (unsigned i = 0; i < 10; i++)
         need(launch(self.stream, 8), "captured launch");
     need(CALL(cuStreamEndCapture, self.stream, &graph), "end capture");
+    need(PLAIN(cuGraphGetNodes, (CUgraph, CUgraphNode *, size_t *), graph, NULL, &nodes), "nodes");
     need(PLAIN(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long), &exec,
                graph, 0), "instantiate");
     for (unsigned i = 0; i < n; i++)
         need(CALL(cuGraphLaunch, exec, self.stream), "cuGraphLaunch");
     need(CALL(cuStreamSynchronize, self.stream), "cuStreamSynchronize");
-    printf("launched=%u\n", n);
+    printf("launched=%u nodes=%zu\n", n, nodes);
+    return 0;
+}
+
+/* An allocation that the cap has room for and the device has not, and then one that both have. */
+static int do_refused(void)
+{
+    CUdeviceptr p;
+    printf("refused=%d", CALL(cuMemAlloc_v2, &p, (size_t)16200 << 20));
+    printf(" then=%d\n", CALL(cuMemAlloc_v2, &p, (size_t)1 << 30));
     return 0;
 }
 
@@ -416,7 +428,7 @@ static int do_flood(int argc, char **argv)
 static int do_nvml(void)
 {
     void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW), *device = NULL;
-    unsigned long long memory[3] = {0};
+    unsigned long long memory[3] = {0}, v2[5] = {5 << 3 | 2 << 24}; /* version, total, reserved, free, used */
     CUdeviceptr p;
     if (!lib)
         return 3;
@@ -424,11 +436,15 @@ static int do_nvml(void)
     int (*get)(unsigned, void **) =
         (int (*)(unsigned, void **))dlsym(lib, "nvmlDeviceGetHandleByIndex_v2");
     int (*info)(void *, void *) = (int (*)(void *, void *))dlsym(lib, "nvmlDeviceGetMemoryInfo");
+    int (*info2)(void *, void *) = (int (*)(void *, void *))dlsym(lib, "nvmlDeviceGetMemoryInfo_v2");
     need(CALL(cuMemAlloc_v2, &p, (size_t)512 << 20), "cuMemAlloc");
     if (!init || !get || !info || init() || get(0, &device) || info(device, memory))
         return 3;
     printf("total_mib=%llu free_mib=%llu used_mib=%llu\n", memory[0] >> 20, memory[1] >> 20,
            memory[2] >> 20);
+    if (!info2 || info2(device, v2))
+        return 3;
+    printf("v2_total_mib=%llu v2_free_mib=%llu v2_used_mib=%llu\n", v2[1] >> 20, v2[3] >> 20, v2[4] >> 20);
     return 0;
 }
 
@@ -541,6 +557,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_alloc(argc, argv);
     if (!strcmp(what, "families"))
         return do_families(argc, argv);
+    if (!strcmp(what, "refused"))
+        return do_refused();
     if (!strcmp(what, "graph_memory"))
         return do_graph_memory(argc, argv);
     if (!strcmp(what, "capture"))

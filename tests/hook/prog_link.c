@@ -23,7 +23,7 @@
 #define UNHOOKED(X)                                                                                \
     X(cuModuleLoadData) X(cuModuleGetFunction) X(cuStreamCreate)       \
     X(cuFuncSetBlockShape) X(cuGraphInstantiateWithFlags) X(cuMemAddressReserve)                   \
-    X(cuMemAddressFree) X(cuGraphCreate) X(cuDeviceGraphMemTrim)
+    X(cuMemAddressFree) X(cuGraphCreate) X(cuDeviceGraphMemTrim) X(cuGraphGetNodes)
 
 #define X(symbol) void symbol(void);
 UNHOOKED(X)

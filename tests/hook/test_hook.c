@@ -148,6 +148,20 @@ static void families(void **state)
         }
 }
 
+/* What the driver refuses is not charged. */
+static void refused(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.cap = FAST_GIB(16);
+    begin(&conf);
+    run_program(&c, RUN("refused"), "prog_dlsym");
+    end();
+    assert_int_equal(value(&c, "refused"), 2);
+    assert_int_equal(value(&c, "then"), 0);
+}
+
 /* Memory that graphs allocate when they are launched is in the cap of 1 GiB as well. */
 static void graph_memory(void **state)
 {
@@ -250,6 +264,9 @@ static void nvml(void **state)
     assert_int_equal(value(&c, "total_mib"), 1024);
     assert_int_equal(value(&c, "free_mib"), 512);
     assert_int_equal(value(&c, "used_mib"), 512);
+    assert_int_equal(value(&c, "v2_total_mib"), 1024);
+    assert_int_equal(value(&c, "v2_free_mib"), 512);
+    assert_int_equal(value(&c, "v2_used_mib"), 512);
 }
 
 /* A token that ends while kernels are queued is given back when all of them are complete. */
@@ -379,7 +396,8 @@ static void captures(void **state)
         run_program(&c, RUN("capture", "20"), programs[i]);
         struct fake_stats s = stats_after(n);
         end();
-        assert_int_equal(s.launches, 20);
+        assert_int_equal(value(&c, "nodes"), 10); /* no marker became one */
+        assert_int_equal(s.launches, 21);
     }
 }
 
@@ -567,6 +585,7 @@ int main(int argc, char **argv)
         T(capped),
         T(families),
         T(arrays),
+        T(refused),
         T(graph_memory),
         T(contexts_end),
         T(lookups),
