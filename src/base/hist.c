@@ -62,6 +62,17 @@ void fast_hist_merge(struct fast_hist *into, const struct fast_hist *from)
         into->buckets[i] += from->buckets[i];
 }
 
+int64_t fast_hist_rank(const struct fast_hist *hist, uint64_t rank)
+{
+    uint64_t seen = 0;
+    for (int i = 0; i < FAST_HIST_BUCKETS - 1; i++) {
+        seen += hist->buckets[i];
+        if (seen >= rank)
+            return bucket_last(i) < hist->max ? bucket_last(i) : hist->max;
+    }
+    return hist->max;
+}
+
 int64_t fast_hist_quantile(const struct fast_hist *hist, int milli)
 {
     if (!hist->count)
@@ -73,13 +84,7 @@ int64_t fast_hist_quantile(const struct fast_hist *hist, int milli)
     /* Nearest rank: ceil(count * milli / 1000), without overflow for any count. */
     uint64_t rank = hist->count / 1000 * (uint64_t)milli +
                     (hist->count % 1000 * (uint64_t)milli + 999) / 1000;
-    uint64_t seen = 0;
-    for (int i = 0; i < FAST_HIST_BUCKETS - 1; i++) {
-        seen += hist->buckets[i];
-        if (seen >= rank)
-            return bucket_last(i) < hist->max ? bucket_last(i) : hist->max;
-    }
-    return hist->max;
+    return fast_hist_rank(hist, rank);
 }
 
 int64_t fast_hist_mean(const struct fast_hist *hist)

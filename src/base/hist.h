@@ -33,6 +33,9 @@ void fast_hist_merge(struct fast_hist *into, const struct fast_hist *from);
  * 990 the p99. 0 when nothing was counted. */
 int64_t fast_hist_quantile(const struct fast_hist *hist, int milli);
 
+/* The value at |rank|, 1 for the least, to |count|. */
+int64_t fast_hist_rank(const struct fast_hist *hist, uint64_t rank);
+
 /* 0 when nothing was counted. */
 int64_t fast_hist_mean(const struct fast_hist *hist);
 

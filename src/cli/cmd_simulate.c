@@ -1,21 +1,21 @@
 /* fast simulate: what a cluster would do with a load, in virtual time. Needs no gateway and no GPU. */
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "base/parse.h"
 #include "cli/api.h"
+#include "cli/simulate.h"
 #include "io/file.h"
-#include "sim/cluster.h"
 
 #define TRACE_MAX (256u << 20)
 #define PROFILE_MAX (1u << 20)
 
 struct simulate {
-    const char *trace, *rate, *seconds, *seed, *gpus, *policy, *start, *mem, *svg, *fail_at, *zero;
-    struct cli_list profiles, slos;
+    const char *trace, *rate, *seconds, *seed, *gpus, *node, *policy, *start, *mem, *svg, *report, *zero;
+    const char *scenario, *samples;
+    struct cli_list profiles, slos, fails;
 };
 
 static const struct cli_opt opts[] = {
@@ -36,18 +36,20 @@ static const struct cli_opt opts[] = {
     {"memory", 0, CLI_STR, offsetof(struct simulate, mem), "SIZE", "of a replica (default 1GiB)"},
     {"zero-after", 0, CLI_STR, offsetof(struct simulate, zero), "TIME",
      "without requests: no replica (default: one stays)"},
-    {"fail-gpu-at", 0, CLI_STR, offsetof(struct simulate, fail_at), "TIME", "a GPU in use fails"},
-    {"svg", 0, CLI_STR, offsetof(struct simulate, svg), "FILE", "draw the replicas over time"},
+    {"scenario", 0, CLI_STR, offsetof(struct simulate, scenario), "NAME",
+     "of MLPerf's LoadGen, instead of a trace: single-stream, multi-stream, server (with --rate) or "
+     "offline"},
+    {"samples", 0, CLI_STR, offsetof(struct simulate, samples), "N",
+     "with --scenario offline (default 24576)"},
+    {"gpus-per-node", 0, CLI_STR, offsetof(struct simulate, node), "N", "default 4"},
+    {"fail", 0, CLI_LIST, offsetof(struct simulate, fails), "WHAT@TIME[+TIME]",
+     "what the oldest replica is on fails: replica@30s, gpu@30s, node@1m+20s (back after 20 s)"},
+    {"report", 0, CLI_STR, offsetof(struct simulate, report), "FILE", "write all figures there (JSON)"},
+    {"svg", 0, CLI_STR, offsetof(struct simulate, svg), "FILE",
+     "draw replicas, GPU time and late requests over time"},
 };
 
-struct world {
-    struct sim_cluster_conf conf;
-    struct fast_arrivals load;
-    struct fast_profile *profiles[SIM_CLUSTER_FUNCTIONS];
-    struct sim_cluster_result result;
-};
-
-static int read_profile(struct world *w, int k, const char *path, struct fast_err *err)
+static int read_profile(struct sim_world *w, int k, const char *path, struct fast_err *err)
 {
     fast_autofree char *text = NULL;
     size_t len = 0;
@@ -61,11 +63,76 @@ static int read_profile(struct world *w, int k, const char *path, struct fast_er
     return 0;
 }
 
-static int read_load(struct world *w, const struct simulate *o, struct fast_err *err)
+/* Queries that follow each other, or all samples at once. */
+static int read_scenario(struct sim_world *w, const struct simulate *o, struct fast_err *err)
+{
+    int64_t seconds = 600, samples = FAST_LOADGEN_OFFLINE;
+    w->scenario = FAST_SCENARIO_COUNT;
+    if (!o->scenario)
+        return 0;
+    int r = fast_scenario_parse(o->scenario, &w->scenario, err);
+    if (r)
+        return fast_err_wrap(err, "--scenario");
+    if (o->seconds)
+        r = fast_parse_int(o->seconds, "--seconds", 1, 86400, &seconds, err);
+    if (!r && o->samples)
+        r = fast_parse_int(o->samples, "--samples", 1, 10000000, &samples, err);
+    if (!r && w->scenario != FAST_SCENARIO_SERVER && (o->rate || o->trace))
+        r = fast_err_set(err, FAST_EINVAL, "--scenario %s has a load of its own: without --rate and --trace",
+                         o->scenario);
+    w->seconds = (int)seconds;
+    w->query = w->scenario == FAST_SCENARIO_SINGLE ? 1
+               : w->scenario == FAST_SCENARIO_MULTI ? FAST_LOADGEN_MULTI
+                                                    : 0;
+    if (r || w->scenario != FAST_SCENARIO_OFFLINE)
+        return r;
+    w->load.at = calloc((size_t)samples, sizeof(*w->load.at));
+    w->load.count = w->load.cap = w->load.at ? (size_t)samples : 0;
+    return w->load.at ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory for %s", o->scenario);
+}
+
+/* "gpu@30s+10s" */
+static int read_failure(const char *text, struct sim_cluster_failure *ret, struct fast_err *err)
+{
+    static const char *const kinds[] = {"replica", "gpu", "node"};
+    const char *at = strchr(text, '@'), *plus = at ? strchr(at, '+') : NULL;
+    char time[32];
+    for (int k = 0; at && k < (int)FAST_COUNT_OF(kinds); k++) {
+        if (strlen(kinds[k]) != (size_t)(at - text) || memcmp(kinds[k], text, (size_t)(at - text)) != 0)
+            continue;
+        ret->kind = (enum sim_cluster_fail)k;
+        snprintf(time, sizeof(time), "%.*s", plus ? (int)(plus - at - 1) : (int)sizeof(time) - 1, at + 1);
+        int r = fast_parse_duration(time, "--fail", FAST_MS(1), FAST_S(86400), &ret->at, err);
+        if (!r && plus)
+            r = fast_parse_duration(plus + 1, "--fail", FAST_MS(1), FAST_S(86400), &ret->back_after, err);
+        return r;
+    }
+    return fast_err_set(err, FAST_EINVAL,
+                        "--fail: \"%.40s\" is not replica@TIME, gpu@TIME[+TIME] or node@TIME[+TIME]", text);
+}
+
+static int read_failures(struct sim_world *w, const struct simulate *o, struct fast_err *err)
+{
+    int r = 0;
+    if (o->fails.n > SIM_CLUSTER_FAILURES)
+        return fast_err_set(err, FAST_EINVAL, "--fail: at most %d", SIM_CLUSTER_FAILURES);
+    for (int i = 0; i < o->fails.n && !r; i++)
+        r = read_failure(o->fails.v[i], &w->conf.failure[i], err);
+    w->conf.nfailures = o->fails.n;
+    return r;
+}
+
+static int read_load(struct sim_world *w, const struct simulate *o, struct fast_err *err)
 {
     int64_t rate = 0, seconds = 60, seed = 1;
-    if (!o->trace == !o->rate)
-        return fast_err_set(err, FAST_EINVAL, "one of --trace and --rate is needed");
+    int r = read_scenario(w, o, err);
+    if (r || (w->scenario != FAST_SCENARIO_COUNT && w->scenario != FAST_SCENARIO_SERVER))
+        return r;
+    if (!o->trace == !o->rate || (o->trace && o->scenario))
+        return fast_err_set(err, FAST_EINVAL, "%s", o->scenario
+                                                        ? "--scenario server needs --rate"
+                                                        : "one of --trace, --rate and --scenario is "
+                                                          "needed");
     if (o->trace) {
         fast_autofree char *text = NULL;
         size_t len = 0;
@@ -75,7 +142,7 @@ static int read_load(struct world *w, const struct simulate *o, struct fast_err 
         return copy ? fast_arrivals_parse(&w->load, copy, o->trace, err)
                     : fast_err_set(err, FAST_ENOMEM, "no memory for %s", o->trace);
     }
-    int r = fast_parse_milli(o->rate, "--rate", 1, 100000000, &rate, err);
+    r = fast_parse_milli(o->rate, "--rate", 1, 100000000, &rate, err);
     if (!r && o->seconds)
         r = fast_parse_int(o->seconds, "--seconds", 1, 86400, &seconds, err);
     if (!r && o->seed)
@@ -83,11 +150,11 @@ static int read_load(struct world *w, const struct simulate *o, struct fast_err 
     return r ? r : fast_arrivals_poisson(&w->load, rate, FAST_S(seconds), (uint64_t)seed, err);
 }
 
-static int read_cluster(struct world *w, const struct simulate *o, uint64_t *ret_mem,
+static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t *ret_mem,
                         struct fast_err *err)
 {
     struct sim_cluster_conf *c = &w->conf;
-    int64_t gpus = 4;
+    int64_t gpus = 4, node = 4;
     *c = (struct sim_cluster_conf){.gpu_mem = FAST_GIB(16), .start_ns = FAST_S(2)};
     *ret_mem = FAST_GIB(1);
     int r = o->gpus ? fast_parse_int(o->gpus, "--gpus", 1, 100000, &gpus, err) : 0;
@@ -98,19 +165,18 @@ static int read_cluster(struct world *w, const struct simulate *o, uint64_t *ret
     if (!r && o->zero)
         r = fast_parse_duration(o->zero, "--zero-after", FAST_S(1), FAST_S(86400), &c->zero_after,
                                 err);
-    if (!r && o->fail_at) {
-        c->nfailures = 1;
-        c->failure[0].kind = SIM_FAIL_GPU;
-        r = fast_parse_duration(o->fail_at, "--fail-gpu-at", FAST_MS(1), FAST_S(86400),
-                                &c->failure[0].at, err);
-    }
+    if (!r && o->node)
+        r = fast_parse_int(o->node, "--gpus-per-node", 1, 64, &node, err);
+    if (!r)
+        r = read_failures(w, o, err);
     if (!r && o->mem)
         r = fast_parse_bytes(o->mem, "--memory", c->gpu_mem, ret_mem, err);
     c->gpus = (int)gpus;
+    c->gpus_per_node = (int)node;
     return r;
 }
 
-static int read_all(struct world *w, const struct simulate *o, struct fast_err *err)
+static int read_all(struct sim_world *w, const struct simulate *o, struct fast_err *err)
 {
     uint64_t mem;
     fast_ns slo = FAST_MS(100);
@@ -119,7 +185,7 @@ static int read_all(struct world *w, const struct simulate *o, struct fast_err *
         r = fast_err_set(err, FAST_EINVAL, "--profile: 1 to %d functions", SIM_CLUSTER_FUNCTIONS);
     if (!r)
         r = read_load(w, o, err);
-    if (!r && !w->load.count)
+    if (!r && !w->load.count && !w->query)
         r = fast_err_set(err, FAST_EINVAL, "the load has no requests");
     for (int k = 0; k < o->profiles.n && !r; k++) {
         if (k < o->slos.n)
@@ -128,106 +194,26 @@ static int read_all(struct world *w, const struct simulate *o, struct fast_err *
             r = read_profile(w, k, o->profiles.v[k], err);
         const char *name = strrchr(o->profiles.v[k], '/');
         w->conf.function[k] = (struct sim_cluster_function){
-            name ? name + 1 : o->profiles.v[k], w->profiles[k], &w->load, slo, mem,
-            w->conf.zero_after ? 0 : 1, 1000};
+            name ? name + 1 : o->profiles.v[k], w->profiles[k], w->query ? NULL : &w->load, slo, mem,
+            w->conf.zero_after ? 0 : 1, 1000, .query = w->query};
+        if (w->scenario == FAST_SCENARIO_OFFLINE)
+            w->conf.function[k].slo_ns = 0;
     }
     w->conf.functions = o->profiles.n;
     if (!r)
-        w->conf.end_ns = w->load.at[w->load.count - 1] + FAST_S(10);
+        w->conf.end_ns = w->query || w->scenario == FAST_SCENARIO_OFFLINE
+                             ? FAST_S(w->seconds)
+                             : w->load.at[w->load.count - 1] + FAST_S(10);
+    if (w->scenario == FAST_SCENARIO_OFFLINE)
+        w->conf.timeout_ns = w->conf.end_ns;
     return r;
-}
-
-/* ---- what came out ---- */
-
-#define SVG_WIDTH 900
-#define SVG_HEIGHT 300
-
-/* One line for each function: replicas over time. */
-static int draw(const struct world *w, const char *path, struct fast_err *err)
-{
-    static const char *const colors[] = {"#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910"};
-    const struct sim_cluster_result *r = &w->result;
-    double span = (double)w->conf.end_ns;
-    int most = 1;
-    FILE *out = fopen(path, "w");
-    if (!out)
-        return fast_err_set(err, FAST_EIO, "%s: %s", path, strerror(errno));
-    for (int i = 0; i < r->nsteps; i++)
-        most = r->step[i].replicas > most ? r->step[i].replicas : most;
-    fprintf(out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-40 -40 %d %d\" font-family=\""
-            "sans-serif\" font-size=\"12\">\n<text x=\"0\" y=\"-20\">Replicas, policy %s, %d GPUs "
-            "(simulated); at most %d; %.0f s</text>\n<path d=\"M0 0V%dH%d\" stroke=\"black\" "
-            "fill=\"none\"/>\n",
-            SVG_WIDTH + 80, SVG_HEIGHT + 40 * (w->conf.functions + 2),
-            sim_cluster_policy_name(w->conf.policy), w->conf.gpus, most, span / 1e9, SVG_HEIGHT,
-            SVG_WIDTH);
-    for (int f = 0; f < w->conf.functions; f++) {
-        const char *color = colors[f % 5];
-        fprintf(out, "<path d=\"M0 %d", SVG_HEIGHT);
-        for (int i = 0; i < r->nsteps; i++)
-            if (r->step[i].function == f)
-                fprintf(out, "H%.1fV%.1f", (double)r->step[i].at / span * SVG_WIDTH,
-                        SVG_HEIGHT - (double)r->step[i].replicas / most * SVG_HEIGHT);
-        fprintf(out, "H%d\" stroke=\"%s\" fill=\"none\"/>\n<text x=\"0\" y=\"%d\" fill=\"%s\">function "
-                "%d: %.3f %% late</text>\n", SVG_WIDTH, color, SVG_HEIGHT + 20 * (f + 2), color, f + 1,
-                r->function[f].requests ? 100.0 * (double)r->function[f].violations /
-                                              (double)r->function[f].requests : 0);
-    }
-    fprintf(out, "</svg>\n");
-    if (fclose(out))
-        return fast_err_set(err, FAST_EIO, "%s: %s", path, strerror(errno));
-    return 0;
-}
-
-static double ms(const struct fast_hist *h, int milli)
-{
-    return (double)fast_hist_quantile(h, milli) / 1e6;
-}
-
-static void print_json(const struct world *w)
-{
-    const struct sim_cluster_result *r = &w->result;
-    json_t *list = json_array();
-    for (int f = 0; f < w->conf.functions; f++)
-        json_array_append_new(
-            list, json_pack("{s:s, s:I, s:I, s:f, s:f, s:f}", "profile", w->conf.function[f].name,
-                            "requests", (json_int_t)r->function[f].requests, "violations",
-                            (json_int_t)r->function[f].violations, "p50_ms",
-                            ms(&r->function[f].latency, 500), "p99_ms",
-                            ms(&r->function[f].latency, 990), "gpu_seconds", r->function[f].gpu_s));
-    json_t *j = json_pack(
-        "{s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o}", "policy",
-        sim_cluster_policy_name(w->conf.policy), "gpus", w->conf.gpus, "requests",
-        (json_int_t)r->requests, "violations", (json_int_t)r->violations, "timeouts",
-        (json_int_t)r->timeouts, "starts", (json_int_t)r->starts, "stops", (json_int_t)r->stops,
-        "refused", (json_int_t)r->refused, "replica_seconds", (double)r->replica_ns / 1e9,
-        "gpu_seconds", r->gpu_s, "gpu_seconds_used", r->busy_s, "functions", list);
-    api_print(j);
-    json_decref(j);
-}
-
-static void print_text(const struct world *w)
-{
-    const struct sim_cluster_result *r = &w->result;
-    for (int f = 0; f < w->conf.functions; f++)
-        printf("%-20s %8llu requests, p50 %.1f, p99 %.1f ms, %.3f %% late or lost, %.1f GPU s\n",
-               w->conf.function[f].name, (unsigned long long)r->function[f].requests,
-               ms(&r->function[f].latency, 500), ms(&r->function[f].latency, 990),
-               100.0 * (double)r->function[f].violations / (double)r->function[f].requests,
-               r->function[f].gpu_s);
-    printf("policy %s on %d GPUs (simulated): %.1f GPU s held, %.1f used; %llu starts, %llu stops, "
-           "%llu refused for lack of room\n",
-           sim_cluster_policy_name(w->conf.policy), w->conf.gpus, r->gpu_s, r->busy_s,
-           (unsigned long long)r->starts, (unsigned long long)r->stops,
-           (unsigned long long)r->refused);
 }
 
 static int run(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct simulate *o = arg;
     struct fast_err err;
-    fast_autofree struct world *w = calloc(1, sizeof(*w));
+    fast_autofree struct sim_world *w = calloc(1, sizeof(*w));
     (void)argc;
     (void)argv;
     if (!w)
@@ -235,12 +221,13 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     int status = CLI_OK;
     if (read_all(w, o, &err))
         status = cli_fail(CLI_USAGE, "simulate: %s", err.msg);
-    else if (sim_cluster_run(&w->conf, &w->result, &err) || (o->svg && draw(w, o->svg, &err)))
+    else if (sim_cluster_run(&w->conf, &w->result, &err) || (o->svg && simulate_draw(w, o->svg, &err)) ||
+             (o->report && simulate_write(w, o->report, &err)))
         status = cli_fail(CLI_FAILED, "simulate: %s", err.msg);
     else if (cli->json)
-        print_json(w);
+        simulate_print_json(w);
     else
-        print_text(w);
+        simulate_print_text(w);
     fast_arrivals_fini(&w->load);
     for (int k = 0; k < SIM_CLUSTER_FUNCTIONS; k++)
         fast_profile_free(w->profiles[k]);
@@ -252,5 +239,7 @@ const struct cli_cmd cmd_simulate = {
     .detail = "Queue, scaler, placement and GPU time in windows are simulated; no GPU or gateway is\n"
               "needed, and the same command gives the same answer. Example:\n"
               "  fast simulate --rate 80 --seconds 120 --profile models/profiles/resnet50.csv \\\n"
-              "    --slo 69ms --gpus 2 --policy paper --svg ramp.svg",
+              "    --slo 69ms --gpus 2 --policy paper --svg ramp.svg\n"
+              "  fast simulate --scenario server --rate 80 --profile models/profiles/resnet50.csv \\\n"
+              "    --fail gpu@30s+60s --report r.json",
     .min_args = 0, .max_args = 0, CLI_CMD_OPTS(opts, struct simulate), .run = run};

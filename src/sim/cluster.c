@@ -56,6 +56,12 @@ static fast_ns dequeue(struct cluster_function *f)
     return came;
 }
 
+struct sim_cluster_bucket *cluster_bucket(struct cluster *c, fast_ns at)
+{
+    int64_t i = (int64_t)((double)at / (double)c->conf->end_ns * SIM_CLUSTER_BUCKETS);
+    return &c->ret->bucket[i < SIM_CLUSTER_BUCKETS ? i : SIM_CLUSTER_BUCKETS - 1];
+}
+
 void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered)
 {
     struct cluster_function *fn = &c->function[f];
@@ -69,6 +75,11 @@ void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered)
     c->ret->requests++;
     c->ret->violations += late;
     c->ret->timeouts += !answered;
+    if (answered)
+        c->ret->last_answer = c->now;
+    struct sim_cluster_bucket *bucket = cluster_bucket(c, c->now);
+    bucket->requests++;
+    bucket->violations += late;
 }
 
 /* Whether |r| is a better choice than |best|: one that holds its quota, then the faster. */
@@ -122,7 +133,9 @@ static void dispatch(struct cluster *c, int f)
             return;
         r->came = dequeue(fn);
         r->free_at = cluster_serve(c, r, at);
-        c->ret->busy_s += (double)r->busy_ns * r->sm_pct / 1e11;
+        double busy = (double)r->busy_ns * r->sm_pct / 1e11;
+        c->ret->busy_s += busy;
+        cluster_bucket(c, c->now)->busy_s += busy;
     }
 }
 
@@ -131,14 +144,17 @@ static void dispatch(struct cluster *c, int f)
 static void account(struct cluster *c)
 {
     fast_ns span = c->now - c->last;
+    struct sim_cluster_bucket *bucket = cluster_bucket(c, c->last);
     for (int i = 0; i < c->n; i++) {
         const struct cluster_replica *r = &c->replica[i];
         double share = (double)span / 1e9 * r->sm_pct * r->held_milli / FAST_PLANE_AREA;
         c->ret->replica_ns += span;
         c->ret->gpu_s += share;
-        c->ret->mem_s += (double)span / 1e9 *
-                         (double)c->conf->function[r->function].mem_bytes /
-                         (double)c->conf->gpu_mem;
+        double mem = (double)span / 1e9 * (double)c->conf->function[r->function].mem_bytes /
+                     (double)c->conf->gpu_mem;
+        c->ret->mem_s += mem;
+        bucket->mem_s += mem;
+        bucket->gpu_s += share;
         c->ret->function[r->function].gpu_s += share;
     }
     c->last = c->now;

@@ -22,6 +22,7 @@
 #define SIM_CLUSTER_FUNCTIONS 64
 #define SIM_CLUSTER_STEPS 4096
 #define SIM_CLUSTER_FAILURES 16
+#define SIM_CLUSTER_BUCKETS 200
 
 enum sim_cluster_policy {
     SIM_CLUSTER_QUEUE,  /* FAST_SCALE_QUEUE, |vertical|: quotas follow the work */
@@ -79,16 +80,26 @@ struct sim_cluster_step {
     int function, replicas;
 };
 
+/* One of SIM_CLUSTER_BUCKETS equal parts of the time. */
+struct sim_cluster_bucket {
+    uint64_t requests, violations; /* that ended in it */
+    double gpu_s, busy_s, mem_s;   /* as below */
+};
+
 struct sim_cluster_result {
     uint64_t requests, violations, timeouts, starts, stops, refused; /* of all functions */
     uint64_t resizes, unraised; /* quotas changed in place; quotas that could not be raised */
+    uint64_t cold;      /* starts of a function that had no replica */
+    uint64_t moves, move_failures; /* replicas moved behind a warm copy; moves that found no place */
     uint64_t lost;      /* requests that were in flight on what failed */
     uint64_t failures;  /* that hit something */
     fast_ns replica_ns; /* time that replicas held a place */
     double gpu_s;       /* their SM x guaranteed quota x time, in seconds of a whole GPU */
     double busy_s;      /* of it, in use */
     double mem_s;       /* their memory x time, in seconds of a whole GPU's memory */
+    fast_ns last_answer; /* when the last request was answered */
     uint64_t events;
+    struct sim_cluster_bucket bucket[SIM_CLUSTER_BUCKETS];
     struct {
         uint64_t requests, violations;
         struct fast_hist latency;

@@ -49,6 +49,8 @@ struct cluster {
 
 /* ---- cluster.c ---- */
 
+/* The part of the report that |at| is in. */
+struct sim_cluster_bucket *cluster_bucket(struct cluster *c, fast_ns at);
 /* The request that |came| is over. */
 void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered);
 

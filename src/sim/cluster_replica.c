@@ -75,6 +75,7 @@ int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *
                                   .was_busy = c->now + c->conf->start_ns, .window = -1};
     r->rps_milli = fast_profile_look(fn->profile, sm, quota).rps_milli;
     cluster_costs(fn->profile, sm, quota, &r->host_ns, &r->busy_ns);
+    c->ret->cold += !c->function[f].replicas;
     c->function[f].replicas++;
     c->ret->starts++;
     note_step(c, f);
