@@ -30,6 +30,9 @@ static const struct bench_figure figures[] = {
     {"profile.adaptive_error_pct", "%", "<= 5"},
     {"profile.adaptive_unseen_error_pct", "%", NULL},
     {"profile.adaptive_s", "s", NULL},
+    {"profile.load_p95_error_pct", "%", NULL},
+    {"profile.slo_wrong_pct", "%", NULL},
+    {"profile.slo_false_yes_pct", "%", NULL},
 };
 #define FIGURES (sizeof(figures) / sizeof(figures[0]))
 
@@ -293,10 +296,57 @@ static int64_t simulate(const struct sim_model *model, const struct fast_predict
     return p.rps_milli;
 }
 
+/* ---- latency under load: does this slice meet the SLO at this rate? ---- */
+
+static const double loads[] = {0.3, 0.6, 0.8}; /* of what the slice can do */
+#define LOADS 3
+#define ASKED 2000 /* requests of a run */
+static const int slo_ms[MODELS] = {69, 500, 1000, 500};
+
+struct answers {
+    double error[MODELS * GRID * LOADS];
+    int n, asked, wrong, false_yes;
+};
+
+/* On slices that |g| has not tried. */
+static void ask_model(const struct grid *g, int m, const struct sim_model *model, struct answers *a)
+{
+    struct fast_predict *f = fit(g);
+    int first = a->n, wrong = a->wrong, asked = a->asked;
+    for (int i = 0; i < GRID * LOADS; i++) {
+        const struct fast_predict_point *p = &g->point[i / LOADS];
+        struct fast_predict_load load = {.rate_milli = llround((double)p->rps_milli * loads[i % LOADS]),
+                                         .replicas = 1, .window_ns = FAST_WINDOW_DEFAULT};
+        fast_ns length = ASKED * FAST_S(1000) / load.rate_milli;
+        fast_ns p95 = 0, says = fast_predict_p95(f, p->sm_pct, p->quota_milli, &load);
+        struct fast_err err;
+        if (g->seen[i / LOADS])
+            continue;
+        if (bench_load(model, p->sm_pct, p->quota_milli, load.rate_milli, length, (uint64_t)i + 1, &p95, &err)) {
+            fprintf(stderr, "bench_profile: %s\n", err.msg);
+            exit(1);
+        }
+        bool meets = p95 <= FAST_MS(slo_ms[m]), yes = says <= FAST_MS(slo_ms[m]);
+        a->asked++;
+        a->wrong += meets != yes;
+        a->false_yes += yes && !meets;
+        a->error[a->n++] = says == FAST_NEVER ? 100 : error_pct((double)says, (double)p95);
+        if (getenv("BENCH_POINTS"))
+            fprintf(stderr, "%-8s %3d x %.1f at %.1f: p95 %6.1f ms, predicted %6.1f\n", models[m], p->sm_pct,
+                    p->quota_milli * 1e-3, loads[i % LOADS], (double)p95 * 1e-6, (double)says * 1e-6);
+    }
+    qsort(&a->error[first], (size_t)(a->n - first), sizeof(a->error[0]), by_size);
+    fprintf(stderr, "%-8s p95 under load: median error %.0f %%, 90 %% of them below %.0f %%; within %d ms? "
+            "%d of %d answers wrong\n", models[m], a->error[first + (a->n - first) / 2],
+            a->error[first + (a->n - first) * 9 / 10], slo_ms[m], a->wrong - wrong, a->asked - asked);
+    fast_predict_free(f);
+}
+
 static void against_simulator(const struct bench *b)
 {
     double worst = 0, unseen = 0, most_s = 0, short_grid = 0;
     int most = 0;
+    static struct answers answers;
     fprintf(stderr, "Simulated V100, fast-node's scheduler: trials of %.1f s against %d slices of "
             "%d s; mean (largest) error, %%\nmodel    trials  predictor  of slices not tried   bilinear"
             "        linear, saturating   all tried\n", (double)TRIAL_LENGTH * 1e-9, GRID,
@@ -331,8 +381,12 @@ static void against_simulator(const struct bench *b)
         unseen = fmax(unseen, e.mean);
         most = g.trials > most ? g.trials : most;
         most_s = fmax(most_s, own + g.trials * TRIAL_S);
+        ask_model(&g, m, &model, &answers);
     }
-    const double value[] = {short_grid, most, worst, unseen, most_s};
+    qsort(answers.error, (size_t)answers.n, sizeof(answers.error[0]), by_size);
+    const double value[] = {short_grid, most, worst, unseen, most_s, answers.error[answers.n / 2],
+                            100.0 * answers.wrong / answers.asked,
+                            100.0 * answers.false_yes / answers.asked};
     for (size_t i = 2; i < FIGURES; i++)
         if (bench_wants(b, figures[i].name))
             bench_print(b, figures[i].name, value[i - 2], MODELS, 0);

@@ -17,7 +17,8 @@
 #include "io/loop.h"
 
 #define TRIALS_MIN 4 /* before the stated confidence is believed */
-#define PATH_LEN 3100
+#define GATHERED_MAX 64
+#define PATH_LEN 4200
 
 struct session {
     struct cli *cli;
@@ -175,6 +176,15 @@ static uint64_t live_memory(struct cli *cli, const char *name)
     return (uint64_t)bytes;
 }
 
+/* How many requests the gateway gathers into one call of the function: so many are in flight for each that
+ * the plan has, or the function is never seen at work as it is deployed. */
+static int gathered(const json_t *function)
+{
+    const char *text = json_text(json_object_get(function, "annotations"), "fastgshare/batch");
+    long n = strtol(text, NULL, 10);
+    return n < 1 ? 1 : n > GATHERED_MAX ? GATHERED_MAX : (int)n;
+}
+
 /* With the lock: nothing else tries this function. */
 static int run_guarded(struct session *s, const json_t *function, struct fast_err *err)
 {
@@ -224,7 +234,7 @@ int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_tr
     ret->name = name;
     fast_trials_version(function, ret->version);
     s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .function = function,
-                                 .mem_bytes = live_memory(cli, name), .users = (int)plan->users,
+                                 .mem_bytes = live_memory(cli, name), .users = (int)plan->users * gathered(function),
                                  .seconds = (double)plan->seconds_milli * 1e-3};
     snprintf(path, sizeof(path), "%s.lock", db_path);
     if (find_batches(&s, function, &err))

@@ -232,17 +232,34 @@ struct option {
     struct fast_predict_value value;
 };
 
-/* The fewest replicas of the slice that do; 0: no number of them does. */
+static bool meets(const struct fast_predict *f, struct option *o, int replicas, int64_t rate_milli,
+                  fast_ns slo, fast_ns window)
+{
+    struct fast_predict_load load = {.rate_milli = rate_milli, .window_ns = window, .replicas = replicas};
+    o->p95 = fast_predict_p95(f, o->sm, o->quota, &load);
+    return o->p95 <= slo;
+}
+
+/* The fewest replicas of the slice that do; 0: no number of them does. More replicas are never slower. */
 static int replicas_for(const struct fast_predict *f, struct option *o, int64_t rate_milli,
                         fast_ns slo, fast_ns window)
 {
-    struct fast_predict_load load = {.rate_milli = rate_milli, .window_ns = window};
-    for (load.replicas = 1; load.replicas <= REPLICAS_MAX; load.replicas++) {
-        o->p95 = fast_predict_p95(f, o->sm, o->quota, &load);
-        if (o->p95 <= slo)
-            return load.replicas;
+    int below = 0, enough = 1;
+    while (!meets(f, o, enough, rate_milli, slo, window)) {
+        if (enough == REPLICAS_MAX)
+            return 0;
+        below = enough;
+        enough = 2 * enough < REPLICAS_MAX ? 2 * enough : REPLICAS_MAX;
     }
-    return 0;
+    while (enough - below > 1) {
+        int middle = (below + enough) / 2;
+        if (meets(f, o, middle, rate_milli, slo, window))
+            enough = middle;
+        else
+            below = middle;
+    }
+    meets(f, o, enough, rate_milli, slo, window);
+    return enough;
 }
 
 static int options(const struct fast_predict *f, int64_t rate_milli, fast_ns slo, fast_ns window,

@@ -174,7 +174,7 @@ static json_t *deployment(struct run *r)
 {
     static const char *const taken[] = {"image", "envProcess", "envVars", "constraints", "secrets",
                                         "limits", "requests", "readOnlyRootFilesystem", "namespace"};
-    /* A trial is not scaled, and its requests are nobody's to be recorded. */
+    /* A trial is not scaled, gives way to everybody, and its requests are nobody's to be recorded. */
     static const char *const left_out[] = {"fastgshare/slo", "fastgshare/profile", "fastgshare/record",
                                            "fastgshare/sample", "fastgshare/profile_batches"};
     const json_t *f = r->conf->function;
@@ -190,6 +190,7 @@ static json_t *deployment(struct run *r)
     notes = notes ? json_copy(notes) : json_object();
     for (size_t i = 0; i < FAST_COUNT_OF(left_out); i++)
         json_object_del(notes, left_out[i]);
+    json_object_set_new(notes, "fastgshare/priority", json_string("-100"));
     snprintf(text, sizeof(text), "%d", r->ret->sm_pct);
     json_object_set_new(notes, "fastgshare/gpu_sm_partition", json_string(text));
     snprintf(text, sizeof(text), "%.3f", r->ret->quota_milli * 1e-3);

@@ -463,30 +463,3 @@ int fast_predict_next(const struct fast_predict *f, const struct fast_predict_po
         *ret_mean_milli = n ? (int)lround(smaller(sum / n, 10) * 1e3) : 0;
     return best;
 }
-
-fast_ns fast_predict_p95(const struct fast_predict *f, int sm_pct, int quota_milli,
-                         const struct fast_predict_load *load)
-{
-    double quota = clamp(quota_milli, 1, FAST_MILLI) * 1e-3, window = (double)load->window_ns * 1e-9;
-    double rate = (double)fast_predict_look(f, sm_pct, quota_milli).rps_milli * 1e-3;
-    double full = (double)fast_predict_look(f, sm_pct, FAST_MILLI).rps_milli * 1e-3;
-    double replicas = load->replicas > 0 ? load->replicas : 1, p95;
-    if (rate <= 0 || full <= 0)
-        return FAST_NEVER;
-    /* The gate is closed for what the quota leaves of a window, if the quota is what limits. */
-    double closed = rate < full * 0.99 ? window * (1 - quota) : 0;
-    if (load->users > 0) {
-        double users = load->users / replicas, waiting = users / (rate * window);
-        p95 = users / full + (waiting >= 0.05 ? closed : 0);
-    } else {
-        double busy = (double)load->rate_milli * 1e-3 / (rate * replicas);
-        if (busy >= 1)
-            return FAST_NEVER;
-        /* M/D/1: the wait has a tail that falls off with its mean, and a share |busy| waits at all. */
-        double mean_wait = busy > 0 ? 1 / (2 * rate * (1 - busy)) : 0;
-        double open = quota * window, pauses = ceil(1 / (full * open)) - 1;
-        /* Beyond those that a request is too long for, one more with the part of time used up. */
-        p95 = 1 / full + closed * (pauses + busy) + (busy > 0.05 ? mean_wait * log(busy / 0.05) : 0);
-    }
-    return p95 > 3600 ? FAST_NEVER : (fast_ns)llround(p95 * 1e9);
-}

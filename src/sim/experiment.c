@@ -49,6 +49,7 @@ struct exp {
     uint64_t random;
     fast_ns now;
     uint64_t requests;
+    size_t come[SIM_EXP_FUNCTIONS]; /* of those that are due at given moments */
     int replicas;
     struct replica replica[SIM_EXP_REPLICAS];
 };
@@ -140,6 +141,10 @@ static void send_request(struct exp *x, int function)
     for (int f = 0; f < function; f++)
         first += x->conf->function[f].replicas;
     struct replica *r = &x->replica[first + draw(x, x->conf->function[function].replicas)];
+    if (r->waiting == USERS_MAX) {
+        x->ret->function[function].refused++;
+        return;
+    }
     r->sent_at[(r->first + r->waiting) % USERS_MAX] = x->now;
     r->waiting++;
     if (r->state == IDLE)
@@ -158,7 +163,22 @@ static void end_request(struct exp *x, struct replica *r)
     r->until = FAST_NEVER;
     if (r->waiting)
         begin_request(x, r);
-    send_request(x, function);
+    if (!x->conf->function[function].due)
+        send_request(x, function);
+}
+
+/* When the next request of function |f| comes by itself. */
+static fast_ns next_due(const struct exp *x, int f)
+{
+    const struct sim_exp_function *fn = &x->conf->function[f];
+    return fn->due && x->come[f] < fn->due_count ? fn->due[x->come[f]] : FAST_NEVER;
+}
+
+static void send_due(struct exp *x)
+{
+    for (int f = 0; f < x->conf->functions; f++)
+        for (; next_due(x, f) <= x->now; x->come[f]++)
+            send_request(x, f);
 }
 
 static bool drained(const struct exp *x, const struct replica *r)
@@ -273,6 +293,9 @@ static void react(struct exp *x)
 static fast_ns next_event(const struct exp *x)
 {
     fast_ns next = sim_gpu_next(x->gpu);
+    for (int f = 0; f < x->conf->functions; f++)
+        if (next_due(x, f) < next)
+            next = next_due(x, f);
     for (int i = 0; i < x->replicas; i++)
         if (x->replica[i].state == HOST && x->replica[i].until < next)
             next = x->replica[i].until;
@@ -296,8 +319,9 @@ static void run(struct exp *x)
     fast_ns end = x->conf->duration_ns;
     uint64_t most = x->conf->requests_max ? x->conf->requests_max : UINT64_MAX;
     for (int f = 0; f < x->conf->functions; f++)
-        for (int u = 0; u < x->conf->function[f].users; u++)
+        for (int u = 0; u < x->conf->function[f].users && !x->conf->function[f].due; u++)
             send_request(x, f);
+    send_due(x);
     react(x);
     while (x->now < end && x->requests < most) {
         fast_ns next = next_event(x);
@@ -308,6 +332,7 @@ static void run(struct exp *x)
         count_in_flight(x, next);
         x->now = next;
         sim_gpu_advance(x->gpu, next);
+        send_due(x);
         if (x->sched)
             fast_sched_tick(x->sched, next);
         react(x);

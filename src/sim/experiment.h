@@ -22,6 +22,8 @@ struct sim_exp_function {
     struct sim_model model;
     int replicas; /* each serves one request at a time */
     int users;    /* each has one request under way, and no pause between two */
+    const fast_ns *due; /* requests come at these moments instead, ascending; borrowed; NULL: users */
+    size_t due_count;
     struct fast_slice slice; /* of each replica */
 };
 
@@ -51,6 +53,7 @@ struct sim_exp_result {
     uint64_t events; /* steps of the simulation */
     struct {
         uint64_t requests;        /* complete */
+        uint64_t refused;         /* a thousand others waited at the replica */
         struct fast_hist latency; /* of them, from being sent to the answer */
     } function[SIM_EXP_FUNCTIONS];
 };

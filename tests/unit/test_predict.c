@@ -143,6 +143,30 @@ static void latency_grows_with_the_load_until_it_is_too_much(void **state)
     fast_predict_free(f);
 }
 
+/* What can be said with pencil and paper. */
+static void latency_has_its_limits(void **state)
+{
+    (void)state;
+    /* 20 requests/s without a quota: M/D/1. At half the load the tail of the wait falls off by exp(-1.256)
+     * for each service time, and from 0.661 on: 95 % wait no longer than 2.06 of them. */
+    struct fast_predict_point free_gate[] = {{100, 1000, 20000}, {100, 200, 4000}};
+    struct fast_predict *f = fit(free_gate, 2);
+    struct fast_predict_load load = {.rate_milli = 10000, .replicas = 1, .window_ns = FAST_MS(100)};
+    assert_in_range(fast_predict_p95(f, 100, 1000, &load), FAST_MS(140), FAST_MS(166));
+    load.rate_milli = 1;
+    assert_in_range(fast_predict_p95(f, 100, 1000, &load), FAST_MS(50), FAST_MS(55));
+    fast_predict_free(f);
+    /* 60 ms on the GPU, of which a window allows 40, and a request alone: if it begins in the first 60 ms
+     * of a window, it ends 20 ms after the next one has begun, else it is not held back. */
+    struct fast_predict_point gate[] = {{100, 1000, 16667}, {100, 400, 6667}};
+    f = fit(gate, 2);
+    assert_in_range(fast_predict_p95(f, 100, 400, &load), FAST_MS(110), FAST_MS(124));
+    /* A window as long as many requests: the gate closes on few of them. */
+    load = (struct fast_predict_load){.rate_milli = 1, .replicas = 1, .window_ns = FAST_S(10)};
+    assert_in_range(fast_predict_p95(f, 100, 400, &load), FAST_MS(60), FAST_MS(62));
+    fast_predict_free(f);
+}
+
 static void wrong_points_are_refused(void **state)
 {
     (void)state;
@@ -168,6 +192,7 @@ int main(void)
         cmocka_unit_test(no_trial_is_left_when_all_are_measured),
         cmocka_unit_test(what_is_sure_is_near_what_was_tried),
         cmocka_unit_test(latency_grows_with_the_load_until_it_is_too_much),
+        cmocka_unit_test(latency_has_its_limits),
         cmocka_unit_test(wrong_points_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -97,6 +97,21 @@ static void closed_loop(void **state)
     assert_int_equal(run(&conf)->function[0].requests, 0);
 }
 
+/* Two come at once and one later: the second waits for the first, the third for nobody. */
+static void requests_that_are_due(void **state)
+{
+    (void)state;
+    static const fast_ns due[] = {FAST_MS(10), FAST_MS(10), FAST_MS(50)};
+    struct sim_exp_conf conf = base;
+    conf.function[0].due = due;
+    conf.function[0].due_count = 3;
+    struct sim_exp_result *res = run(&conf);
+    assert_int_equal(res->function[0].requests, 3);
+    assert_int_equal(res->function[0].latency.sum, (1 + 2 + 1) * FAST_US(5100));
+    assert_int_equal(res->function[0].latency.max, 2 * FAST_US(5100));
+    assert_int_equal(res->gpu.kernels, 30);
+}
+
 /* A limit of 300 thousandths: 30 ms of each 100 ms, give or take one request of 5.1 ms. */
 static void quota_limits(void **state)
 {
@@ -234,6 +249,7 @@ int main(void)
         cmocka_unit_test(launch_bound),
         cmocka_unit_test(charged_for_kernels_or_in_flight),
         cmocka_unit_test(closed_loop),
+        cmocka_unit_test(requests_that_are_due),
         cmocka_unit_test(quota_limits),
         cmocka_unit_test(long_requests_keep_their_quota),
         cmocka_unit_test(two_functions_side_by_side),
