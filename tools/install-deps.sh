@@ -8,10 +8,28 @@ packages="gcc libc6-dev make meson ninja-build pkg-config python3 libjansson-dev
 libyaml-dev libcurl4-openssl-dev libcmocka-dev curl ca-certificates procps"
 [ "${1:-}" = --lint ] && packages="$packages clang clang-tidy cppcheck libclang-rt-14-dev llvm-14"
 
-missing=
-for p in $packages; do
-    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed$' || missing="$missing $p"
-done
+# What something is left out without: TLS. Tried once, and beside what is missing.
+optional="libssl-dev"
+tried=.cache/optional-packages
+
+missing_of() {
+    for p in "$@"; do
+        dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q '^install ok installed$' || printf ' %s' "$p"
+    done
+}
+# shellcheck disable=SC2086 # lists
+missing=$(missing_of $packages)
+# shellcheck disable=SC2086
+extra=$(missing_of $optional)
+[ -f "$tried" ] && extra=
+[ -z "$missing$extra" ] && exit 0
+if [ -n "$extra" ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    mkdir -p "${tried%/*}"
+    : >"$tried"
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive sh -c "apt-get update && apt-get install -y --no-install-recommends$extra" \
+        >/dev/null 2>&1 || echo "Not installed, and something is left out without:$extra"
+fi
 [ -z "$missing" ] && exit 0
 
 command="apt-get update && apt-get install -y --no-install-recommends$missing"

@@ -35,6 +35,7 @@ struct gw_conf {
     fast_ns queue_timeout;     /* how long a request waits for a replica */
     int queue_max;             /* requests that wait for one function */
     size_t max_conns;
+    const char *tls_listen, *tls_cert, *tls_key; /* NULL: no TLS */
     const char *access_log, *traces; /* a file, a file or URL; NULL: none */
     enum fast_scaler scaler;
 };
@@ -133,6 +134,8 @@ struct gateway {
     const struct gw_conf *conf;
     struct fast_loop *loop;
     struct fast_http_server *server, *metrics;
+    struct fast_http_server *secure; /* the same as |server| over TLS; NULL: none */
+    struct fast_tls *tls;
     struct gw_store *store;
     struct gw_profiles *profiles;
     struct gw_link *link;

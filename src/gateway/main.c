@@ -19,6 +19,7 @@
 #include "gateway/sink.h"
 #include "gateway/trace.h"
 #include "io/file.h"
+#include "io/tls.h"
 
 #define PATHS_MAX 32
 #define STOP_MAX FAST_S(10)
@@ -41,6 +42,9 @@ static const char help[] =
     "  --queue-timeout SPAN  how long a request waits for a replica (default 60s)\n"
     "  --queue N             requests that wait for one function (default 1024)\n"
     "  --connections N       connections of clients (default 4096)\n"
+    "  --tls-listen ADDRESS  the same as --listen over TLS; with --tls-cert and --tls-key, PEM files,\n"
+    "  --tls-cert FILE       which SIGHUP makes it read again\n"
+    "  --tls-key FILE\n"
     "  --access-log FILE     a line of JSON for each request (\"-\": standard output)\n"
     "  --traces WHERE        spans as OTLP JSON to a file, or to http://HOST:4318/v1/traces\n"
     "  --verbose, -v         log more\n"
@@ -114,6 +118,15 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         r = parse_count(arg, "--connections", 1000000, &n, err);
         k->max_conns = (size_t)n;
         return r;
+    case 'x':
+        k->tls_listen = arg;
+        return 0;
+    case 'C':
+        k->tls_cert = arg;
+        return 0;
+    case 'K':
+        k->tls_key = arg;
+        return 0;
     case 'a':
         k->access_log = arg;
         return 0;
@@ -138,7 +151,9 @@ static int parse_options(struct settings *s, int argc, char **argv, struct fast_
         {"policy", 1, NULL, 'P'},
         {"queue-timeout", 1, NULL, 'q'}, {"queue", 1, NULL, 'Q'},
         {"connections", 1, NULL, 'c'}, {"access-log", 1, NULL, 'a'},
-        {"traces", 1, NULL, 'T'},      {"verbose", 0, NULL, 'v'},
+        {"tls-listen", 1, NULL, 'x'},  {"tls-cert", 1, NULL, 'C'},
+        {"tls-key", 1, NULL, 'K'},     {"traces", 1, NULL, 'T'},
+        {"verbose", 0, NULL, 'v'},
         {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
     for (int c; (c = getopt_long(argc, argv, ":vh", longs, NULL)) != -1;) {
         if (c == 'h')
@@ -251,11 +266,16 @@ static void on_tick(void *arg)
     fast_timer_set(gw->tick, fast_loop_now(gw->loop) + FAST_S(1));
 }
 
+static size_t open_conns(const struct gateway *gw)
+{
+    return fast_http_server_conns(gw->server) + (gw->secure ? fast_http_server_conns(gw->secure) : 0);
+}
+
 static void on_job_tick(void *arg)
 {
     struct gateway *gw = arg;
     gw_invoke_tick(gw);
-    if (gw->stopping && !fast_http_server_conns(gw->server))
+    if (gw->stopping && !open_conns(gw))
         fast_loop_stop(gw->loop);
     fast_timer_set(gw->job_timer, fast_loop_now(gw->loop) + FAST_MS(100));
 }
@@ -263,7 +283,7 @@ static void on_job_tick(void *arg)
 static void on_stop_timeout(void *arg)
 {
     struct gateway *gw = arg;
-    fast_log(WARN, "requests cut off", "connections=%zu", fast_http_server_conns(gw->server));
+    fast_log(WARN, "requests cut off", "connections=%zu", open_conns(gw));
     fast_loop_stop(gw->loop);
 }
 
@@ -275,10 +295,40 @@ static void on_signal(void *arg, int signal)
         return;
     }
     fast_log(INFO, "stopping", "signal=%d connections=%zu", signal,
-             fast_http_server_conns(gw->server));
+             open_conns(gw));
     gw->stopping = true;
     fast_http_server_drain(gw->server);
+    if (gw->secure)
+        fast_http_server_drain(gw->secure);
     fast_timer_set(gw->stop_timer, fast_loop_now(gw->loop) + STOP_MAX);
+}
+
+/* Certificate and key may have changed. */
+static void on_hangup(void *arg, int signal)
+{
+    struct gateway *gw = arg;
+    struct fast_err err;
+    (void)signal;
+    if (gw->tls && fast_tls_reload(gw->tls, &err))
+        fast_log(ERROR, "the certificate stays as it was", "why=\"%s\"", err.msg);
+    else
+        fast_log(INFO, "reloaded", "tls=%d", gw->tls != NULL);
+}
+
+static int listen_tls(struct gateway *gw, struct fast_http_server_conf conf, struct fast_err *err)
+{
+    const struct gw_conf *k = gw->conf;
+    if (!k->tls_listen && !k->tls_cert && !k->tls_key)
+        return 0;
+    if (!k->tls_listen || !k->tls_cert || !k->tls_key)
+        return fast_err_set(err, FAST_EINVAL, "--tls-listen, --tls-cert and --tls-key belong together");
+    int r = fast_tls_new(k->tls_cert, k->tls_key, &gw->tls, err);
+    if (r)
+        return fast_err_wrap(err, "--tls-listen");
+    conf.address = k->tls_listen;
+    conf.secure = fast_tls_secure(gw->tls);
+    r = fast_http_server_new(gw->loop, &conf, &gw->secure, err);
+    return r ? fast_err_wrap(err, "--tls-listen") : 0;
 }
 
 static int listen_all(struct gateway *gw, struct fast_err *err)
@@ -296,6 +346,8 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
     int r = fast_http_server_new(gw->loop, &api, &gw->server, err);
     if (r)
         return fast_err_wrap(err, "--listen");
+    if (listen_tls(gw, api, err))
+        return -err->code;
     if (*k->metrics && fast_http_server_new(gw->loop, &metrics, &gw->metrics, err))
         return fast_err_wrap(err, "--metrics");
     return 0;
@@ -348,12 +400,16 @@ static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_e
         r = fast_loop_signal(gw->loop, SIGTERM, on_signal, gw, err);
     if (!r)
         r = fast_loop_signal(gw->loop, SIGINT, on_signal, gw, err);
+    if (!r)
+        r = fast_loop_signal(gw->loop, SIGHUP, on_hangup, gw, err);
     return r;
 }
 
 static void close_all(struct gateway *gw)
 {
     fast_http_server_free(gw->server);
+    fast_http_server_free(gw->secure);
+    fast_tls_free(gw->tls);
     fast_http_server_free(gw->metrics);
     gw_async_free(gw->async);
     gw_invoke_fini(gw);
@@ -379,8 +435,9 @@ static int run(const struct gw_conf *conf, struct fast_err *err)
     char control[PATH_MAX + 16];
     int r = open_all(&gw, control, sizeof(control), err);
     if (!r) {
-        fast_log(INFO, "listening", "port=%d metrics=%d state=%s", fast_http_server_port(gw.server),
-                 gw.metrics ? fast_http_server_port(gw.metrics) : 0, conf->state_dir);
+        fast_log(INFO, "listening", "port=%d metrics=%d tls=%d state=%s", fast_http_server_port(gw.server),
+                 gw.metrics ? fast_http_server_port(gw.metrics) : 0,
+                 gw.secure ? fast_http_server_port(gw.secure) : 0, conf->state_dir);
         fast_timer_set(gw.tick, fast_loop_now(gw.loop) + FAST_S(1));
         fast_timer_set(gw.job_timer, fast_loop_now(gw.loop) + FAST_MS(100));
         r = fast_loop_run(gw.loop, err);

@@ -107,7 +107,7 @@ static void begin_linger(struct fast_http_req *c)
 {
     c->shut = true;
     c->deadline = fast_loop_now(c->s.loop) + LINGER;
-    shutdown(c->s.fd, SHUT_WR);
+    fast_http_stream_shutdown(&c->s);
 }
 
 /* ---- requests ---- */
@@ -304,7 +304,8 @@ void fast_http_conn_step(struct fast_http_req *c)
 static void on_conn(void *arg, int events)
 {
     struct fast_http_req *c = arg;
-    if (events & (FAST_LOOP_IN | FAST_LOOP_HUP))
+    /* Through a session any event may be what reading waits for. */
+    if (events & (FAST_LOOP_IN | FAST_LOOP_HUP) || c->s.session)
         fast_http_stream_fill(&c->s, read_limit(c));
     if (events & FAST_LOOP_OUT)
         fast_http_stream_flush(&c->s);
@@ -343,6 +344,11 @@ static void conn_new(struct fast_http_server *sv, int fd, const struct sockaddr_
     sv->conns = c;
     sv->count++;
     fast_http_stream_init(&c->s, sv->loop, fd, on_conn, c);
+    if (sv->conf.secure) {
+        c->s.secure = sv->conf.secure;
+        c->s.session = sv->conf.secure->accept(sv->conf.secure->arg, fd);
+        c->s.broken = !c->s.session;
+    }
     name_peer(addr, c->peer, sizeof(c->peer));
     begin_idle(c);
     on_conn(c, FAST_LOOP_IN); /* most clients have sent something by now */

@@ -18,6 +18,7 @@
 
 struct fast_http_server;
 struct fast_http_req;
+struct fast_http_secure; /* http_stream.h, tls.h */
 
 /* A request has come; its body is held back. The handler accepts it, collects its body or answers,
  * at once or later. */
@@ -47,6 +48,7 @@ struct fast_http_server_conf {
     fast_http_handler *handler;
     void (*finished)(void *arg, const struct fast_http_finished *what); /* NULL: nobody asks */
     void *arg;
+    const struct fast_http_secure *secure; /* NULL: bare TCP */
 };
 
 int fast_http_server_new(struct fast_loop *loop, const struct fast_http_server_conf *conf,

@@ -31,6 +31,8 @@ void fast_http_stream_init(struct fast_http_stream *s, struct fast_loop *loop, i
 void fast_http_stream_fini(struct fast_http_stream *s)
 {
     fast_watch_free(s->watch);
+    if (s->session)
+        s->secure->free(s->session);
     if (s->fd >= 0)
         close(s->fd);
     free(s->in);
@@ -63,7 +65,8 @@ bool fast_http_stream_fill(struct fast_http_stream *s, size_t cap)
     size_t room = (s->in_cap < cap ? s->in_cap : cap) - s->in_len;
     ssize_t n;
     do
-        n = recv(s->fd, s->in + s->in_len, room, 0);
+        n = s->session ? s->secure->recv(s->session, s->in + s->in_len, room)
+                       : recv(s->fd, s->in + s->in_len, room, 0);
     while (n < 0 && errno == EINTR);
     s->filled = n > 0 && (size_t)n == room;
     if (n > 0) {
@@ -112,14 +115,37 @@ void fast_http_stream_rest(struct fast_http_stream *s)
     s->in_cap = 0;
 }
 
+bool fast_http_stream_pending(const struct fast_http_stream *s)
+{
+    return s->session && s->secure->pending(s->session);
+}
+
+void fast_http_stream_shutdown(struct fast_http_stream *s)
+{
+    if (s->session)
+        s->secure->shutdown(s->session);
+    shutdown(s->fd, SHUT_WR);
+}
+
+/* One write: of what waits and |data| together, or through a session of the first of the two. */
+static ssize_t send_once(struct fast_http_stream *s, const char *data, size_t len)
+{
+    char *queued = s->out + s->out_at;
+    size_t queued_len = s->out_len - s->out_at;
+    if (s->session)
+        return queued_len ? s->secure->send(s->session, queued, queued_len)
+                          : s->secure->send(s->session, data, len);
+    struct iovec iov[2] = {{queued, queued_len}, {(void *)data, len}};
+    struct msghdr mh = {.msg_iov = queued_len ? iov : iov + 1,
+                        .msg_iovlen = (queued_len != 0) + (len != 0)};
+    return sendmsg(s->fd, &mh, MSG_NOSIGNAL);
+}
+
 /* Sends what waits and then |data|; returns how many bytes of |data| went out. */
 static size_t send_now(struct fast_http_stream *s, const char *data, size_t len)
 {
     while (!s->unsendable && s->out_len - s->out_at + len > 0) {
-        struct iovec iov[2] = {{s->out + s->out_at, s->out_len - s->out_at}, {(void *)data, len}};
-        struct msghdr mh = {.msg_iov = iov[0].iov_len ? iov : iov + 1,
-                            .msg_iovlen = (iov[0].iov_len != 0) + (len != 0)};
-        ssize_t n = sendmsg(s->fd, &mh, MSG_NOSIGNAL);
+        ssize_t n = send_once(s, data, len);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
@@ -137,6 +163,8 @@ static size_t send_now(struct fast_http_stream *s, const char *data, size_t len)
         s->out_at = s->out_len = 0;
         if (!len)
             return 0;
+        if ((size_t)n == queued) /* a session takes one of the two at a time */
+            continue;
         return (size_t)n - queued;
     }
     if (s->unsendable) {
@@ -206,6 +234,10 @@ bool fast_http_stream_arm(struct fast_http_stream *s)
     if (s->reading && !s->eof && !s->broken)
         events |= FAST_LOOP_IN;
     if ((fast_http_stream_waiting(s) || s->full) && !s->unsendable)
+        events |= FAST_LOOP_OUT;
+    /* A socket can be written to at nearly any time: that is how soon the rest is read. */
+    if ((events & FAST_LOOP_IN) && s->session &&
+        (s->secure->wants_write(s->session) || s->secure->pending(s->session)))
         events |= FAST_LOOP_OUT;
     if (!events) {
         /* A hang-up is told whether it is asked for or not: without a watch it cannot spin. */

@@ -7,15 +7,31 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "io/loop.h"
 
 /* Who writes stops when more than this is waiting to be sent. */
 #define FAST_HTTP_HIGH_WATER 65536
 
+/* Bytes that do not go to the socket as they are. Sessions behave as a non-blocking socket does: what cannot
+ * be done now is -1 with EAGAIN. */
+struct fast_http_secure {
+    void *(*accept)(void *arg, int fd); /* a session; NULL: no memory */
+    ssize_t (*recv)(void *session, char *buf, size_t len);
+    ssize_t (*send)(void *session, const char *buf, size_t len);
+    bool (*pending)(void *session);     /* bytes are here that the socket does not tell of */
+    bool (*wants_write)(void *session); /* it cannot go on before the socket takes bytes */
+    void (*shutdown)(void *session);    /* tells the other end that nothing more comes */
+    void (*free)(void *session);
+    void *arg;
+};
+
 struct fast_http_stream {
     struct fast_loop *loop;
     int fd;
+    const struct fast_http_secure *secure; /* NULL: the bare socket */
+    void *session;
     struct fast_watch *watch; /* NULL while there is nothing to wait for */
     fast_watch_fn *fn;
     void *arg;
@@ -49,6 +65,10 @@ void fast_http_stream_rest(struct fast_http_stream *s);
 /* Takes all of |data|: small pieces are gathered until flush. */
 void fast_http_stream_put(struct fast_http_stream *s, const char *data, size_t len);
 void fast_http_stream_flush(struct fast_http_stream *s);
+/* Ends the sending direction. */
+void fast_http_stream_shutdown(struct fast_http_stream *s);
+/* Whether there is something to read that no event will tell of. */
+bool fast_http_stream_pending(const struct fast_http_stream *s);
 size_t fast_http_stream_waiting(const struct fast_http_stream *s);
 
 /* Waits for what the stream needs now. False when that is not possible (out of memory). */

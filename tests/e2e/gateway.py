@@ -149,6 +149,9 @@ class Gateway:
         return wait_until(ready, f"not {count} ready replicas of {name}: {self.replicas(name)}")
 
     def up(self, name="f", count=1, **more):
-        answer = self.deploy(name, **more)
+        def deployed():  # 503 until the node has told of everything that it runs
+            answer = self.deploy(name, **more)
+            return answer.status != 503 and answer
+        answer = wait_until(deployed, "the node is not there")
         assert answer.status == 202, answer.text
         return self.wait_ready(count, name)
