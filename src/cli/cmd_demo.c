@@ -61,6 +61,11 @@ static void on_interrupt(int s)
     interrupted = 1;
 }
 
+bool demo_interrupted(void)
+{
+    return interrupted;
+}
+
 /* A port that is free now. Somebody may take it before the gateway does; then the gateway says so. */
 static int free_port(void)
 {
@@ -277,9 +282,13 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         platform_stop(&p);
     }
     demo_digits_fini(&digits);
-    if (s)
+    if (s && !interrupted) {
+        fprintf(stderr, "fast: the logs of this run are kept in %s\n", dir);
         return s;
-    return fast_dir_remove(dir, &err) ? cli_fail(CLI_FAILED, "%s", err.msg) : CLI_OK;
+    }
+    if (interrupted)
+        fputs("fast: interrupted; everything is stopped and removed\n", stderr);
+    return fast_dir_remove(dir, &err) ? cli_fail(CLI_FAILED, "%s", err.msg) : s;
 }
 
 const struct cli_cmd cmd_demo = {

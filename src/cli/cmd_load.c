@@ -1,5 +1,6 @@
 /* fast load: an open-loop load on one function, to see what a slice is worth. */
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,13 +56,22 @@ static int parse(const struct cli *cli, const struct load *l, struct plan *p, st
     return r ? r : api_host(cli, p->host, sizeof(p->host), &p->port, err);
 }
 
-static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     char text[96];
     (void)arg;
     snprintf(text, sizeof(text), "%llu of %llu requests", (unsigned long long)done,
              (unsigned long long)all);
     view_progress(text, total ? (double)elapsed / (double)total : 1);
+    return !interrupted;
 }
 
 static void print_result(const struct cli *cli, const struct plan *p,
@@ -121,14 +131,18 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         .host = p.host, .port = p.port, .path = path, .bodies = body ? bodies : NULL,
         .body_lens = &body_len, .body_count = body ? 1 : 0, .due = a.at, .due_count = a.count,
         .slo = p.slo, .timeout = p.timeout, .connections_max = (int)p.connections};
+    struct sigaction sa = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &sa, NULL);
     if (!r)
         r = fast_load_run(&spec, 1, on_progress, NULL, result, &err);
     view_progress_end();
     fast_arrivals_fini(&a);
     if (r)
         return cli_fail(CLI_FAILED, "%s", err.msg);
+    if (interrupted)
+        fputs("interrupted; what was answered until then:\n", stderr);
     print_result(cli, &p, result);
-    return result->ok == result->sent ? CLI_OK : CLI_FAILED;
+    return result->ok == result->sent && !interrupted ? CLI_OK : CLI_FAILED;
 }
 
 const struct cli_cmd cmd_load = {

@@ -65,6 +65,9 @@ int demo_scale(struct cli *cli, int port, int seconds, FILE *out);
 /* Prints the table of all policies and says whether anything was lost. */
 bool demo_report(struct cli *cli, const struct demo_result *results, size_t count, bool simulated);
 
+/* Ctrl-C, or SIGTERM. */
+bool demo_interrupted(void);
+
 /* Where the arrivals of DEMO_AZURE come from: a sentence. */
 const char *demo_azure_source(void);
 

@@ -25,7 +25,7 @@ const char *demo_azure_source(void)
 {
     return access(AZURE_FILE, R_OK) == 0
                ? "digits: arrivals of a production LLM service (Azure Public Dataset, code, 2023), "
-                 "time scaled to the mean rate"
+                 "a stretch with the mean rate wanted"
                : "digits: Poisson (the Azure trace is not at hand)";
 }
 
@@ -40,8 +40,25 @@ int demo_ramp(struct fast_arrivals *a, int64_t peak_milli, int seconds, struct f
     return fast_arrivals_ramp(a, p, FAST_COUNT_OF(at), SEED, err);
 }
 
-/* The busiest stretch of the trace would be all of the demo, so its time is stretched or shrunk
- * until the mean rate is the one wanted, and the length cut from its beginning. */
+/* Where the stretch of that length begins whose count of arrivals is nearest to |wanted|. */
+static fast_ns typical_stretch(const struct fast_arrivals *a, fast_ns length, size_t wanted)
+{
+    size_t end = 0, best = SIZE_MAX;
+    fast_ns ret = 0;
+    for (size_t i = 0; i < a->count && a->at[i] + length <= a->at[a->count - 1]; i++) {
+        while (end < a->count && a->at[end] < a->at[i] + length)
+            end++;
+        size_t n = end - i, off = n > wanted ? n - wanted : wanted - n;
+        if (off < best) {
+            best = off;
+            ret = a->at[i];
+        }
+    }
+    return ret;
+}
+
+/* The time of the trace is stretched or shrunk until its mean rate is the one wanted. It begins quietly,
+ * so what is played is a stretch in which the rate is about that mean. */
 static int make_azure(struct fast_arrivals *a, int64_t rps_milli, int seconds, struct fast_err *err)
 {
     fast_autofree char *text = NULL;
@@ -52,7 +69,8 @@ static int make_azure(struct fast_arrivals *a, int64_t rps_milli, int seconds, s
         return r;
     int64_t mean_milli = (int64_t)((double)a->count * 1e12 / (double)a->at[a->count - 1]);
     fast_arrivals_scale(a, mean_milli, rps_milli);
-    fast_arrivals_cut(a, 0, FAST_S(seconds));
+    fast_ns from = typical_stretch(a, FAST_S(seconds), (size_t)(rps_milli * seconds / 1000));
+    fast_arrivals_cut(a, from, from + FAST_S(seconds));
     return 0;
 }
 
@@ -118,12 +136,13 @@ static bool check_digit(void *arg, size_t request, const char *body, size_t len)
     return memmem(body, len, "\"digit\"", 7) != NULL;
 }
 
-static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     char text[128];
     snprintf(text, sizeof(text), "  %-9s %3d s, %llu of %llu requests", (const char *)arg,
              (int)(elapsed / FAST_S(1)), (unsigned long long)done, (unsigned long long)all);
     view_progress(text, total ? (double)elapsed / (double)total : 1);
+    return !demo_interrupted();
 }
 
 int demo_play(struct cli *cli, const struct demo_digits *digits, int port, int seconds,

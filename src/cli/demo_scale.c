@@ -38,13 +38,14 @@ static int delete(struct cli *cli)
     return s;
 }
 
-static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     char text[128];
     (void)arg;
     snprintf(text, sizeof(text), "  ramp %3d s, %llu of %llu requests", (int)(elapsed / FAST_S(1)),
              (unsigned long long)done, (unsigned long long)all);
     view_progress(text, total ? (double)elapsed / (double)total : 1);
+    return !demo_interrupted();
 }
 
 static int play(int port, int seconds, struct fast_load_result *ret, struct fast_err *err)

@@ -372,7 +372,10 @@ static void on_progress(void *arg)
         all += spec->due_count;
     }
     fast_ns elapsed = fast_clock_now() - load->start;
-    load->progress(load->progress_arg, elapsed < total ? elapsed : total, total, done, all);
+    if (!load->progress(load->progress_arg, elapsed < total ? elapsed : total, total, done, all)) {
+        fast_loop_stop(load->loop);
+        return;
+    }
     fast_timer_set(load->progress_timer, fast_loop_now(load->loop) + PROGRESS_EVERY);
 }
 

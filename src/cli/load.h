@@ -44,8 +44,8 @@ struct fast_load_result {
     fast_ns last_ok;         /* from the start to the last answer that is ok; 0: none */
 };
 
-/* Called about ten times a second. */
-typedef void fast_load_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done,
+/* Called about ten times a second. False: the load ends now, and what is in flight has been sent and no more. */
+typedef bool fast_load_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done,
                                 uint64_t all);
 
 /* Plays all schedules at once and waits for every answer or its time-out. */

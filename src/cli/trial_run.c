@@ -315,7 +315,7 @@ static double charge_ms(const struct run *r)
     return share > CHARGE_MIN * quota && share < CHARGE_MAX * quota ? each : 0;
 }
 
-static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+static bool sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     struct run *r = arg;
     json_t *gpus = NULL, *g;
@@ -325,15 +325,15 @@ static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
     if (r->saturating)
         watch_charge(r, done);
     if (fast_clock_now() < r->sampled + SAMPLE_EVERY)
-        return;
+        return true;
     r->sampled = fast_clock_now();
     api_autoreply a = {0};
     if (api_call(r->conf->cli, "GET", "/system/policy", NULL, 0, NULL, &a) || a.status != 200) {
         r->unwatched = true;
-        return;
+        return true;
     }
     if (!r->saturating)
-        return;
+        return true;
     api_json(r->conf->cli, "GET", "/system/gpus", NULL, &gpus);
     size_t i;
     json_array_foreach(gpus, i, g) {
@@ -346,6 +346,7 @@ static void sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
         r->dram += json_num(g, "dram_activity");
     }
     json_decref(gpus);
+    return true;
 }
 
 static bool play(struct run *r, const fast_ns *due, size_t n, int connections, fast_ns timeout,

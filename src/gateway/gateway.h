@@ -141,6 +141,7 @@ struct gateway {
     struct gw_link *link;
     uint64_t session; /* goes up when the node is lost */
     bool welcomed, loaded, stopping;
+    fast_ns stop_asked;
     char node[64], driver[64];
     bool simulated;
     uint32_t policy, charge;

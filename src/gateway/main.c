@@ -291,9 +291,12 @@ static void on_signal(void *arg, int signal)
 {
     struct gateway *gw = arg;
     if (gw->stopping) {
-        fast_loop_stop(gw->loop);
+        /* Not when it is the first one again: see AGAIN in node/main.c. */
+        if (fast_clock_now() - gw->stop_asked >= FAST_MS(500))
+            fast_loop_stop(gw->loop);
         return;
     }
+    gw->stop_asked = fast_clock_now();
     fast_log(INFO, "stopping", "signal=%d connections=%zu", signal,
              open_conns(gw));
     gw->stopping = true;

@@ -20,7 +20,13 @@ struct program {
     struct node node;
     struct node_options options;
     bool stopping, orderly;
+    fast_ns asked; /* to stop */
 };
+
+/* A second signal ends the node without its replicas. One that comes at once is the first one again:
+ * the kernel repeats the signal for a dead parent (PR_SET_PDEATHSIG) when that had several threads. */
+#define AGAIN FAST_MS(500)
+
 
 static void on_stopped(void *arg)
 {
@@ -32,12 +38,15 @@ static void on_stopped(void *arg)
 static void on_signal(void *arg, int sig)
 {
     struct program *p = arg;
+    if (p->stopping && fast_clock_now() - p->asked < AGAIN)
+        return;
     fast_log(INFO, p->stopping ? "ending at once" : "stopping", "signal=%s", strsignal(sig));
     if (p->stopping) {
         fast_loop_stop(p->node.loop);
         return;
     }
     p->stopping = true;
+    p->asked = fast_clock_now();
     node_agent_stop(p->node.agent, on_stopped, p);
 }
 
@@ -124,11 +133,11 @@ static void end(struct program *p)
         node_manager_closing(n->manager);
         unlink(n->socket);
     }
-    node_agent_free(n->agent);
+    node_manager_free(n->manager); /* it knows replicas and stores */
     if (p->orderly)
         node_stores_quit(n->stores);
     node_stores_free(n->stores);
-    node_manager_free(n->manager);
+    node_agent_free(n->agent);
     if (p->orderly)
         node_mps_quit(n->mps);
     node_mps_free(n->mps);

@@ -235,6 +235,19 @@ class SimulatedTest(MpsTest):
         self.log_has("replica taken", "server ended")
         node.wait_until(lambda: self.row(one).pid not in (0, pid), "not restarted")
 
+    def test_a_second_signal_leaves_replicas(self):
+        self.make()
+        one = self.spin("one", argv=["sh", "-c", f"trap '' TERM; exec {SPIN} 1000"],
+                        stop_grace_ms=60000)
+        pid = self.working(one)
+        self.node.process.send_signal(signal.SIGTERM)
+        self.log_has("stopping")
+        time.sleep(0.6)  # one that comes at once is the first one again
+        self.node.process.send_signal(signal.SIGTERM)
+        self.assertEqual(self.node.process.wait(node.WAIT_S), 0)
+        self.log_has("client gone", f"replica={one} ")
+        self.assertTrue(node.lives(pid))
+
     def test_an_illegal_access_takes_the_neighbours(self):
         self.make()
         one = self.spin("one")

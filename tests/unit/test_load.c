@@ -219,13 +219,39 @@ static void lost(void **state)
 static int calls;
 static uint64_t last_done, last_all;
 
-static void on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
 {
     assert_ptr_equal(arg, &calls);
     assert_true(elapsed <= total && done <= all && done >= last_done);
     last_done = done;
     last_all = all;
     calls++;
+    return true;
+}
+
+static bool stop_at_once(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uint64_t all)
+{
+    (void)arg;
+    (void)elapsed;
+    (void)total;
+    (void)done;
+    (void)all;
+    return false;
+}
+
+/* Who looks at the progress may end it, long before all requests are due. */
+static void stopped(void **state)
+{
+    (void)state;
+    struct fast_arrivals a = {0};
+    struct fast_load_result r;
+    assert_int_equal(fast_arrivals_constant(&a, 100000, FAST_S(600), NULL), 0);
+    struct fast_load_spec spec = spec_of("/echo", 0, 0);
+    spec.due = a.at;
+    spec.due_count = a.count;
+    assert_int_equal(fast_load_run(&spec, 1, stop_at_once, NULL, &r, NULL), 0);
+    assert_true(r.sent < a.count / 2);
+    fast_arrivals_fini(&a);
 }
 
 /* Several targets at once, Poisson arrivals; their results do not mix. */
@@ -286,7 +312,7 @@ int main(void)
         cmocka_unit_test(echoes),       cmocka_unit_test(statuses),
         cmocka_unit_test(counts_from_when_it_was_due),
         cmocka_unit_test(timeouts),     cmocka_unit_test(lost),
-        cmocka_unit_test(many_targets), cmocka_unit_test(refuses),
+        cmocka_unit_test(many_targets), cmocka_unit_test(stopped), cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests_name("load", tests, start_server, stop_server);
 }
