@@ -13,10 +13,11 @@ shared with the other replicas, where the package fastshare is installed).
                    model's shape, or empty for a sample. The answer is JSON.
     GET  /_/health ready; the port is not open before the model is
     GET  /check    a digest of the output for a sample of a fixed seed: equal on every replica
-    POST /loop?seconds=5&rate=0&start=T&slo_ms=0
+    POST /loop?seconds=5&rate=0&start=T&slo_ms=0&seed=1
                    a benchmark inside the process: inferences without pause, or at Poisson arrivals with a
                    rate, from time T of CLOCK_MONOTONIC on (the same on the whole machine); "late" counts
-                   those that took longer than slo_ms, and those that were due and not begun in time
+                   those that took longer than slo_ms, and those that were due and not begun in time;
+                   the same seed gives the same arrivals
 
 The process ends when the GPU fails, since a broken CUDA context cannot be repaired: whoever started it
 starts it again.
@@ -85,11 +86,11 @@ class Service:
             out = self.model().float().cpu()
         return {"digest": hashlib.sha256(out.numpy().tobytes()).hexdigest(), "shape": list(out.shape)}
 
-    def loop(self, seconds, rate, start, slo_ms=0.0):
+    def loop(self, seconds, rate, start, slo_ms=0.0, seed=1):
         """Latencies count from when an inference was due."""
         if not 0 < seconds <= LOOP_MAX or rate < 0 or start - time.monotonic() > LOOP_MAX:
             raise ValueError(f"seconds is above 0 and at most {LOOP_MAX}, and so far ahead may the start be")
-        dice = random.Random(os.getpid())
+        dice = random.Random(int(seed))
         while start - time.monotonic() > 0:
             time.sleep(min(0.01, max(0.0, start - time.monotonic())))
         begin = time.monotonic()
@@ -162,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
     def loop(self, query):
         query = {k: float(v[0]) for k, v in parse_qs(query).items()}
         return self.service.loop(query.get("seconds", 1.0), query.get("rate", 0.0), query.get("start", 0.0),
-                                 query.get("slo_ms", 0.0))
+                                 query.get("slo_ms", 0.0), query.get("seed", 1))
 
     def do_POST(self):
         url, length = urlsplit(self.path), self.headers.get("Content-Length") or "0"

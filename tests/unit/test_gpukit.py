@@ -323,11 +323,17 @@ class Told(unittest.TestCase):
         def at(offered, late):
             return {"offered_rps": offered, "good_rps": offered * (1 - late / 100), "late_pct": late, "p99_ms": 5.0,
                     "requests": 1000, "slo_ms": 15}
-        cells = {"capacity": 1000.0, "ours.0.9": at(900.0, 0.5), "ours.1": at(1000.0, 1.5), "racing.0.9": at(900.0, 4.0),
-                 "racing.0.75": at(750.0, 0.9), "static12.0.4": at(400.0, 30.0)}
+        cells = {"capacity": 1000.0, "ours.0.9": at(900.0, 0.5), "ours.1": at(1000.0, 1.5), "racing.0.4": at(400.0, 0.0),
+                 "racing.0.75": at(750.0, 4.0), "static12.0.4": at(400.0, 30.0), "static24.0.4": at(400.0, 0.4)}
         data = self.data(s11=stage(cells))
-        self.assertAlmostEqual(900 * .995 / (750 * .991), self.row(data, "goodput over MPS")[1])
-        self.assertEqual((float("inf"), "met"), (self.row(data, "goodput over static")[1], self.row(data, "goodput over static")[3]))
+        self.assertAlmostEqual(0.99 * 950, targets.good(data, "ours"))
+        self.assertAlmostEqual(0.99 * 487.5, targets.good(data, "racing"))
+        self.assertEqual(0.0, targets.good(data, "static12"))
+        self.assertAlmostEqual(400 * 0.996, targets.good(data, "static24"))
+        self.assertAlmostEqual(950 / 487.5, self.row(data, "goodput over MPS")[1])
+        del cells["static24.0.4"]
+        row = self.row(data, "goodput over the paper")
+        self.assertEqual((float("inf"), "met"), (row[1], row[3]))
 
     def test_every_question_has_an_answer_or_a_reason(self):
         for data, text in ((self.data(), "was not run"),

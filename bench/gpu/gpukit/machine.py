@@ -44,6 +44,7 @@ class Kit:
         self.build, self.sim, self.python = os.path.abspath(build), sim, python
         self.notes = notes if notes is not None else []
         self.temp, self.env = temporary(), dict(os.environ)
+        self.without_mps = None # what fast-node said when it went on without MPS
         self.open = [] # worlds; what a stage that was broken off has not closed ends with the kit
         self.env["PATH"] = os.pathsep.join([self.env.get("PATH", ""), *find.PROGRAM_DIRS])
         self.torch, self.no_driver = None, None
@@ -124,10 +125,15 @@ class Kit:
                  *(self.program(n) for n in ("gpu-probe", "gpu-watch", "gpu-load", "gpu-spin"))]
         out = [n for n in names if not os.path.exists(n)]
         for argv in ([self.node, "--version"], [self.program("gpu-probe"), "--help"]):
-            if argv[0] not in out:
+            if argv[0] in out:
+                continue
+            try:
                 r = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env=self.env)
-                if r.returncode:
-                    out.append(f"{argv[0]} does not run: {r.stderr.strip()[-300:]}")
+                why = r.stderr.strip()[-300:] if r.returncode else None
+            except (OSError, subprocess.TimeoutExpired) as e: # of another kind of machine, say
+                why = str(e)
+            if why is not None:
+                out.append(f"{argv[0]} does not run: {why}")
         return out
 
     def describe(self):

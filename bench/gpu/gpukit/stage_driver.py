@@ -81,10 +81,21 @@ def overrun(kit):
     return {"beyond_a_kernel": rows, "spread_us": [t for t in r.stderr.splitlines() if t.startswith("kernels of")]}
 
 
+# What nvidia-smi says of the GPU's mode, which the kit leaves as it is.
+CAVEATS = {"Exclusive_Process": "compute mode Exclusive_Process: without MPS a second client gets no context",
+           "Prohibited": "compute mode Prohibited: nobody gets a context",
+           ", Enabled, ": "MIG is enabled: shares are of the first instance, and MPS is one of it"}
+
+
 def stage_probe(kit, stage, short):
-    stage.cell("machine", 20, kit.describe)
+    machine = stage.cell("machine", 20, kit.describe)
     if not kit.sim and os.geteuid():
         stage.note("not root: NVML gives no GPM samples, and other users and namespaces are not tried")
+    for word, text in CAVEATS.items():
+        if word in (machine.get("nvidia_smi") or ""):
+            stage.note(text)
+    if machine.get("others_on_the_gpu"):
+        stage.note("other processes are on the GPU: every figure may be theirs in part")
     for what in (("device",), ("vmm",), ("ipc",), ("smid",), ("green", 8), ("green", 16), ("checkpoint",)):
         if short and what[0] == "checkpoint":
             continue

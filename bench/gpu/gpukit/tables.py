@@ -116,7 +116,7 @@ class Pages:
         rows = [(n, r["offered_rps"], r["good_rps"], number(r["late_pct"], 2), r["p99_ms"]) for n in names for r in by[n]]
         if rows:
             self.add("11. Goodput of ResNet-50 under the SLO", f"Poisson arrivals at the same rates for all; the SLO is {targets.SLO_TEXT}. "
-                     "Goodput is the most that is answered in time at a rate where at most 1 % are late.\n\n" + self.figure(
+                     "Goodput is the highest rate at which at most 1 % are late, linear between the rates tried.\n\n" + self.figure(
                          "goodput.svg", "goodput", "requests/s offered", "requests/s in time",
                          [(n, [(r["offered_rps"], r["good_rps"]) for r in by[n]]) for n in names])
                      + table(("how", "offered, req/s", "in time, req/s", "late, %", "p99, ms"), rows)

@@ -56,23 +56,24 @@ class Server:
         finally:
             c.close()
 
-    def loop(self, seconds, start, rate=0.0, slo_ms=0.0):
+    def loop(self, seconds, start, rate=0.0, slo_ms=0.0, seed=1):
         """Requests from |start| on (CLOCK_MONOTONIC), without pause or at Poisson arrivals with a |rate|. In
-        the process itself where it can, else by HTTP. With |slo_ms|, "late" counts what took longer."""
+        the process itself where it can, else by HTTP. With |slo_ms|, "late" counts what took longer. The
+        same |seed| gives the same arrivals."""
         if not self.kit.replay:
-            status, body = self.ask("POST", f"/loop?seconds={seconds}&rate={rate}&start={start}&slo_ms={slo_ms}",
+            status, body = self.ask("POST", f"/loop?seconds={seconds}&rate={rate}&start={start}&slo_ms={slo_ms}&seed={seed}",
                                     timeout=4 * seconds + 60)
             if status != 200:
                 raise RuntimeError(f"/loop: {status} {body[:200]!r}")
             return json.loads(body)
         if rate:
-            return self.loop_open(seconds, start, rate, slo_ms)
+            return self.loop_open(seconds, start, rate, slo_ms, seed)
         return self.loop_http(seconds, start)
 
-    def loop_open(self, seconds, start, rate, slo_ms):
+    def loop_open(self, seconds, start, rate, slo_ms, seed):
         time.sleep(max(0.0, start - time.monotonic()))
         points = f"0:{rate:.3f},{seconds:.3f}:{rate:.3f}"
-        r = subprocess.run([self.kit.program("gpu-load"), str(self.port), "/", str(slo_ms or 1e6), str(self.port), points],
+        r = subprocess.run([self.kit.program("gpu-load"), str(self.port), "/", str(slo_ms or 1e6), str(seed), points],
                            capture_output=True, text=True, timeout=4 * seconds + 60, check=False, env=self.kit.env)
         if r.returncode:
             raise RuntimeError(f"gpu-load: {r.stderr[-300:]}")
@@ -115,7 +116,7 @@ def loops(servers, seconds, rate=0.0, slo_ms=0.0, ahead=0.2):
 
     def work(i):
         try:
-            out[i] = servers[i].loop(seconds, start, rate, slo_ms)
+            out[i] = servers[i].loop(seconds, start, rate, slo_ms, seed=i + 1)
         except Exception as e: # pylint: disable=broad-except
             out[i] = {"error": f"{type(e).__name__}: {e}", "rps": 0.0, "count": 0, "errors": 1, "p50_ms": 0.0,
                       "p95_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0, "seconds": seconds}
@@ -182,6 +183,8 @@ class World:
             self.process = spawn(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         try:
             self.session = self.connect()
+            if mps != "off" and not self.has_mps:
+                kit.without_mps = next((line for line in self.log().splitlines() if "no mps" in line), "no line of its log")
         except BaseException:
             self.close()
             raise
