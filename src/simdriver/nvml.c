@@ -417,6 +417,26 @@ NVML nvmlDeviceGetComputeRunningProcesses_v2(struct device *d, unsigned *count,
     return nvmlDeviceGetComputeRunningProcesses_v3(d, count, ret);
 }
 
+/* As older programs know it: without the two fields for MIG. */
+struct process_v1 {
+    unsigned pid;
+    unsigned long long bytes;
+};
+
+NVML nvmlDeviceGetComputeRunningProcesses(struct device *d, unsigned *count, struct process_v1 *ret)
+{
+    struct process all[PROCS];
+    unsigned n = PROCS;
+    int rc = count ? nvmlDeviceGetComputeRunningProcesses_v3(d, &n, all) : NVML_INVALID_ARGUMENT;
+    if (rc)
+        return rc;
+    bool fits = n <= *count && (n == 0 || ret);
+    *count = n;
+    for (unsigned i = 0; fits && i < n; i++)
+        ret[i] = (struct process_v1){all[i].pid, all[i].bytes};
+    return fits ? NVML_SUCCESS : NVML_INSUFFICIENT_SIZE;
+}
+
 NVML nvmlDeviceGetGraphicsRunningProcesses_v3(struct device *d, unsigned *count,
                                               struct process *ret)
 {

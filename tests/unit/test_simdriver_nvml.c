@@ -93,6 +93,17 @@ static void processes(void **state)
     assert_int_equal(n, 1);
     assert_int_equal(p[0].pid, getpid());
     assert_true(p[0].bytes >= 300u << 20);
+
+    struct {
+        unsigned pid;
+        unsigned long long bytes;
+    } old[4];
+    FN(int, nvmlDeviceGetComputeRunningProcesses, (device, unsigned *, void *));
+    n = 0;
+    assert_int_equal(fn_nvmlDeviceGetComputeRunningProcesses(d, &n, NULL), 7);
+    assert_int_equal(fn_nvmlDeviceGetComputeRunningProcesses(d, &n, old), 0);
+    assert_int_equal(n, 1);
+    assert_true(old[0].pid == p[0].pid && old[0].bytes == p[0].bytes);
 }
 
 struct metric {
