@@ -144,6 +144,37 @@ static void print_profile(const json_t *p, const char *name)
                "--fresh` measures again\n", 100 * json_num(p, "throughputRatio"), name);
 }
 
+/* What the limits are worth on the GPUs that the function uses, as their node has probed them. */
+static void print_limits(struct cli *cli, const json_t *replicas, const char *name, const char *ns)
+{
+    json_t *gpus = NULL, *g, *r;
+    size_t i, k;
+    bool used = false;
+    if (api_json(cli, "GET", "/system/gpus", NULL, &gpus))
+        return;
+    json_array_foreach(gpus, i, g) {
+        const json_t *holds = json_object_get(g, "holds");
+        int here = 0, without = 0;
+        json_array_foreach(replicas, k, r)
+            if (is_of(r, name, ns) && json_num(r, "gpu") == json_num(g, "gpu")) {
+                here++;
+                without += (int)json_num(r, "clients_without_mps");
+            }
+        if (!here)
+            continue;
+        bool escaped = without && strcmp(json_text(g, "backend"), "none") != 0;
+        printf("%s GPU %.0f: SMs %s (%s), time %s, memory %s\n", used ? "          " : "Limits:   ",
+               json_num(g, "gpu"), escaped ? "advisory" : json_text(holds, "sm"), json_text(g, "backend"),
+               json_text(holds, "time"), json_text(holds, "memory"));
+        if (escaped)
+            printf("           %d of its processes do not use MPS\n", without);
+        used = true;
+    }
+    if (used)
+        puts("           A process that is started without LD_PRELOAD is held by MPS alone: advisory");
+    json_decref(gpus);
+}
+
 static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct fn *fn = arg;
@@ -177,8 +208,7 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     print_map("Annotations", json_object_get(f, "annotations"));
     print_map("Labels", json_object_get(f, "labels"));
     print_map("Environment", json_object_get(f, "envVars"));
-    puts("Limits:    time and memory hold for processes with the hook; one that removes LD_PRELOAD is\n"
-         "           held by MPS alone (advisory, see docs/manager.md)");
+    print_limits(cli, replicas, json_text(f, "name"), ns);
     print_replicas(replicas, json_text(f, "name"), ns);
     json_decref(replicas);
     json_decref(f);

@@ -21,7 +21,8 @@ struct top {
 static void print_gpus(const json_t *gpus, FILE *out)
 {
     static const char *const heads[] = {"GPU", "NAME", "SMs", "UTIL%", "SM%", "OCC%", "MEMORY",
-                                        "CAPPED", "SHARED", "REPLICAS", "FREE%", "PARTITIONS", NULL};
+                                        "CAPPED", "SHARED", "REPLICAS", "FREE%", "PARTITIONS",
+                                        "SM/TIME/MEM HOLD", NULL};
     struct table *t = table_new(heads);
     json_t *g;
     size_t i;
@@ -41,6 +42,8 @@ static void print_gpus(const json_t *gpus, FILE *out)
         table_add(t, "%.0f", json_num(g, "replicas"));
         table_add(t, "%.0f", 100 * json_num(g, "free_area"));
         table_add(t, "%s", json_text(g, "backend"));
+        const json_t *holds = json_object_get(g, "holds");
+        table_add(t, "%s/%s/%s", json_text(holds, "sm"), json_text(holds, "time"), json_text(holds, "memory"));
     }
     table_print(t, out, 0);
 }

@@ -2,6 +2,7 @@
 """`fast up` and the commands beside it, as somebody at a terminal has them."""
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -98,6 +99,17 @@ class UpTest(unittest.TestCase):
         rows = self.up.json("describe", "digits")["replicaList"]
         self.assertEqual(len(rows), 1, rows)
         return rows[0]
+
+    def test_tells_what_limits_are_worth(self):
+        self.deploy()
+        limits = re.compile(r"Limits: +GPU 0: SMs (hard|soft|advisory) \((\S+)\), time soft, memory soft\n")
+        found = limits.search(self.up.good("describe", "digits"))
+        self.assertTrue(found)
+        holds, backend = found.groups()
+        self.assertEqual(holds, "advisory" if backend == "none" else "soft")
+        row = self.up.good("gpu").splitlines()[1]
+        self.assertIn(backend, row.split())
+        self.assertIn(f"{holds}/soft/soft", row.split())
 
     def invoke(self):
         def answer():
