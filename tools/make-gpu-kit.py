@@ -7,6 +7,7 @@ what they cannot build. It ends with the size, and fails when that is too much.
 """
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,27 @@ def copy_libraries(build, out):
     os.chmod(loader, 0o755)
 
 
+def check_libraries(gateway, lib):
+    """With its own loader it finds everything in |lib|, nothing on the machine."""
+    text = subprocess.run([os.path.join(lib, "ld-linux-x86-64.so.2"), "--library-path", lib, "--list", gateway],
+                          capture_output=True, text=True, check=True).stdout
+    for line in text.splitlines():
+        words = line.split()
+        if "=>" in words and os.path.dirname(words[2]) not in (lib, "/lib64"): # the loader is already there
+            fail(f"of the machine, not of the kit: {line.strip()}")
+
+
+def glibc_of(prebuilt):
+    """The newest version that a program which loads the machine's libc asks for."""
+    out = (2, 0)
+    for name in PROGRAMS:
+        if name != "src/gateway/fast-gateway":
+            text = subprocess.run(["objdump", "-T", os.path.join(prebuilt, name)], capture_output=True, text=True,
+                                  check=False).stdout
+            out = max([out, *((2, int(n)) for n in re.findall(r"GLIBC_2\.(\d+)", text))])
+    return f"{out[0]}.{out[1]}"
+
+
 def size_of(folder):
     return sum(os.lstat(os.path.join(at, f)).st_size for at, _, files in os.walk(folder) for f in files)
 
@@ -107,6 +129,7 @@ def main():
     copy_sources(out)
     copy_programs(build, prebuilt)
     copy_libraries(build, os.path.join(prebuilt, "lib"))
+    check_libraries(os.path.join(prebuilt, "src/gateway/fast-gateway"), os.path.join(prebuilt, "lib"))
     shutil.copytree(os.path.join(ROOT, "models"), os.path.join(prebuilt, "models"))
     if not options.no_kernels:
         rc = subprocess.call([sys.executable, os.path.join(ROOT, "tools", "fatbins.py"), prebuilt])
@@ -120,7 +143,8 @@ def main():
         f.write(RUN)
     os.chmod(os.path.join(out, "run"), 0o755)
     size, binary = size_of(out), size_of(prebuilt)
-    print(f"{out}: {size / 1e6:.1f} MB, of it {binary / 1e6:.1f} MB built beforehand; commit {commit()}")
+    print(f"{out}: {size / 1e6:.1f} MB, of it {binary / 1e6:.1f} MB built beforehand for glibc "
+          f"{glibc_of(prebuilt)}; commit {commit()}")
     if size > options.limit * 1e6:
         fail(f"that is more than {options.limit:g} MB")
 

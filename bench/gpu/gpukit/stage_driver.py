@@ -1,4 +1,5 @@
 """Stages about the driver: 0 probe, 8 quotas, 9 faults."""
+import http.client
 import os
 import signal
 import subprocess
@@ -192,7 +193,7 @@ def fault_cell(kit, seconds, break_it):
                 row = servers[i].row
                 try:
                     ok = Server(row.port, kit).ask("POST", "/", timeout=20)[0] == 200
-                except (OSError, AttributeError):
+                except (OSError, http.client.HTTPException, AttributeError): # down, broken off, or just gone
                     ok = False
                     time.sleep(0.01)
                 answers[i].append((began, time.monotonic(), ok))
