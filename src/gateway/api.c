@@ -196,6 +196,7 @@ static const struct route routes[] = {
     {"/system/namespace/", "GET POST PUT DELETE", NULL, gw_api_namespace},
     {"/system/async", "GET", gw_api_async, NULL},
     {"/async-function/", "DELETE", NULL, gw_api_async_call},
+    {"/system/alert", "POST", gw_api_alert, NULL},
     {"/system/info", "GET", gw_api_info, NULL},
     {"/system/logs", "GET", gw_api_logs, NULL},
     {"/system/gpus", "GET", gw_api_gpus, NULL},

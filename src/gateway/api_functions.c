@@ -100,16 +100,22 @@ static json_t *status_json(const struct gateway *gw, const struct gw_function *f
     return o;
 }
 
-/* Resident memory and CPU time are not sampled by this form of the node; what is known is the
- * memory on the GPU. */
-static void add_usage(const struct gateway *gw, const struct gw_function *fn, json_t *o)
+static void add_usage(struct gateway *gw, const struct gw_function *fn, json_t *o)
 {
-    uint64_t bytes = 0;
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-        if (r->fn == fn && r->phase != GW_GONE)
-            bytes += r->node_stats.mem_bytes;
-    json_object_set_new(o, "usage", json_pack("{s:f, s:I}", "cpu", 0.0, "gpuMemoryBytes",
-                                              (json_int_t)bytes));
+    uint64_t gpu = 0, resident = 0;
+    double cpu = 0;
+    for (struct gw_replica *r = gw->replicas; r; r = r->next) {
+        double millicores = 0;
+        uint64_t bytes = 0;
+        if (r->fn != fn || r->phase == GW_GONE)
+            continue;
+        gw_usage(gw, r, &millicores, &bytes);
+        cpu += millicores;
+        resident += bytes;
+        gpu += r->node_stats.mem_bytes;
+    }
+    json_object_set_new(o, "usage", json_pack("{s:f, s:f, s:I}", "cpu", cpu, "totalMemoryBytes",
+                                              (double)resident, "gpuMemoryBytes", (json_int_t)gpu));
 }
 
 struct page {

@@ -62,6 +62,12 @@ struct gw_span {
     uint32_t restarts;
 };
 
+/* What a replica had used when somebody asked. */
+struct gw_usage {
+    uint32_t pid;
+    fast_ns at, cpu;
+};
+
 struct gw_replica {
     struct gw_replica *next; /* of the gateway */
     struct gw_function *fn;
@@ -84,6 +90,7 @@ struct gw_replica {
     int in_flight; /* changed by gw_replica_count_flight() only */
     fast_ns waiting_since, waiting_ns; /* with two or more in flight; since 0: not now */
     struct gw_span span;
+    struct gw_usage usage;
     fast_ns drain_until, suspect_until;
     struct fast_http_pool *pool;
     struct gw_stats stats;
@@ -232,6 +239,11 @@ void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);
 /* |n| random bytes, at most 256, which are good until the next call. */
 unsigned char *gw_random_bytes(struct gateway *gw, size_t n);
 
+/* ---- usage.c ---- */
+
+/* CPU in thousandths of a core and resident memory, by which shared pages count for each process. */
+void gw_usage(struct gateway *gw, struct gw_replica *r, double *ret_millicores, uint64_t *ret_bytes);
+
 /* ---- access_log.c ---- */
 
 /* |finished| of a server: a line of JSON for each request. */
@@ -312,6 +324,7 @@ struct gw_function *gw_request_function(const struct gw_request *rq, const char 
 void gw_api_scale(const struct gw_request *rq, const char *name);
 void gw_api_secrets(const struct gw_request *rq);
 void gw_api_logs(const struct gw_request *rq);
+void gw_api_alert(const struct gw_request *rq);
 void gw_api_gpus(const struct gw_request *rq);
 void gw_api_replicas(const struct gw_request *rq);
 void gw_api_policy(const struct gw_request *rq);

@@ -310,7 +310,8 @@ int gw_spec_parse(const char *text, size_t len, const char *query_ns, const stru
         return r;
     }
     const char *health = gw_spec_map(s, "annotations", "com.openfaas.health.http.path");
-    s->health_path = health ? health : "";
+    const char *ready = gw_spec_map(s, "annotations", "com.openfaas.ready.http.path");
+    s->health_path = health ? health : ready ? ready : "";
     *ret = s;
     return 0;
 }

@@ -11,6 +11,7 @@
   /die            kills its own process without an answer
   /die-once/FILE  the same for the first who comes; the others answer
   /half           promises 100 bytes, sends 10, hangs up
+  --spin          (argument) uses a core all the time
   /late S         (argument) listens S seconds after its start
 
 What comes as a batch is answered as one, whatever its path.
@@ -171,5 +172,12 @@ if len(sys.argv) > 2 and sys.argv[1] == "--late":
     time.sleep(float(sys.argv[2]))
 if "FAST_SOCKET" in os.environ and "DEAF" not in os.environ:
     threading.Thread(target=LocalServer(os.environ["FAST_SOCKET"], Handler).serve_forever, daemon=True).start()
+def spin():
+    while True:
+        pass
+
+
+if "--spin" in sys.argv:
+    threading.Thread(target=spin, daemon=True).start()
 print("function begins", flush=True)
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

@@ -254,6 +254,40 @@ class Api(GatewayTest):
         self.assertEqual(gw.get("/metrics").status, 404)
 
 
+class Alerts(GatewayTest):
+    def alert(self, status, name="f.openfaas-fn", **more):
+        return self.gw.post("/system/alert", {"status": status, "alerts": [
+            {"status": status, "labels": {"alertname": "x", "function_name": name}}], **more})
+
+    def test_steps(self):
+        gw = self.gw
+        # Counted as 5 requests/s for each replica, so that the scaler has no reason to act by itself.
+        gw.up(labels={"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "4",
+                      "com.openfaas.scale.factor": "50"})
+        self.assert_answer(self.alert("firing"), 200)
+        self.assertEqual(gw.status()["replicas"], 3)
+        self.assert_answer(self.alert("firing"), 200)
+        self.assertEqual(gw.status()["replicas"], 4)
+        self.assert_answer(self.alert("resolved"), 200)
+        self.assertEqual(gw.status()["replicas"], 1)
+        self.assert_answer(self.alert("firing", "nope"), 500, "no function nope")
+        self.assert_answer(gw.post("/system/alert", {"alerts": [{}]}), 500, "without status")
+        self.assert_answer(gw.post("/system/alert", b"x"), 400, "alerts")
+        self.assertEqual(gw.get("/system/alert").status, 405)
+
+    def test_usage(self):
+        gw = self.gw
+        gw.up(envProcess=f"{gateway.FUNCTION} --spin")
+        self.assertNotIn("usage", gw.get("/system/function/f").json())
+        usage = gw.get("/system/function/f?usage=1").json()["usage"]
+        self.assertGreater(usage["totalMemoryBytes"], 1 << 20)  # a Python program
+        wait_until(lambda: gw.get("/system/function/f?usage=1").json()["usage"]["cpu"] > 10)
+        self.assertLess(gw.get("/system/function/f?usage=1").json()["usage"]["cpu"], 1000 * (os.cpu_count() + 1))
+
+    def test_ready_path(self):
+        self.gw.up(annotations={"com.openfaas.ready.http.path": "/status/204"})
+
+
 class Calls(GatewayTest):
     def setUp(self):
         self.gw.up()

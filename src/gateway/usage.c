@@ -1,0 +1,67 @@
+/* Decides what CPU time and memory a replica uses: it and all processes of its session, as the node starts
+ * each replica in one of its own. CPU is the mean since somebody asked last, or since the start. Reading
+ * all of /proc takes milliseconds, so it is done when it is asked for, not by the clock. */
+
+#include "gateway/gateway.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "io/file.h"
+
+#define ASKED_AGAIN FAST_MS(100) /* a mean over less says nothing */
+
+struct sum {
+    fast_ns cpu;
+    uint64_t resident;
+};
+
+/* Adds a process if it is of session |session|. Fields of proc(5), behind the name: 6 session, 14 and 15 times
+ * of user and system, 24 resident pages. */
+static void add_process(const char *pid, uint32_t session, struct sum *sum)
+{
+    char path[64];
+    fast_autofree char *text = NULL;
+    unsigned of = 0;
+    unsigned long long user = 0, system = 0;
+    long pages = 0;
+    snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
+    if (fast_file_read(path, 4096, &text, NULL, NULL))
+        return;
+    const char *at = strrchr(text, ')');
+    if (!at || sscanf(at + 1, " %*c %*d %*d %u %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d "
+                              "%*d %*u %*u %ld", &of, &user, &system, &pages) != 4 || of != session)
+        return;
+    sum->cpu += (fast_ns)(user + system) * (FAST_S(1) / sysconf(_SC_CLK_TCK));
+    sum->resident += (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static struct sum sum_of(uint32_t session)
+{
+    struct sum sum = {0};
+    DIR *proc = opendir("/proc");
+    for (struct dirent *e; proc && (e = readdir(proc));)
+        if (isdigit((unsigned char)e->d_name[0]))
+            add_process(e->d_name, session, &sum);
+    if (proc)
+        closedir(proc);
+    return sum;
+}
+
+void gw_usage(struct gateway *gw, struct gw_replica *r, double *ret_millicores, uint64_t *ret_bytes)
+{
+    fast_ns now = fast_loop_now(gw->loop), cpu, span;
+    struct sum sum = r->pid ? sum_of(r->pid) : (struct sum){0};
+    bool known = r->usage.pid == r->pid, again = known && now - r->usage.at >= ASKED_AGAIN;
+    cpu = again ? sum.cpu - r->usage.cpu : sum.cpu;
+    span = again ? now - r->usage.at : fast_clock_wall() - (fast_ns)r->started_ms * FAST_MS(1);
+    if (again || !known)
+        r->usage = (struct gw_usage){r->pid, now, sum.cpu};
+    *ret_bytes = sum.resident;
+    *ret_millicores = span > 0 && cpu > 0 ? 1000.0 * (double)cpu / (double)span : 0;
+}
