@@ -41,7 +41,8 @@ FIGURES = {
     "gateway.added_p50_us_nginx": ("us", None),
     "gateway.open_p50_us": ("us", None), "gateway.open_p99_us": ("us", None),
     "gateway.open_p50_us_nginx": ("us", None), "gateway.open_p99_us_nginx": ("us", None),
-    "gateway.idle_mb_10000": ("MB", "<= 100"), "gateway.cold_start_ms": ("ms", "<= 150"),
+    "gateway.body_10mb_mb": ("MB", None), "gateway.body_1gb_mb": ("MB", None),
+    "gateway.body_1gb_grows_mb": ("MB", "<= 2"), "gateway.idle_mb_10000": ("MB", "<= 100"), "gateway.cold_start_ms": ("ms", "<= 150"),
 }
 CPU = {"gateway.cpu_us_tcp", "gateway.cpu_us_unix", "gateway.cpu_us_nginx", "gateway.cpu_ratio_tcp",
        "gateway.cpu_ratio_unix", "gateway.cpu_ratio_openfaas"}
@@ -301,6 +302,44 @@ def idle_memory():
         world.close()
 
 
+def peak_mb(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmHWM"))
+
+
+def pass_body(world, size):
+    """A body of that size up to a function and another one down: the gateway's peak of resident memory."""
+    gw = world.gw
+    with open(f"/proc/{gw.process.pid}/clear_refs", "w", encoding="ascii") as f:
+        f.write("5")  # the peak counts from here
+    block, c = b"b" * (1 << 20), gw.connect(timeout=300)
+    c.putrequest("PUT", "/function/body/hash")
+    c.putheader("Content-Length", str(size))
+    c.endheaders()
+    for _ in range(size >> 20):
+        c.send(block)
+    if c.getresponse().read() == b"":
+        raise SystemExit("bench: the large body was not answered")
+    c.request("GET", f"/function/body/bytes/{size}")
+    answer, got = c.getresponse(), 0
+    while part := answer.read(1 << 20):
+        got += len(part)
+    c.close()
+    if got != size:
+        raise SystemExit(f"bench: {got} of {size} bytes came back")
+    return peak_mb(gw.process.pid)
+
+
+def bodies(world, wanted):
+    world.gw.up("body")  # the function of the tests, which streams
+    pass_body(world, 10 << 20)
+    small, large = pass_body(world, 10 << 20), pass_body(world, 1 << 30)
+    for name, value in (("gateway.body_10mb_mb", small), ("gateway.body_1gb_mb", large),
+                        ("gateway.body_1gb_grows_mb", large - small)):
+        if name in wanted:
+            figure(name, [value])
+
+
 def cold_start(world):
     """From zero: a request that has to wait for the start, less what the function takes by itself to
     accept its first connection when it is started by hand."""
@@ -346,6 +385,8 @@ def main():
             added_p50(world, wanted)
         if {n for n in wanted if ".open_" in n}:
             open_loop(world, wanted)
+        if any(".body_" in n for n in wanted):
+            bodies(world, wanted)
         if "gateway.cold_start_ms" in wanted:
             cold_start(world)
     finally:
