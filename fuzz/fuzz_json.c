@@ -23,8 +23,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     FUZZ_CHECK(*s->name && *s->ns && s->argv_len > 0 && s->argv[s->argv_len - 1] == 0);
     FUZZ_CHECK(s->min >= 0 && s->max >= s->min && s->slo >= 0);
-    gw_spec_scale(s, &scale);
-    FUZZ_CHECK(scale.min <= scale.max);
+    for (int i = 0; i < FAST_SCALER_COUNT; i++) {
+        gw_spec_scale(s, (enum fast_scaler)i, &scale);
+        FUZZ_CHECK(scale.min <= scale.max);
+    }
     char *echo = json_dumps(s->json, JSON_COMPACT);
     FUZZ_CHECK(echo);
     FUZZ_CHECK(!gw_spec_parse(echo, strlen(echo), "of-query", &paths, &again, &err));

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes inputs that the fuzz targets begin with: one of every message, requests, model files,
-deployments, manifests, queries.
+deployments, manifests, queries, profiles.
 
 Usage: fuzz-seeds.py CORPUS
 """
@@ -83,9 +83,19 @@ def queries():
     yield "twice", b"\x03n=1&name=&n=22&&=x&namespaces=y"
 
 
+def profiles():
+    yield "gateway", b"# f\nsm,quota,rps,p95_ms,p99_ms\n6,0.200,3,10,11\n# predicted:\n100,1,30,9,10\n"
+    yield "authors", (b'namespace,trial_name,key,value,limitations,other_metrics\nf,a,qps,13.5,"{""GPU_QUOTA"": ""0.2"", '
+                      b'""GPU_SM"": ""6"", ""GPU_MEMORY"": ""2073741824""}","{""error_rate"": 0.0, ""p95"": 8300.0}"\n')
+    yield "json", json.dumps({"schema": 1, "function": "f", "version": "v", "trials": [
+        {"sm_pct": 6, "quota": 0.2, "batch": 4, "state": "ok", "text": "", "error_rate": 0.0, "memory_bytes": 1,
+         "seconds": 9.5, "rps": 3.5, "p50_ms": 1, "p95_ms": 2, "p99_ms": 3, "utilization": 0.5},
+        {"sm_pct": 12, "quota": 1, "state": "errors", "text": "why", "error_rate": 1, "rps": None}]}).encode()
+
+
 def main():
     for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp),
-                          ("json", deployments), ("yaml", manifests), ("query", queries)):
+                          ("json", deployments), ("yaml", manifests), ("query", queries), ("profile", profiles)):
         folder = os.path.join(sys.argv[1], target)
         os.makedirs(folder, exist_ok=True)
         for name, data in seeds():

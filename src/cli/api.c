@@ -232,14 +232,3 @@ void api_print(const json_t *json)
     fast_autofree char *text = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY);
     puts(text ? text : "null");
 }
-
-const char *json_text(const json_t *obj, const char *key)
-{
-    const char *s = json_string_value(json_object_get(obj, key));
-    return s ? s : "";
-}
-
-double json_num(const json_t *obj, const char *key)
-{
-    return json_number_value(json_object_get(obj, key));
-}

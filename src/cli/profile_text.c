@@ -104,12 +104,24 @@ static int64_t to_bytes(double v)
     return v >= 0 && v < 1e18 ? (int64_t)v : 0;
 }
 
+/* NaN is not. */
+static bool is_number(double v)
+{
+    return v >= 0 && v < 1e12;
+}
+
 static int add(struct profile *p, const struct fast_trial *t, struct fast_err *err)
 {
     if (t->sm_pct < 1 || t->sm_pct > 100 || t->quota_milli < 1 || t->quota_milli > 1000 ||
         t->batch < 1 || t->batch > PROFILE_BATCH_MAX || !(t->rps >= 0 && t->rps < 1e6))
         return fast_err_set(err, FAST_EINVAL, "SM %d %%, quota %.3f, batch %d, %g requests/s are out of "
                             "range", t->sm_pct, t->quota_milli * 1e-3, t->batch, t->rps);
+    const double number[] = {t->p50_ms, t->p95_ms, t->p99_ms, t->utilization, t->sm_activity, t->occupancy,
+                             t->dram, t->gpu_ms, t->error_rate, t->seconds};
+    for (size_t i = 0; i < FAST_COUNT_OF(number); i++)
+        if (!is_number(number[i]))
+            return fast_err_set(err, FAST_EINVAL, "SM %d %% x quota %.3f: %g is no number of a trial",
+                                t->sm_pct, t->quota_milli * 1e-3, number[i]);
     for (int i = 0; i < p->trials; i++)
         if (p->trial[i].sm_pct == t->sm_pct && p->trial[i].quota_milli == t->quota_milli &&
             p->trial[i].batch == t->batch)

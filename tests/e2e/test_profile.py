@@ -389,7 +389,8 @@ class FormsTest(unittest.TestCase):
         self.fast("import", "f", self.file("sm,quota,rps,p95_ms\n6,0.2,3,10\n"))
         before = self.fast("export", "f")
         for bad in ("", "sm,quota\n", "sm,quota,rps,p95_ms\n101,0.2,1,1\n", AUTHORS + AUTHORS.split("\n")[1],
-                    AUTHORS.replace("13.5", "many"), AUTHORS[:150], "{", '{"schema": 2, "trials": []}'):
+                    AUTHORS.replace("13.5", "many"),
+                    AUTHORS.replace("8300.0", '""nan""'), AUTHORS.replace("0.05", "-1"), AUTHORS[:150], "{", '{"schema": 2, "trials": []}'):
             self.assertIn("fast: ", self.fast("import", "f", self.file(bad), status=1))
         self.assertEqual(self.fast("export", "f"), before)
         for args in (("f", "--grid", "--adaptive"), ("f", "--slo", "1s"), ("show", "f", "--rate", "1"),
