@@ -36,6 +36,8 @@ void fast_fleet_free(struct fast_fleet *fleet)
     }
     free(fleet->gpus);
     free(fleet->weights);
+    free(fleet->groups);
+    free(fleet->domains);
     place_index_fini(&fleet->index);
     place_index_fini(&fleet->by_area);
     place_table_fini(&fleet->table);
@@ -100,6 +102,10 @@ int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *con
     *gpu = (struct fleet_gpu){.conf = *conf, .open = true};
     if (fast_rects_init(&gpu->rects, err))
         return -FAST_ENOMEM;
+    if (fleet_domain_add(fleet, conf->domain, err)) {
+        fast_rects_fini(&gpu->rects);
+        return -FAST_ENOMEM;
+    }
     *ret_gpu = fleet->ngpus++;
     fleet_reindex(fleet, *ret_gpu);
     return 0;
@@ -151,7 +157,8 @@ static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
         gpu->replicas = replicas;
         gpu->cap = cap;
     }
-    return fleet_weights_reserve(fleet, err);
+    int rc = fleet_weights_reserve(fleet, err);
+    return rc ? rc : fleet_groups_reserve(fleet, err);
 }
 
 /* Enters |replica| at |placed|, which has been chosen. */
@@ -162,6 +169,8 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     int rc = reserve(fleet, placed->gpu, err);
     if (rc)
         return rc;
+    struct fast_placed it = *placed;
+    it.tied = want->node != FAST_ANY || want->avoid || want->near || want->spread;
     fleet_unindex(fleet, placed->gpu);
     if (placed->split) {
         gpu->nsplit++;
@@ -173,10 +182,12 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
         gpu->mem_used += placed->mem_bytes;
         if (placed->weights)
             fleet_weights_hold(fleet, placed->weights, want->weights_bytes, placed->gpu);
+        if (placed->group)
+            fleet_group_hold(fleet, placed->group, placed->gpu);
         gpu->exclusive |= placed->exclusive;
         gpu->replicas[gpu->nreplicas++] = replica;
         fleet->last = placed->gpu;
-        place_table_add(&fleet->table, replica, placed);
+        place_table_add(&fleet->table, replica, &it);
     }
     fleet_reindex(fleet, placed->gpu);
     return rc;
@@ -234,8 +245,9 @@ int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fa
     if (rc)
         return rc;
     int g = fleet_choose_gpu(fleet, want), split = -1;
-    /* An idle GPU is opened last, unless it has the weights. */
-    if (g < 0 || (!fleet->gpus[g].nreplicas && !fleet_weights_find(fleet, want->weights, g))) {
+    /* An idle GPU is opened last, unless it has the weights or is where the replica is to be spread to. */
+    if (g < 0 || (!fleet->gpus[g].nreplicas && !want->spread &&
+                  !fleet_weights_find(fleet, want->weights, g))) {
         split = fleet_split_find(fleet, want);
         if (!fleet->conf.split && repack_any(fleet, want))
             g = fleet_choose_gpu(fleet, want);
@@ -303,6 +315,7 @@ int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fa
         *ret = (struct fast_placed){.gpu = want->gpu,
                                     .mem_bytes = fleet_mem_own(gpu, want),
                                     .weights = want->weights,
+                                    .group = want->group,
                                     .exclusive = want->exclusive,
                                     .forced = true};
         rc = enter(fleet, replica, want, ret, err);
@@ -338,6 +351,8 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
         gpu->mem_used -= placed.mem_bytes;
         if (placed.weights)
             fleet_weights_drop(fleet, placed.weights, placed.gpu);
+        if (placed.group)
+            fleet_group_drop(fleet, placed.group, placed.gpu);
         if (placed.exclusive)
             gpu->exclusive = false;
         place_table_remove(&fleet->table, replica);

@@ -35,7 +35,12 @@ struct fast_gpu_conf {
     uint32_t node;      /* the caller's number of the node */
     int index;          /* of the GPU on its node */
     uint64_t mem_bytes; /* what replicas may have in total */
+    uint32_t type;      /* the caller's number of its model; 0: none */
+    uint32_t domain;    /* what fails together: a rack, a power supply; the caller's number */
 };
+
+/* What "together" means. */
+enum fast_scope { FAST_SCOPE_GPU, FAST_SCOPE_NODE, FAST_SCOPE_DOMAIN };
 
 #define FAST_ANY (-1)
 
@@ -48,6 +53,13 @@ struct fast_want {
     int gpu;                 /* only this GPU of the fleet; FAST_ANY */
     uint64_t weights;        /* identity of model weights that replicas share; 0: none */
     uint64_t weights_bytes;  /* their size, counted once per GPU; a GPU that has them goes first */
+    uint32_t type;           /* only GPUs of this type; 0: any */
+    uint64_t group;          /* whose replica it is, such as a function's; 0: nobody's */
+    bool spread;             /* prefer the failure domain that has the fewest of its group */
+    uint64_t avoid;          /* not together with a replica of this group; 0: none */
+    enum fast_scope avoid_scope;
+    uint64_t near;           /* only together with a replica of this group; 0: anywhere */
+    enum fast_scope near_scope;
 };
 
 /* Where a replica is. */
@@ -56,8 +68,10 @@ struct fast_placed {
     struct fast_rect rect; /* quota 0: none */
     uint64_t mem_bytes;    /* its own memory, without shared weights */
     uint64_t weights;
+    uint64_t group;
     bool exclusive;
     bool split; /* conf.split: a schedule gives it the extent of |rect|, whose corner means nothing */
+    bool tied;   /* where it is was decided by more than its size: plans leave it there */
     bool forced; /* adopted although there was no rectangle or memory for it */
 };
 
@@ -102,6 +116,11 @@ int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fa
 int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *wants,
                          int n, int *ret_want, struct fast_placed *ret, struct fast_err *err);
 
+/* Places |n| parts of one replica, each like |want|, on |n| GPUs of one node: the node that has the fewest
+ * GPUs to choose from. All or none; |replicas| are the numbers of the parts. Looks at each GPU. */
+int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, int n,
+                          const struct fast_want *want, struct fast_placed *ret, struct fast_err *err);
+
 /* Enters a replica that already runs on |want->gpu|. It does not fail for lack of room: without a
  * rectangle or memory for it, it is entered without and marked as forced. */
 int fast_fleet_adopt(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
@@ -119,6 +138,36 @@ int fast_fleet_weights(struct fast_fleet *fleet, int gpu, uint64_t weights, uint
 /* By how much the quota of a replica can be raised where it is, up to |most_milli|, in steps of 0.1 (the
  * last one may be smaller). Tries them out; in the end it has what it had, if on another rectangle. */
 int fast_fleet_raise_room(struct fast_fleet *fleet, uint64_t replica, int most_milli);
+
+/* ---- moving ---- */
+
+/* A replica that goes to another GPU. The copy there is started first, and the replica stopped when the
+ * copy serves, so that both have a place meanwhile. */
+struct fast_move {
+    uint64_t replica;
+    int from, to;
+    struct fast_want want; /* for the copy, tied to |to| */
+};
+
+#define FAST_MOVES_MAX 64
+
+/* What a plan is worth. */
+struct fast_defrag {
+    int nmoves;
+    uint64_t bytes; /* cost: memory that the copies fill, weights that are there already left out */
+    int gpus;       /* gain: GPUs that are idle afterwards */
+    int area;       /* of FAST_PLANE_AREA: what the replicas take that go */
+};
+
+/* Plans to empty GPUs, the one with the least taken first, onto others that are busy: at most |max| moves
+ * (to FAST_MOVES_MAX) and |bytes_max| bytes in all, for each GPU all of its replicas or none. Changes
+ * nothing that lasts. Looks at each GPU; meant for every minute or so. */
+int fast_fleet_defrag(struct fast_fleet *fleet, int max, uint64_t bytes_max, struct fast_move *ret,
+                      struct fast_defrag *ret_worth, struct fast_err *err);
+
+/* Plans the fewest moves after which |want| has a place. FAST_ENOROOM: there is none of at most |max|. */
+int fast_fleet_make_room(struct fast_fleet *fleet, const struct fast_want *want, int max,
+                         struct fast_move *ret, struct fast_defrag *ret_worth, struct fast_err *err);
 
 int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err);
 

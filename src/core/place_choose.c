@@ -19,7 +19,8 @@ uint64_t fleet_mem_need(const struct fast_fleet *fleet, int gpu, const struct fa
 static bool eligible(const struct fast_fleet *fleet, int g, const struct fast_want *want)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
-    return gpu->open && (want->node == FAST_ANY || want->node == gpu->conf.node) &&
+    return gpu->open && (!want->type || want->type == gpu->conf.type) &&
+           (want->node == FAST_ANY || want->node == gpu->conf.node) &&
            (want->gpu == FAST_ANY || want->gpu == g);
 }
 
@@ -28,11 +29,18 @@ static bool has_memory(const struct fast_fleet *fleet, int gpu, const struct fas
     return fleet_mem_need(fleet, gpu, want) <= fleet_mem_free(&fleet->gpus[gpu]);
 }
 
+/* Together with whom it has to be, and apart from whom it must not. */
+static bool is_company_right(const struct fast_fleet *fleet, int g, const struct fast_want *want)
+{
+    return (!want->avoid || !fleet_group_near(fleet, want->avoid, g, want->avoid_scope)) &&
+           (!want->near || fleet_group_near(fleet, want->near, g, want->near_scope));
+}
+
 bool fleet_gpu_may(const struct fast_fleet *fleet, int g, const struct fast_want *want)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
     return eligible(fleet, g, want) && !gpu->exclusive && (!want->exclusive || !gpu->nreplicas) &&
-           has_memory(fleet, g, want);
+           has_memory(fleet, g, want) && is_company_right(fleet, g, want);
 }
 
 /* The best so far while GPUs are looked at one by one. */
@@ -42,12 +50,19 @@ struct best {
     uint64_t mem_free;
 };
 
-static void consider(const struct fast_fleet *fleet, int g, const struct fast_want *want,
+/* Whether |g| is in a failure domain that has |level| of the group; below 0: any. */
+static bool is_level(const struct fast_fleet *fleet, int g, const struct fast_want *want, int level)
+{
+    return level < 0 ||
+           fleet_group_in_domain(fleet, want->group, fleet->gpus[g].conf.domain) == level;
+}
+
+static void consider(const struct fast_fleet *fleet, int g, const struct fast_want *want, int level,
                      struct best *best)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
     struct fast_rect rect = fleet_rect(want), from;
-    if (!fleet_gpu_may(fleet, g, want))
+    if (!fleet_gpu_may(fleet, g, want) || !is_level(fleet, g, want, level))
         return;
     struct best it = {g, -fleet_area_free(gpu), fleet_mem_free(gpu)};
     if (rect.quota) {
@@ -65,27 +80,28 @@ static void consider(const struct fast_fleet *fleet, int g, const struct fast_wa
 struct accept {
     const struct fast_fleet *fleet;
     const struct fast_want *want;
+    int level;
 };
 
 static bool accept(const void *arg, int gpu)
 {
     const struct accept *a = arg;
-    return fleet_gpu_may(a->fleet, gpu, a->want);
+    return fleet_gpu_may(a->fleet, gpu, a->want) && is_level(a->fleet, gpu, a->want, a->level);
 }
 
-int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
+static int choose_on_level(const struct fast_fleet *fleet, const struct fast_want *want, int level)
 {
     struct best best = {-1, 0, 0};
     struct fast_rect rect = fleet_rect(want);
     if (want->gpu != FAST_ANY) {
         if (want->gpu >= 0 && want->gpu < fleet->ngpus)
-            consider(fleet, want->gpu, want, &best);
+            consider(fleet, want->gpu, want, level, &best);
         return best.gpu;
     }
     /* A GPU that has the weights goes first. */
     for (int i = want->weights ? fleet_weights_at(fleet, want->weights, 0) : fleet->nweights;
          i < fleet->nweights && fleet->weights[i].weights == want->weights; i++)
-        consider(fleet, fleet->weights[i].gpu, want, &best);
+        consider(fleet, fleet->weights[i].gpu, want, level, &best);
     if (best.gpu >= 0)
         return best.gpu;
     if (want->node == FAST_ANY && rect.quota && fleet->conf.fit == FAST_FIT_AREA) {
@@ -94,11 +110,22 @@ int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *wan
         if (want->weights && __builtin_add_overflow(mem, want->weights_bytes, &mem))
             return -1;
         return place_index_find(&fleet->index, rect.quota, rect.sm, mem, accept,
-                                &(struct accept){fleet, want});
+                                &(struct accept){fleet, want, level});
     }
     for (int g = 0; g < fleet->ngpus; g++)
-        consider(fleet, g, want, &best);
+        consider(fleet, g, want, level, &best);
     return best.gpu;
+}
+
+int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
+{
+    int g = -1;
+    if (!want->spread || !want->group)
+        return choose_on_level(fleet, want, -1);
+    for (int level = fleet_group_level(fleet, want->group, -1); level >= 0 && g < 0;
+         level = fleet_group_level(fleet, want->group, level))
+        g = choose_on_level(fleet, want, level);
+    return g;
 }
 
 /* What there is at best, over the GPUs that could have taken the replica. */
@@ -109,6 +136,7 @@ struct survey {
     bool rect_fits;              /* somewhere */
     int sm_at_quota, quota_at_sm; /* the widest free where memory suffices */
     bool full;                    /* some GPU has no place for one more rectangle */
+    bool company;                 /* some GPU has the wrong neighbours */
 };
 
 static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_want *want,
@@ -127,6 +155,7 @@ static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_
     s->eligible++;
     s->idle += gpu->nreplicas == 0;
     s->with_memory += memory;
+    s->company |= !is_company_right(fleet, g, want);
     s->full |= fleet_gpu_rects(gpu) == FAST_RECTS_USED_MAX;
     for (int i = 0; !gpu->nsplit && i < gpu->rects.nfree; i++) {
         const struct fast_rect *f = &gpu->rects.free[i];
@@ -173,6 +202,10 @@ static int say_refused(const struct fast_fleet *fleet, const struct fast_want *w
     const struct fast_rect rect = fleet_rect(want);
     for (int g = 0; g < fleet->ngpus; g++)
         survey_gpu(fleet, g, want, &s);
+    if (!s.eligible && want->type)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "no GPU: of %d GPUs none is of the type that is wanted, where it has to be, and "
+                            "takes new replicas", fleet->ngpus);
     if (!s.eligible)
         return fast_err_set(err, FAST_ENOROOM, "no GPU: of %d GPUs none %s", fleet->ngpus,
                             want->node != FAST_ANY || want->gpu != FAST_ANY
@@ -198,6 +231,9 @@ static int say_refused(const struct fast_fleet *fleet, const struct fast_want *w
                             "free, at most %" PRIu64 " MiB are",
                             MIB(want->slice.mem_bytes), rect.sm, rect.quota / 1000,
                             rect.quota % 1000, MIB(s.mem_with_rect));
+    if (s.company)
+        return fast_err_set(err, FAST_ENOROOM, "neighbours: each GPU with room has replicas that it must "
+                                               "not be with, or none that it has to be with");
     return fast_err_set(err, FAST_ENOROOM, "replicas: %s",
                         s.full ? "the GPUs with room have as many replicas as a GPU can have"
                                : "each GPU with room is one replica's alone");
@@ -221,6 +257,7 @@ int fleet_place_on(const struct fast_fleet *fleet, int g, const struct fast_want
                                 .rect = rect,
                                 .mem_bytes = fleet_mem_own(&fleet->gpus[g], want),
                                 .weights = want->weights,
+                                .group = want->group,
                                 .exclusive = want->exclusive};
     return 0;
 }

@@ -38,6 +38,12 @@ struct fleet_weights {
     uint64_t charged; /* of it, to the GPU */
 };
 
+/* Replicas of a group on a GPU. */
+struct fleet_group {
+    uint64_t group;
+    int gpu, n;
+};
+
 struct fast_fleet {
     struct fast_fleet_conf conf;
     struct fleet_gpu *gpus;
@@ -48,6 +54,10 @@ struct fast_fleet {
     struct place_table table;
     struct fleet_weights *weights; /* by weights, then GPU */
     int nweights, weights_cap;
+    struct fleet_group *groups; /* by group, then GPU */
+    int ngroups, groups_cap;
+    uint32_t *domains; /* that there are */
+    int ndomains, domains_cap;
 };
 
 /* The place of the first entry that is not below (|weights|, |gpu|). */
@@ -62,6 +72,17 @@ void fleet_weights_hold(struct fast_fleet *fleet, uint64_t weights, uint64_t byt
 void fleet_weights_drop(struct fast_fleet *fleet, uint64_t weights, int gpu);
 /* What |want| takes of |gpu| for weights that are not charged there yet. */
 uint64_t fleet_weights_need(const struct fast_fleet *fleet, const struct fast_want *want, int gpu);
+
+/* Likewise for groups; |gpu| is new to the fleet in fleet_domain_add(). */
+int fleet_groups_reserve(struct fast_fleet *fleet, struct fast_err *err);
+void fleet_group_hold(struct fast_fleet *fleet, uint64_t group, int gpu);
+void fleet_group_drop(struct fast_fleet *fleet, uint64_t group, int gpu);
+int fleet_domain_add(struct fast_fleet *fleet, uint32_t domain, struct fast_err *err);
+/* Whether a replica of |group| is together with |gpu|. */
+bool fleet_group_near(const struct fast_fleet *fleet, uint64_t group, int gpu, enum fast_scope scope);
+int fleet_group_in_domain(const struct fast_fleet *fleet, uint64_t group, uint32_t domain);
+/* The fewest replicas of |group| in a domain that has more than |above|; -1: no domain has more. */
+int fleet_group_level(const struct fast_fleet *fleet, uint64_t group, int above);
 
 /* Takes |gpu| out of the index before a change of it, and puts it back. */
 void fleet_unindex(struct fast_fleet *fleet, int gpu);

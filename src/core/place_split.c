@@ -133,6 +133,7 @@ struct fast_placed fleet_split_on(const struct fast_fleet *fleet, int g,
                                 .rect = fleet_rect(want),
                                 .mem_bytes = fleet_mem_own(&fleet->gpus[g], want),
                                 .weights = want->weights,
+                                .group = want->group,
                                 .split = true};
 }
 
