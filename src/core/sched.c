@@ -331,7 +331,8 @@ int fast_sched_add(struct fast_sched *s, const struct fast_slice *slice, fast_ns
     else
         id = s->used++;
     struct client *c = &s->clients[id];
-    *c = (struct client){.state = CLIENT_IDLE, .slice = *slice, .plan_i = -1, .rested = true};
+    *c = (struct client){.state = CLIENT_IDLE, .slice = *slice, .plan_i = -1, .rested = true,
+                         .deadline = FAST_NEVER};
     fast_quota_set(&c->quota, slice, s->conf.window_ns);
     s->plan_old = true;
     return id;
@@ -390,6 +391,24 @@ void fast_sched_want(struct fast_sched *s, int client, fast_ns now)
     sched_dispatch(s);
 }
 
+void fast_sched_deadline(struct fast_sched *s, int client, fast_ns deadline, fast_ns now)
+{
+    if (!known(s, client) || s->clients[client].deadline == deadline)
+        return;
+    sched_advance(s, now);
+    s->clients[client].deadline = deadline;
+    rekey(s, &s->clients[client]);
+    sched_dispatch(s);
+}
+
+/* No work, no token. */
+static void rest(struct client *c)
+{
+    c->state = CLIENT_IDLE;
+    c->rested = true;
+    c->deadline = FAST_NEVER;
+}
+
 void fast_sched_unwant(struct fast_sched *s, int client, fast_ns now)
 {
     if (!known(s, client) || s->clients[client].state != CLIENT_READY)
@@ -398,8 +417,7 @@ void fast_sched_unwant(struct fast_sched *s, int client, fast_ns now)
     struct client *c = &s->clients[client];
     sched_ready_remove(s, c);
     c->sum.wait_ns += s->now - c->ready_at;
-    c->state = CLIENT_IDLE;
-    c->rested = true;
+    rest(c);
     sched_dispatch(s);
 }
 
@@ -425,11 +443,12 @@ int fast_sched_done(struct fast_sched *s, int client, uint64_t token, fast_ns bu
     sched_unhold(s, c);
     untell(s, c);
     fast_quota_charge(&c->quota, charge, s->now - from, !s->conf.whole_tokens);
-    c->state = want ? CLIENT_READY : CLIENT_IDLE;
-    c->rested |= !want;
     if (want) {
+        c->state = CLIENT_READY;
         c->ready_at = s->now;
         sched_ready_insert(s, c);
+    } else {
+        rest(c);
     }
     sched_dispatch(s);
     return 0;

@@ -13,8 +13,8 @@
  *  3. A client that always has work gets its request in every window, whenever any schedule can
  *     give all clients theirs: core/sched_plan.h cuts the window into slots whose owners fit
  *     together. A slot that its owner leaves idle is lent, and taken back when the owner wants it.
- *  4. What is left goes to whoever fits: first those below their request, largest missing first,
- *     then those below their limit, least used fraction first.
+ *  4. What is left goes to whoever fits: first those below their request, earliest deadline and then
+ *     largest missing first, then those below their limit, least used fraction first.
  *
  * A client here is whoever has a slice: in a node that is a replica, whose processes take turns with
  * its token. */
@@ -92,6 +92,10 @@ int fast_sched_resize(struct fast_sched *s, int client, const struct fast_slice 
                       struct fast_err *err);
 /* The client has work. Changes nothing if it holds a token or waits already. */
 void fast_sched_want(struct fast_sched *s, int client, fast_ns now);
+/* What the client has to do, or will want to do next, should be done by |deadline| (FAST_NEVER: no matter
+ * when). Among those who still miss something of their request, and own no slot at the moment, the earliest
+ * deadline comes first, and no deadline last; no guarantee depends on it. It holds until the client has no work. */
+void fast_sched_deadline(struct fast_sched *s, int client, fast_ns deadline, fast_ns now);
 /* The client has no work any more, and no token. */
 void fast_sched_unwant(struct fast_sched *s, int client, fast_ns now);
 /* The client gives |token| back, revoked or not. |busy_ns| is bounded by the time it was held.

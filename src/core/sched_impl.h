@@ -37,6 +37,7 @@ struct client {
     int held_sm;
     int holder_i; /* place in |holders| while a token is out */
     fast_ns granted_at, until, revoked_at, ready_at, throttled_at;
+    fast_ns deadline; /* FAST_NEVER: none */
     struct fast_sched_stats sum;
 };
 

@@ -5,6 +5,7 @@
 #include "core/sched_impl.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/mem.h"
 
@@ -44,18 +45,22 @@ static bool at_limit(const struct fast_sched *s, const struct client *c)
            c->quota.limit_ns - sched_used(s, c) <= sliver(s, c->quota.limit_ns);
 }
 
-static void set_key(const struct fast_sched *s, const struct client *c, int64_t key[3])
+/* Deadlines order those who miss something of their request, and nobody else: who owns a slot comes first
+ * all the same, and beyond its request a client competes by what it has used. */
+static void set_key(const struct fast_sched *s, const struct client *c, int64_t key[FAST_TREE_KEYS])
 {
     fast_ns used = sched_used(s, c);
     fast_ns missing = c->quota.request_ns - used;
     if (missing > sliver(s, c->quota.request_ns)) {
         key[0] = sched_owns_slot(s, c) ? CLASS_OWNER : CLASS_MISSING;
-        key[1] = -missing;
+        key[1] = c->deadline;
+        key[2] = -missing;
     } else {
         key[0] = CLASS_ELASTIC;
-        key[1] = used * 1000 / (c->quota.limit_ns / 1000 + 1);
+        key[1] = 0;
+        key[2] = used * 1000 / (c->quota.limit_ns / 1000 + 1);
     }
-    key[2] = c->state == CLIENT_HOLD ? s->now : c->ready_at;
+    key[3] = c->state == CLIENT_HOLD ? s->now : c->ready_at;
 }
 
 void sched_ready_insert(struct fast_sched *s, struct client *c)
@@ -84,8 +89,8 @@ void sched_ready_remove(struct fast_sched *s, struct client *c)
 
 static void timed_insert(struct fast_sched *s, struct client *c, fast_ns at)
 {
+    memset(c->timed.key, 0, sizeof(c->timed.key));
     c->timed.key[0] = at;
-    c->timed.key[1] = c->timed.key[2] = 0;
     c->timed.id = sched_id(s, c);
     c->timed.width = 0;
     fast_tree_insert(&s->timed, &c->timed);
@@ -206,28 +211,35 @@ static void expire(struct fast_sched *s)
     }
 }
 
+/* In class, deadline and what it misses; since when it waits does not matter. */
+static bool weaker(const int64_t a[FAST_TREE_KEYS], const int64_t b[FAST_TREE_KEYS])
+{
+    for (int i = 0; i < 3; i++)
+        if (a[i] != b[i])
+            return a[i] > b[i];
+    return false;
+}
+
 /* Revokes tokens of a weaker class than |class|, the weakest first, until |need| per cent are free.
  * All or nothing. */
 static bool preempt(struct fast_sched *s, int64_t class, int need, int *vfree)
 {
     for (;;) {
         struct client *worst = NULL;
-        int64_t worst_key[3] = {0};
+        int64_t worst_key[FAST_TREE_KEYS] = {0};
         int sum = 0;
         for (int i = 0; i < s->tokens_out; i++) {
             struct client *c = &s->clients[s->holders[i]];
-            int64_t key[3];
+            int64_t key[FAST_TREE_KEYS];
             if (c->state != CLIENT_HOLD || c->expired || c->held_sm == 0)
                 continue;
             set_key(s, c, key);
             if (key[0] <= class)
                 continue;
             sum += c->held_sm;
-            if (!worst || key[0] > worst_key[0] ||
-                (key[0] == worst_key[0] && key[1] > worst_key[1])) {
+            if (!worst || weaker(key, worst_key)) {
                 worst = c;
-                worst_key[0] = key[0];
-                worst_key[1] = key[1];
+                memcpy(worst_key, key, sizeof(worst_key));
             }
         }
         if (*vfree >= need)

@@ -7,7 +7,7 @@
 
 static bool before(const struct fast_tree_node *a, const struct fast_tree_node *b)
 {
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < FAST_TREE_KEYS; i++)
         if (a->key[i] != b->key[i])
             return a->key[i] < b->key[i];
     return a->id < b->id;

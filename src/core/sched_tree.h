@@ -8,9 +8,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define FAST_TREE_KEYS 4
+
 struct fast_tree_node {
     struct fast_tree_node *left, *right;
-    int64_t key[3]; /* order: lexicographic, then by id */
+    int64_t key[FAST_TREE_KEYS]; /* order: lexicographic, then by id */
     int32_t id;
     int32_t width, min_width; /* of the node, of its subtree */
     uint32_t prio;

@@ -20,6 +20,7 @@ struct world_client {
     fast_ns pause;      /* between bursts, on average */
     int busy_pct;       /* of the time it holds a token, as it reports */
     bool never_done;    /* it does not give tokens back */
+    bool deadlines;     /* it has them */
     int id;
     uint64_t token;
     bool revoked;
@@ -171,6 +172,14 @@ static inline void world_window(struct world *w)
     w->window_at = w->now;
 }
 
+/* Clients with |deadlines| get a new one with each wish, which may already be over. */
+static inline void world_deadline(struct world *w, const struct world_client *c)
+{
+    if (c->deadlines)
+        fast_sched_deadline(w->s, c->id, w->now + world_random(w, FAST_MS(200)) - FAST_MS(20), w->now);
+    world_actions(w);
+}
+
 static inline void world_run(struct world *w, fast_ns until)
 {
     fast_ns window = fast_sched_conf(w->s)->window_ns;
@@ -193,11 +202,13 @@ static inline void world_run(struct world *w, fast_ns until)
             struct world_client *c = &w->c[i];
             if (c->token && c->done_at <= w->now) {
                 world_done(w, c);
+                world_deadline(w, c);
             } else if (c->want_at <= w->now) {
                 c->want_at = FAST_NEVER;
                 c->want_since = w->now;
                 if (c->work != FAST_NEVER)
                     c->left = c->work;
+                world_deadline(w, c);
                 fast_sched_want(w->s, c->id, w->now);
                 world_actions(w);
             }

@@ -269,6 +269,38 @@ static void beyond_request_yields(void **state)
     fast_sched_free(s);
 }
 
+/* Of two who miss something, the one whose deadline is earlier comes first, whatever it misses; an owner comes
+ * first all the same, and a deadline ends with the work. */
+static void earliest_deadline_first(void **state)
+{
+    (void)state;
+    struct fast_sched *s = sched((struct fast_sched_conf){.greedy = true, .charge = FAST_CHARGE_HELD});
+    int holder = add(s, 100, 0, 1000), small = add(s, 100, 100, 1000), big = add(s, 100, 500, 1000);
+    fast_sched_want(s, holder, 0);
+    struct fast_sched_action t = next_of(s, FAST_SCHED_GRANT, holder);
+    fast_sched_want(s, small, FAST_MS(1));
+    fast_sched_want(s, big, FAST_MS(1));
+    fast_sched_deadline(s, big, FAST_MS(90), FAST_MS(2));
+    fast_sched_deadline(s, small, FAST_MS(40), FAST_MS(2));
+    assert_int_equal(fast_sched_done(s, holder, t.token, FAST_MS(3), false, FAST_MS(3), NULL), 0);
+    t = next_of(s, FAST_SCHED_GRANT, small);
+    assert_int_equal(fast_sched_done(s, small, t.token, FAST_MS(1), false, FAST_MS(4), NULL), 0);
+    t = next_of(s, FAST_SCHED_GRANT, big);
+    fast_sched_want(s, small, FAST_MS(5)); /* without a deadline now */
+    assert_int_equal(fast_sched_done(s, big, t.token, FAST_MS(2), true, FAST_MS(6), NULL), 0);
+    next_of(s, FAST_SCHED_GRANT, big);
+    fast_sched_free(s);
+
+    s = sched((struct fast_sched_conf){0});
+    int owner = add(s, 60, 500, 1000), other = add(s, 60, 500, 1000);
+    fast_sched_want(s, other, 0);
+    t = next_of(s, FAST_SCHED_GRANT, other);
+    fast_sched_deadline(s, other, FAST_MS(1), 0);
+    fast_sched_want(s, owner, FAST_MS(2)); /* its slot */
+    next_of(s, FAST_SCHED_REVOKE, other);
+    fast_sched_free(s);
+}
+
 /* What a window gave, and what it owed to who had work in all of it. */
 static void windows_are_accounted(void **state)
 {
@@ -401,6 +433,7 @@ int main(void)
         cmocka_unit_test(beyond_request_yields),    cmocka_unit_test(stuck_token),
         cmocka_unit_test(resize_at_once),           cmocka_unit_test(wrong_settings),
         cmocka_unit_test(plan_of_pairs),            cmocka_unit_test(windows_are_accounted),
+        cmocka_unit_test(earliest_deadline_first),
     };
     return cmocka_run_group_tests_name("sched", tests, NULL, NULL);
 }

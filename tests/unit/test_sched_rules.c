@@ -1,6 +1,8 @@
 /* The rules of core/sched.h over many windows of virtual time, with random clients. */
 #include "sched_world.h"
 
+#include <math.h>
+
 #include "core/sched_plan.h"
 
 #define SETS 150
@@ -146,6 +148,25 @@ static void feasible_sets_are_met(void **state)
         w.window_end = check_requests;
         world_run(&w, FAST_S(1));
         assert_true(fast_sched_planned_ns(w.s) <= FAST_MS(100) + FAST_US(1));
+        world_fini(&w);
+    }
+}
+
+/* Whatever deadlines some of them have, early, late or over, and however often these change. */
+static void deadlines_break_no_guarantee(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= SETS; seed++) {
+        struct world w;
+        world_init(&w, &(struct fast_sched_conf){0}, seed);
+        feasible_clients(&w, 2 + (int)world_random(&w, 11), 1 + (int)world_random(&w, 6), 1000);
+        for (int i = 0; i < w.n; i++)
+            w.c[i].deadlines = world_random(&w, 2) == 0;
+        w.window_end = check_requests;
+        for (int k = 0; k < 500; k++) {
+            world_run(&w, w.now + FAST_MS(2));
+            world_deadline(&w, &w.c[world_random(&w, w.n)]);
+        }
         world_fini(&w);
     }
 }
@@ -296,6 +317,8 @@ static void churn(void **state)
     struct world w;
     world_init(&w, &(struct fast_sched_conf){.drain_ns = FAST_MS(30)}, 11);
     random_clients(&w, 40);
+    for (int i = 0; i < w.n; i += 3)
+        w.c[i].deadlines = true;
     for (int k = 0; w.events < CHURN_EVENTS; k++) {
         world_run(&w, w.now + world_random(&w, FAST_MS(3)));
         struct world_client *c = &w.c[world_random(&w, w.n)];
@@ -367,13 +390,123 @@ static void plans_are_schedules(void **state)
     }
 }
 
+/* ---- against the exact answer ----
+ *
+ * The shortest schedule is the linear program: minimize the sum of x over sets that fit, such that the sets with
+ * client i cover its request. By duality that is the largest sum of request * y, with y >= 0 and a sum of y of at
+ * most 1 over each set. Its best corner is where as many of these conditions as there are clients hold with
+ * equality; with five clients all corners can be looked at. */
+
+#define EXACT_MAX 5
+
+struct exact {
+    const struct fast_plan_item *items;
+    int n, rows;
+    double row[(1 << EXACT_MAX) + EXACT_MAX][EXACT_MAX + 1]; /* row * y <= last column */
+    double best;
+};
+
+/* Solves the chosen rows as equations; false: they say no single thing. */
+static bool solve(const struct exact *e, const int *chosen, double *ret)
+{
+    double m[EXACT_MAX][EXACT_MAX + 1];
+    for (int i = 0; i < e->n; i++)
+        for (int j = 0; j <= e->n; j++)
+            m[i][j] = e->row[chosen[i]][j < e->n ? j : EXACT_MAX];
+    for (int c = 0; c < e->n; c++) {
+        int pivot = c;
+        for (int i = c + 1; i < e->n; i++)
+            pivot = fabs(m[i][c]) > fabs(m[pivot][c]) ? i : pivot;
+        if (fabs(m[pivot][c]) < 1e-9)
+            return false;
+        for (int j = 0; j <= e->n; j++) {
+            double t = m[c][j];
+            m[c][j] = m[pivot][j];
+            m[pivot][j] = t;
+        }
+        for (int i = 0; i < e->n; i++)
+            for (int j = e->n; i != c && j >= c; j--)
+                m[i][j] -= m[c][j] * m[i][c] / m[c][c];
+    }
+    for (int i = 0; i < e->n; i++)
+        ret[i] = m[i][e->n] / m[i][i];
+    return true;
+}
+
+static void look_at_corners(struct exact *e, int *chosen, int count, int from)
+{
+    double y[EXACT_MAX], sum = 0;
+    for (int i = from; i < e->rows && count < e->n; i++) {
+        chosen[count] = i;
+        look_at_corners(e, chosen, count + 1, i + 1);
+    }
+    if (count < e->n || !solve(e, chosen, y))
+        return;
+    for (int i = 0; i < e->rows; i++) {
+        double at = 0;
+        for (int j = 0; j < e->n; j++)
+            at += e->row[i][j] * y[j];
+        if (at > e->row[i][EXACT_MAX] + 1e-9)
+            return;
+    }
+    for (int j = 0; j < e->n; j++)
+        sum += y[j] * (double)e->items[j].request_ns;
+    e->best = sum > e->best ? sum : e->best;
+}
+
+static bool more_fits(const struct fast_plan_item *items, int n, unsigned set)
+{
+    for (int i = 0; i < n; i++)
+        if (!(set >> i & 1) && set_width(items, set | 1u << i) <= 100)
+            return true;
+    return false;
+}
+
+static double exact_length(const struct fast_plan_item *items, int n)
+{
+    static struct exact e;
+    int chosen[EXACT_MAX];
+    e = (struct exact){.items = items, .n = n};
+    for (unsigned set = 1; set < 1u << n; set++) {
+        if (set_width(items, set) > 100 || more_fits(items, n, set))
+            continue;
+        for (int j = 0; j < n; j++)
+            e.row[e.rows][j] = set >> j & 1;
+        e.row[e.rows++][EXACT_MAX] = 1;
+    }
+    for (int j = 0; j < n; j++)
+        e.row[e.rows++][j] = -1;
+    look_at_corners(&e, chosen, 0, 0);
+    return e.best;
+}
+
+/* The plan is as short as any schedule can be, so that a set is admitted exactly if one can serve it. */
+static void plans_are_exact(void **state)
+{
+    (void)state;
+    unsigned seed = 3;
+    for (int k = 0; k < 300; k++) {
+        struct fast_plan_item items[EXACT_MAX];
+        struct fast_plan p;
+        int n = 2 + rand_r(&seed) % (EXACT_MAX - 1);
+        for (int i = 0; i < n; i++) {
+            items[i].sm_pct = 10 + rand_r(&seed) % 71;
+            items[i].request_ns = FAST_MS(1 + rand_r(&seed) % 60);
+        }
+        fast_plan_make(items, n, FAST_MS(100), &p);
+        double exact = exact_length(items, n);
+        if (fabs((double)p.length_ns - exact) > 1e-6 * exact + 10)
+            fail_msg("set %d of %d: planned %lld ns, exact %.0f", k, n, (long long)p.length_ns, exact);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plans_are_schedules),
+        cmocka_unit_test(plans_are_schedules), cmocka_unit_test(plans_are_exact),
         cmocka_unit_test(any_set_keeps_the_rules),
         cmocka_unit_test(a_thousandth_is_not_nothing), cmocka_unit_test(deterministic),
-        cmocka_unit_test(feasible_sets_are_met),
+        cmocka_unit_test(feasible_sets_are_met), cmocka_unit_test(deadlines_break_no_guarantee),
         cmocka_unit_test(feasible_sets_are_met_with_kernels),
         cmocka_unit_test(greedy_is_not_enough),
         cmocka_unit_test(no_idle_sms),
