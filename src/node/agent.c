@@ -137,13 +137,29 @@ int node_agent_watch(struct agent_replica *r, struct fast_err *err)
     return r->exited ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory to watch %s", r->shared.id);
 }
 
+/* More than what its threads use by waking up now and then, in the seconds between two probes. */
+#define CPU_WORKS 2
+
+static void look_for_work(struct agent_replica *r, fast_ns now)
+{
+    uint64_t cpu = node_process_cpu(r->process.pid);
+    if (cpu >= r->cpu + CPU_WORKS)
+        node_life_worked(&r->life, now);
+    r->cpu = cpu;
+}
+
 static void on_probed(void *arg, bool ok, const char *reason)
 {
     struct agent_replica *r = arg;
     fast_ns now = fast_loop_now(r->agent->node->loop);
     enum fast_replica_state before = r->life.state;
     r->health = NULL;
+    if (!ok)
+        look_for_work(r, now);
     int todo = node_life_probed(&r->life, ok, now);
+    if (todo & NODE_LIFE_KILL)
+        fast_log(WARN, "replica hangs", "replica=%s pid=%d; no answer and no work for %d s, it is started again",
+                 r->shared.id, (int)r->process.pid, (int)(NODE_LIFE_HUNG / FAST_S(1)));
     if (r->life.state == FAST_REPLICA_READY && before != FAST_REPLICA_READY) {
         if (before == FAST_REPLICA_STARTING && !r->adopted)
             r->up_ms = (uint32_t)((r->life.ready_at - r->life.spawned_at) / 1000000);

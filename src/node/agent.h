@@ -30,6 +30,7 @@ struct agent_replica {
     size_t packet_len;
     char *log_path;
     uint32_t port;
+    uint64_t cpu;       /* that the process had used at the last probe without an answer */
     uint32_t exit_code; /* of the last process that ended */
     uint64_t started_ms;
     uint32_t up_ms;

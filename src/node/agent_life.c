@@ -48,6 +48,7 @@ int node_life_spawned(struct node_life *life, fast_ns now)
     life->fails = 0;
     life->spawned_at = now;
     life->healthy_since = FAST_NEVER;
+    life->alive_at = now;
     life->poll = NODE_LIFE_POLL_MIN;
     life->probe_at = now + life->poll;
     life->deadline = now + life->start_timeout;
@@ -116,6 +117,7 @@ static int probe_ok(struct node_life *life, fast_ns now)
 {
     int todo = 0;
     life->fails = 0;
+    life->alive_at = now;
     life->probe_at = now + NODE_LIFE_CHECK;
     if (life->healthy_since == FAST_NEVER)
         life->healthy_since = now;
@@ -141,7 +143,9 @@ static int probe_bad(struct node_life *life, fast_ns now)
         return 0;
     }
     life->probe_at = now + NODE_LIFE_CHECK;
-    if (life->fails < NODE_LIFE_FAILS || life->state == FAST_REPLICA_UNHEALTHY)
+    if (life->state == FAST_REPLICA_UNHEALTHY)
+        return now - life->alive_at >= NODE_LIFE_HUNG ? NODE_LIFE_KILL : 0;
+    if (life->fails < NODE_LIFE_FAILS)
         return 0;
     life->healthy_since = FAST_NEVER;
     return move(life, FAST_REPLICA_UNHEALTHY);
@@ -152,6 +156,11 @@ int node_life_probed(struct node_life *life, bool ok, fast_ns now)
     if (!life->running || life->timed_out || life->state == FAST_REPLICA_STOPPING)
         return 0;
     return ok ? probe_ok(life, now) : probe_bad(life, now);
+}
+
+void node_life_worked(struct node_life *life, fast_ns now)
+{
+    life->alive_at = now;
 }
 
 int node_life_stop(struct node_life *life, fast_ns grace, fast_ns now)

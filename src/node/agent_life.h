@@ -22,7 +22,7 @@
  *        --->| stopping |--------->| stopped |
  *            +----------+          +---------+
  *
- * The delays are 100 ms, doubled at each further death up to 10 s; ten seconds of health in a row
+ * One that is unhealthy and shows no sign of life for two minutes is killed. The delays are 100 ms, doubled at each further death up to 10 s; ten seconds of health in a row
  * forgive everything. */
 
 #include <stdbool.h>
@@ -38,6 +38,7 @@
 #define NODE_LIFE_CHECK FAST_S(2)        /* between probes afterwards */
 #define NODE_LIFE_PROBE_TIMEOUT FAST_S(2)
 #define NODE_LIFE_FAILS 3                /* probes without an answer: unhealthy */
+#define NODE_LIFE_HUNG FAST_S(120)       /* unhealthy, and without any sign of life: killed */
 
 /* What the agent has to do; several at once, in this order. */
 enum {
@@ -58,6 +59,7 @@ struct node_life {
     fast_ns start_timeout;
     fast_ns spawned_at, ready_at;
     fast_ns healthy_since; /* FAST_NEVER: not now */
+    fast_ns alive_at;      /* the last sign of life: an answer, or work */
     fast_ns poll;          /* between probes while it starts */
     fast_ns probe_at;      /* FAST_NEVER: none is due */
     fast_ns deadline;      /* of the start, the back-off or the grace; FAST_NEVER: none */
@@ -78,6 +80,8 @@ int node_life_adopt(struct node_life *life, fast_ns start_timeout, bool ready, f
 int node_life_spawned(struct node_life *life, fast_ns now);
 int node_life_spawn_failed(struct node_life *life, fast_ns now);
 int node_life_probed(struct node_life *life, bool ok, fast_ns now);
+/* It does not answer, but works: it may just be busy with one long request. */
+void node_life_worked(struct node_life *life, fast_ns now);
 int node_life_died(struct node_life *life, fast_ns now);
 int node_life_stop(struct node_life *life, fast_ns grace, fast_ns now);
 int node_life_tick(struct node_life *life, fast_ns now);

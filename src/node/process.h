@@ -62,6 +62,9 @@ uint32_t node_process_status_code(int status);
 /* Start time and state letter of a process; false if there is none. */
 bool node_process_stat(pid_t pid, uint64_t *ret_ticks, char *ret_state);
 
+/* Processor time that it has used, in hundredths of a second; 0 if there is no such process. */
+uint64_t node_process_cpu(pid_t pid);
+
 /* A TCP port on 127.0.0.1 that nobody listens on now. */
 int node_process_free_port(uint32_t *ret, struct fast_err *err);
 

@@ -93,6 +93,27 @@ static void unhealthy_and_back(void **state)
     assert_int_equal(l.state, FAST_REPLICA_READY);
 }
 
+/* Without an answer and without work it is killed after two minutes; while it works it is not. */
+static void hangs(void **state)
+{
+    (void)state;
+    struct node_life l;
+    fast_ns now = 0, worked = 0;
+    int todo = 0;
+    begin(&l, 0);
+    make_ready(&l, 0);
+    for (; now <= FAST_S(300); now += FAST_S(2)) {
+        node_life_worked(&l, worked = now);
+        assert_false(node_life_probed(&l, false, now) & NODE_LIFE_KILL);
+    }
+    assert_int_equal(l.state, FAST_REPLICA_UNHEALTHY);
+    while (!(todo = node_life_probed(&l, false, now)))
+        now += FAST_S(2);
+    assert_int_equal(todo, NODE_LIFE_KILL);
+    assert_true(now - worked == NODE_LIFE_HUNG);
+    assert_int_equal(node_life_died(&l, now), NODE_LIFE_SPAWN | NODE_LIFE_TELL);
+}
+
 static void first_crash_restarts_at_once(void **state)
 {
     (void)state;
@@ -275,7 +296,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(start_to_ready), cmocka_unit_test(poll_is_bounded),
-        cmocka_unit_test(too_slow), cmocka_unit_test(unhealthy_and_back),
+        cmocka_unit_test(too_slow), cmocka_unit_test(unhealthy_and_back), cmocka_unit_test(hangs),
         cmocka_unit_test(first_crash_restarts_at_once), cmocka_unit_test(delays_double),
         cmocka_unit_test(never_ready), cmocka_unit_test(health_forgives),
         cmocka_unit_test(illness_does_not_forgive), cmocka_unit_test(stop_running),
