@@ -81,7 +81,7 @@ static int apply(struct cli *cli, const char *file)
     int r = manifest_load(file, &docs, &err), status = CLI_OK;
     const json_t *first = json_array_get(docs, 0);
     if (!r && json_object_get(first, "functions") && !json_object_get(first, "kind")) {
-        r = deploy_read_stack(file, &stack, &err);
+        r = deploy_read_stack(cli, file, &stack, &err);
         if (!r)
             json_array_extend(deployments, stack);
     } else if (!r) {

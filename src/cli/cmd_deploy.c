@@ -198,7 +198,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     size_t i;
     if (!d->file == !argc)
         return cli_fail(CLI_USAGE, "deploy: give a NAME, or a stack file with --file");
-    if (d->file && deploy_read_stack(d->file, &list, &err))
+    if (d->file && deploy_read_stack(cli, d->file, &list, &err))
         return cli_fail(CLI_USAGE, "deploy: %s", err.msg);
     if (!d->file) {
         if (fast_parse_name(argv[0], "function name", &err) || build(argv[0], d, &one, &err))

@@ -13,7 +13,9 @@ int deploy_send(struct cli *cli, const json_t *deployment);
 /* Asks whether all of |list| are valid, so that one that is not leaves nothing behind. */
 int deploy_check_all(struct cli *cli, const json_t *list);
 
-/* Reads a stack.yml as faas-cli reads it; |ret| becomes an array of FunctionDeployments. */
-int deploy_read_stack(const char *path, json_t **ret, struct fast_err *err);
+/* Reads a stack.yml as faas-cli reads it; |ret| becomes an array of FunctionDeployments. Its
+ * provider.gateway is the gateway of |cli| from then on, unless --gateway named one; the usual address
+ * in a file does not take the place of OPENFAAS_URL. */
+int deploy_read_stack(struct cli *cli, const char *path, json_t **ret, struct fast_err *err);
 
 #endif

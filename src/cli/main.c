@@ -78,6 +78,7 @@ static void init(struct cli *cli)
 {
     const char *url = getenv("OPENFAAS_URL");
     cli->gateway = url && *url ? url : "http://127.0.0.1:8080";
+    cli->gateway_unasked = cli->gateway;
     cli->tty = isatty(STDOUT_FILENO);
     cli->color = cli->tty && !getenv("NO_COLOR");
     ssize_t n = readlink("/proc/self/exe", cli->self_dir, sizeof(cli->self_dir) - 1);

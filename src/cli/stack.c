@@ -115,6 +115,45 @@ static int add_key(json_t *d, const char *fn, const char *key, json_t *value, st
     return fast_err_set(err, FAST_EINVAL, "functions.%s.%s: this key is not known", fn, key);
 }
 
+/* Merges "environment: {...}" of a file into |env|; a name that is there already stays. */
+static int add_env_file(json_t *env, const char *path, struct fast_err *err)
+{
+    fast_autofree char *raw = NULL;
+    struct text text = {0};
+    json_t *root = NULL, *value;
+    const char *name;
+    int r = fast_file_read(path, STACK_MAX, &raw, NULL, err);
+    r = r ? r : expand(raw, &text, err);
+    r = r ? r : fast_yaml_parse(text.p, text.len, path, &root, err);
+    free(text.p);
+    json_t *map = r ? NULL : json_object_get(root, "environment");
+    if (!r && !json_is_object(map))
+        r = fast_err_set(err, FAST_EINVAL, "%.200s: there is no \"environment\" in it", path);
+    json_object_foreach(map, name, value)
+        if (!json_object_get(env, name))
+            json_object_set(env, name, value);
+    json_decref(root);
+    return r;
+}
+
+/* "environment_file": a list of files, whose names are looked for from where fast runs, as faas-cli
+ * does. The environment of the function itself comes first, then the files in reverse order. */
+static int add_env_files(json_t *d, const char *fn, json_t *files, struct fast_err *err)
+{
+    if (!json_is_array(files))
+        return fast_err_set(err, FAST_EINVAL, "functions.%s.environment_file: a list is expected", fn);
+    json_t *own = json_object_get(d, "envVars");
+    json_t *env = json_is_object(own) ? json_deep_copy(own) : json_object();
+    int r = 0;
+    for (size_t i = json_array_size(files); !r && i > 0; i--) {
+        const char *path = json_string_value(json_array_get(files, i - 1));
+        r = path ? add_env_file(env, path, err)
+                 : fast_err_set(err, FAST_EINVAL, "item %zu is no name of a file", i);
+    }
+    json_object_set_new(d, "envVars", env);
+    return r ? fast_err_wrap(err, "functions.%s.environment_file", fn) : 0;
+}
+
 static int add_function(json_t *list, const char *fn, json_t *spec, struct fast_err *err)
 {
     if (!json_is_object(spec))
@@ -124,13 +163,30 @@ static int add_function(json_t *list, const char *fn, json_t *spec, struct fast_
     const char *key;
     json_t *value;
     json_object_foreach(spec, key, value) {
-        int r = add_key(d, fn, key, value, err);
+        int r = !strcmp(key, "environment_file") ? 0 : add_key(d, fn, key, value, err);
         if (r)
             return r;
     }
+    json_t *files = json_object_get(spec, "environment_file");
+    int r = files && !json_is_null(files) ? add_env_files(d, fn, files, err) : 0;
+    if (r)
+        return r;
     if (!json_object_get(d, "image"))
         return fast_err_set(err, FAST_EINVAL, "functions.%s: \"image\" is missing", fn);
     return 0;
+}
+
+static void use_gateway(struct cli *cli, const json_t *provider)
+{
+    const char *url = json_string_value(json_object_get(provider, "gateway"));
+    size_t n = url ? strlen(url) : 0;
+    while (n && url[n - 1] == '/')
+        n--;
+    if (!n || n >= sizeof(cli->gateway_of_stack) || cli->gateway != cli->gateway_unasked ||
+        !strncmp(url, "http://127.0.0.1:8080", n) || !strncmp(url, "http://localhost:8080", n))
+        return;
+    snprintf(cli->gateway_of_stack, sizeof(cli->gateway_of_stack), "%.*s", (int)n, url);
+    cli->gateway = cli->gateway_unasked = cli->gateway_of_stack;
 }
 
 static int from_root(const char *path, json_t *root, json_t *list, struct fast_err *err)
@@ -155,7 +211,7 @@ static int from_root(const char *path, json_t *root, json_t *list, struct fast_e
     return 0;
 }
 
-int deploy_read_stack(const char *path, json_t **ret, struct fast_err *err)
+int deploy_read_stack(struct cli *cli, const char *path, json_t **ret, struct fast_err *err)
 {
     fast_autofree char *raw = NULL;
     struct text text = {0};
@@ -170,6 +226,8 @@ int deploy_read_stack(const char *path, json_t **ret, struct fast_err *err)
         r = fast_yaml_parse(text.p, text.len, path, &root, err);
     if (!r)
         r = from_root(path, root, list, err);
+    if (!r)
+        use_gateway(cli, json_object_get(root, "provider"));
     free(text.p);
     json_decref(root);
     if (r) {

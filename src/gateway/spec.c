@@ -91,6 +91,37 @@ const char *gw_spec_map(const struct gw_spec *s, const char *key, const char *na
 
 /* ---- annotations and labels ---- */
 
+/* Every annotation of ours, behind "fastgshare/": one with another name is a typing error, which would
+ * else cost a function its GPU in silence. The last row is what the authors' own tools write. */
+static const char *const notes[] = {
+    "gpu_quota_request", "gpu_quota_limit", "gpu_sm_partition", "gpu_mem", "slo", "slo_percentile",
+    "slo-percentile", "priority", "profile", "model", "batch", "max_inflight", "record", "repeatable",
+    "sample", "socket", "trial", "profile_batches",
+    "role", "nodeName", "gpu_info", "vgpu_id", "vgpu_type", "vgpu_uuid",
+};
+
+static int check_notes(const struct gw_spec *s, struct fast_err *err)
+{
+    const char *key, *near = NULL;
+    json_t *value;
+    json_object_foreach(json_object_get(s->json, "annotations"), key, value) {
+        if (strncmp(key, NOTE, strlen(NOTE)))
+            continue;
+        const char *name = key + strlen(NOTE);
+        bool known = false;
+        for (size_t i = 0; i < FAST_COUNT_OF(notes) && !known; i++) {
+            known = !strcmp(notes[i], name);
+            if (!near && !strncmp(notes[i], name, strlen(name) < 6 ? strlen(name) : 6))
+                near = notes[i];
+        }
+        if (!known)
+            return fast_err_set(err, FAST_EINVAL,
+                                NOTE "%.60s: there is no such annotation%s%s; see `man fast-gateway`", name,
+                                near ? "; did you mean " NOTE : "", near ? near : "");
+    }
+    return 0;
+}
+
 static int parse_slice(struct gw_spec *s, struct fast_err *err)
 {
     const char *request = gw_spec_map(s, "annotations", NOTE "gpu_quota_request");
@@ -180,7 +211,8 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
         pct = gw_spec_map(s, "annotations", NOTE "slo-percentile");
     const char *profile = gw_spec_map(s, "annotations", NOTE "profile");
     const char *priority = gw_spec_map(s, "annotations", NOTE "priority");
-    int r = parse_slice(s, err);
+    int r = check_notes(s, err);
+    r = r ? r : parse_slice(s, err);
     if (!r && slo)
         r = fast_parse_duration(slo, NOTE "slo", FAST_US(1), FAST_S(3600), &s->slo, err);
     if (!r && pct && strcmp(pct, "95") && strcmp(pct, "99"))

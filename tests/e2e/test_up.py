@@ -192,6 +192,24 @@ class UpTest(unittest.TestCase):
             self.assertIn("nothing was deployed", err)
             self.assertEqual(self.up.json("ls"), [])
 
+    def test_a_stack_names_gateway_and_files(self):
+        path = os.path.join(self.up.root, "stack.yml")
+        files = [os.path.join(self.up.root, n) for n in ("one.yml", "two.yml")]
+        for name, text in zip(files, ("{A: one, B: one}", "{B: two, C: two, D: two}")):
+            with open(name, "w", encoding="utf-8") as f:
+                f.write(f"environment: {text}\n")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(f"provider: {{name: openfaas, gateway: 'http://127.0.0.1:{self.up.port}/'}}\n"
+                    "functions:\n  f:\n    image: digits\n    environment: {D: own}\n"
+                    f"    environment_file: [{', '.join(files)}]\n    labels: {{com.openfaas.scale.min: '0'}}\n")
+        self.up.env["OPENFAAS_URL"] = "http://127.0.0.1:1"
+        self.up.good("deploy", "-f", path)
+        self.assertEqual(self.up.fast("-g", "http://127.0.0.1:1", "deploy", "-f", path)[0], 2)
+        self.assertEqual(self.up.fast("deploy", "-g", "http://127.0.0.1:1", "-f", path)[0], 3)
+        self.up.env["OPENFAAS_URL"] = f"http://127.0.0.1:{self.up.port}"
+        self.assertEqual(self.up.json("describe", "f")["envVars"],
+                         {"A": "one", "B": "two", "C": "two", "D": "own"})
+
     def test_what_is_not_there(self):
         for args in (["logs", "none"], ["describe", "none"], ["rm", "none"], ["scale", "none", "1"],
                      ["invoke", "none"]):

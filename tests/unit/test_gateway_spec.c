@@ -118,6 +118,10 @@ static void refused(void **state)
     refuse_spec("", "not JSON");
     refuse_spec("{\"service\":", "line 1");
     refuse_spec("[]", "object");
+    refuse_spec("{\"service\":\"a\",\"image\":\"digits\",\"annotations\":{\"fastgshare/gpu_sm_partion\":\"12\"}}",
+                "did you mean fastgshare/gpu_sm_partition");
+    refuse_spec("{\"service\":\"a\",\"image\":\"digits\",\"annotations\":{\"fastgshare/colour\":\"red\"}}",
+                "fastgshare/colour: there is no such annotation;");
     refuse_spec("{\"image\":\"digits\"}", "service");
     refuse_spec("{\"service\":\"a/b\",\"image\":\"digits\"}", "service");
     refuse_spec("{\"service\":\"A\",\"image\":\"digits\"}", "service");
