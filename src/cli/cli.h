@@ -48,6 +48,7 @@ struct cli_opt {
     size_t at;        /* offset in the option struct of the command */
     const char *arg;  /* "NAME" in the help; NULL for a flag */
     const char *help; /* one line */
+    const char *values; /* what completion offers, by blanks; NULL: names of files */
 };
 
 struct cli_cmd {

@@ -11,6 +11,15 @@ static void print_opts(const struct cli_opt *opts, size_t n)
         printf(" --%s", opts[i].name);
 }
 
+/* Values of options, a case each. */
+static void print_values(const struct cli_cmd *c)
+{
+    for (size_t i = 0; i < c->opt_count; i++)
+        if (c->opts[i].values)
+            printf("    %s--%s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); return ;;\n", c->name,
+                   c->opts[i].name, c->opts[i].values);
+}
+
 static void print_bash(void)
 {
     puts("# fast(1) completion for bash: eval \"$(fast completion bash)\"\n"
@@ -32,6 +41,11 @@ static void print_bash(void)
     }
     puts("        esac\n"
          "    fi\n"
+         "    case ${COMP_WORDS[1]}${COMP_WORDS[COMP_CWORD-1]} in");
+    for (size_t i = 0; i < cli_cmd_count; i++)
+        print_values(cli_cmds[i]);
+    puts("    completioncompletion) COMPREPLY=($(compgen -W \"bash zsh\" -- \"$cur\")); return ;;\n"
+         "    esac\n"
          "    case $cur in\n"
          "    -*) COMPREPLY=($(compgen -W \"$words\" -- \"$cur\")) ;;\n"
          "    *) COMPREPLY=($(compgen -W \"$(echo $words | tr ' ' '\\n' | grep -v '^--')\" -- \"$cur\") "

@@ -63,10 +63,10 @@ static int add_pairs(json_t *obj, const struct cli_list *list, const char *what,
     return 0;
 }
 
-static int check_milli(const char *text, const char *what, struct fast_err *err)
+static int check_milli(const char *text, const char *what, int64_t min, struct fast_err *err)
 {
     int64_t v;
-    return text ? fast_parse_milli(text, what, 0, FAST_MILLI, &v, err) : 0;
+    return text ? fast_parse_milli(text, what, min, FAST_MILLI, &v, err) : 0;
 }
 
 /* The gateway checks again; here the message can name the flag. */
@@ -82,11 +82,11 @@ static int check(const struct deploy *d, struct fast_err *err)
     if (d->sm)
         r = fast_parse_int(d->sm, "--sm", 1, FAST_SM_PCT_MAX, &v, err);
     if (!r)
-        r = check_milli(d->quota, "--quota", err);
+        r = check_milli(d->quota, "--quota", 1, err);
     if (!r)
-        r = check_milli(d->request, "--request", err);
+        r = check_milli(d->request, "--request", 0, err);
     if (!r)
-        r = check_milli(d->limit, "--limit", err);
+        r = check_milli(d->limit, "--limit", 1, err);
     if (!r && d->mem)
         r = fast_parse_bytes(d->mem, "--mem", UINT64_MAX, &bytes, err);
     if (!r && d->slo)

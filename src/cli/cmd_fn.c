@@ -57,6 +57,8 @@ static int run_ls(struct cli *cli, void *arg, int argc, char **argv)
         return s;
     if (cli->json)
         api_print(list);
+    else if (!json_array_size(list) && ((struct fn *)arg)->ns)
+        printf("No functions in namespace %s.\n", ((struct fn *)arg)->ns);
     else if (!json_array_size(list))
         puts("No functions yet. Try: fast deploy digits --image digits --sm 12 --quota 0.3");
     else
@@ -102,7 +104,7 @@ static void add_slice(struct table *t, const json_t *r)
     }
     table_add(t, "%.0f", json_num(r, "gpu"));
     table_add(t, "%.0f", json_num(r, "sm_pct"));
-    table_add(t, "%.2f-%.2f", json_num(r, "quota_request"), json_num(r, "quota_limit"));
+    table_add(t, "%.3g-%.3g", json_num(r, "quota_request"), json_num(r, "quota_limit"));
     table_add(t, "%.0f of %.0f MiB", json_num(r, "memory_used_bytes") / 1048576,
               json_num(r, "memory_cap_bytes") / 1048576);
 }
@@ -233,6 +235,27 @@ static int run_rm(struct cli *cli, void *arg, int argc, char **argv)
     return status;
 }
 
+/* What the gateway has made of it: the function's labels bound it. */
+static int tell_scale(struct cli *cli, const struct fn *fn, const char *name, int64_t asked)
+{
+    char escaped[256], query[300], path[640];
+    json_t *f = NULL;
+    snprintf(query, sizeof(query), "/system/function/%s", api_escape(name, escaped, sizeof(escaped)));
+    int s = api_json(cli, "GET", with_ns(query, fn, path, sizeof(path)), NULL, &f);
+    if (s)
+        return s;
+    long long got = (long long)json_num(f, "replicas");
+    if (cli->json)
+        printf("{\"function\": \"%s\", \"replicas\": %lld}\n", name, got);
+    else if (got == asked)
+        printf("%s goes to %lld replicas.\n", name, got);
+    else
+        printf("%s goes to %lld replicas, not %lld: see its labels com.openfaas.scale.min and .max.\n",
+               name, got, (long long)asked);
+    json_decref(f);
+    return CLI_OK;
+}
+
 static int run_scale(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct fn *fn = arg;
@@ -249,10 +272,7 @@ static int run_scale(struct cli *cli, void *arg, int argc, char **argv)
         json_object_set_new(body, "namespace", json_string(fn->ns));
     int s = api_json(cli, "POST", path, body, NULL);
     json_decref(body);
-    if (!s)
-        printf(cli->json ? "{\"function\": \"%s\", \"replicas\": %lld}\n"
-                         : "%s goes to %lld replicas.\n", argv[0], (long long)n);
-    return s;
+    return s ? s : tell_scale(cli, fn, argv[0], n);
 }
 
 /* The request body: a file, "-" or a pipe for standard input, else the text itself or nothing. */
@@ -388,6 +408,8 @@ const struct cli_cmd cmd_invoke = {
     CLI_CMD_OPTS(invoke_opts, struct fn), .run = run_invoke};
 const struct cli_cmd cmd_logs = {
     .name = "logs", .args = "NAME", .summary = "print what a function wrote", .min_args = 1,
+    .detail = "Lines that were there already are shown with the time at which the last of them came, new\n"
+              "ones (--follow) with the time at which they come: a program's output bears no time.",
     .max_args = 1, CLI_CMD_OPTS(logs_opts, struct fn), .run = run_logs};
 const struct cli_cmd cmd_policy = {
     .name = "policy", .args = "[fast|timeshare|racing]",

@@ -147,7 +147,7 @@ static void draw_replicas(const json_t *list, const json_t *before, double secon
         table_add(t, "%s", json_text(r, "state"));
         table_add(t, "%.0f", json_num(r, "gpu"));
         table_add(t, "%.0f", json_num(r, "sm_pct"));
-        table_add(t, "%.2f-%.2f", json_num(r, "quota_request"), json_num(r, "quota_limit"));
+        table_add(t, "%.3g-%.3g", json_num(r, "quota_request"), json_num(r, "quota_limit"));
         table_add(t, "%.2f", share_used(r, before, seconds));
         table_add(t, "%.1f", json_num(r, "rps"));
         table_add(t, "%.0f", json_num(r, "in_flight"));

@@ -24,7 +24,7 @@ struct up {
 
 static const struct cli_opt opts[] = {
     {"sim", 0, CLI_STR, offsetof(struct up, sim), "DEVICE[:N]",
-     "simulate N GPUs: v100-16gb, a100-40gb or h100-80gb"},
+     "simulate N GPUs: v100-16gb, a100-40gb or h100-80gb", "v100-16gb a100-40gb h100-80gb"},
     {"listen", 0, CLI_STR, offsetof(struct up, listen), "HOST:PORT", "default: 127.0.0.1:8080"},
     {"metrics", 0, CLI_STR, offsetof(struct up, metrics), "HOST:PORT", "default: 127.0.0.1:8082"},
     {"state-dir", 0, CLI_STR, offsetof(struct up, state_dir), "DIR",
@@ -33,10 +33,10 @@ static const struct cli_opt opts[] = {
     {"basic-auth", 0, CLI_STR, offsetof(struct up, basic_auth), "DIR",
      "ask for the user and password in DIR/basic-auth-user and DIR/basic-auth-password"},
     {"policy", 0, CLI_STR, offsetof(struct up, policy), "NAME",
-     "how replicas share a GPU: fast, timeshare or racing"},
+     "how replicas share a GPU: fast, timeshare or racing", "fast timeshare racing"},
     {"scaling", 0, CLI_STR, offsetof(struct up, scaling), "NAME",
-     "how many there are: queue, paper, hybrid or whole (fast-gateway --policy)"},
-    {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held"},
+     "how many there are: queue, paper, hybrid or whole (fast-gateway --policy)", "queue paper hybrid whole"},
+    {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held", "busy held"},
     {"window", 0, CLI_STR, offsetof(struct up, window), "TIME", "accounting period, default 100ms"},
 };
 

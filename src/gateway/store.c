@@ -70,7 +70,7 @@ static int prepare(struct gw_store *s, const char *path, struct fast_err *err)
     if (r && (sqlite3_errcode(s->db) & 0xff) == SQLITE_BUSY)
         return fast_err_set(err, FAST_EBUSY, "%s is in use by another gateway", path);
     if (r)
-        return r;
+        return fast_err_wrap(err, "%s (move it away to begin without functions)", path);
     int version = schema_version(s);
     if (version < 0)
         return broken(s, err);

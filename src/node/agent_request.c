@@ -219,6 +219,14 @@ static int launch(struct agent_replica *r, struct fast_err *err)
     return 0;
 }
 
+/* Ids come again: a new function of an old name must not go on with the log of the old one. */
+static void put_log_aside(const struct agent_replica *r)
+{
+    char old[PATH_MAX];
+    if (snprintf(old, sizeof(old), "%s.1", r->log_path) < (int)sizeof(old))
+        rename(r->log_path, old);
+}
+
 int node_agent_start(struct node_agent *agent, const struct fast_msg *msg, struct fast_err *err)
 {
     struct agent_replica *r = NULL;
@@ -233,6 +241,7 @@ int node_agent_start(struct node_agent *agent, const struct fast_msg *msg, struc
         node_agent_replica_free(r);
         return rc;
     }
+    put_log_aside(r);
     return launch(r, err);
 }
 
