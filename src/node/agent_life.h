@@ -22,8 +22,8 @@
  *        --->| stopping |--------->| stopped |
  *            +----------+          +---------+
  *
- * One that is unhealthy and shows no sign of life for two minutes is killed. The delays are 100 ms, doubled at each further death up to 10 s; ten seconds of health in a row
- * forgive everything. */
+ * One that is unhealthy and shows no sign of life for two minutes is killed. The delays are 100 ms,
+ * doubled at each further death up to 10 s; ten seconds of health in a row forgive everything. */
 
 #include <stdbool.h>
 
