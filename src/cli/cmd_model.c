@@ -89,10 +89,12 @@ static int each(struct cli *cli, const struct model *o, bool rm, int n, char **n
             json_object_set_new(b, "pinned", json_boolean(!o->off));
         int s = api_json(cli, rm ? "DELETE" : "PUT", "/system/models", b, NULL);
         json_decref(b);
-        if (!s && cli->json)
-            printf("{\"name\": \"%s\", \"%s\": true}\n", names[i], did);
+        json_t *told = !s && cli->json ? json_pack("{s:s, s:b}", "name", names[i], did, 1) : NULL;
+        if (told)
+            api_print(told);
         else if (!s)
             printf("%s is %s.\n", names[i], did);
+        json_decref(told);
         status = s ? s : status;
     }
     return status;

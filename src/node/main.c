@@ -134,9 +134,11 @@ static void end(struct program *p)
         unlink(n->socket);
     }
     node_manager_free(n->manager); /* it knows replicas and stores */
+    n->manager = NULL;
     if (p->orderly)
         node_stores_quit(n->stores);
     node_stores_free(n->stores);
+    n->stores = NULL; /* the agent asks nothing of them any more */
     node_agent_free(n->agent);
     if (p->orderly)
         node_mps_quit(n->mps);

@@ -32,7 +32,7 @@ void node_stores_env(const struct node_stores *stores, const struct node_replica
 /* Called for each model on each GPU; the row is valid for the call. */
 typedef void node_stores_model_fn(void *arg, const struct fast_msg_model_row *row);
 void node_stores_models(const struct node_stores *stores, node_stores_model_fn *fn, void *arg);
-/* |fn| is called at each change of a model. One listener. */
+/* |fn| is called at each change of a model. One listener. NULL is fine. */
 void node_stores_on_model(struct node_stores *stores, node_stores_model_fn *fn, void *arg);
 
 /* The shared part of a gpu_row. */
@@ -48,7 +48,7 @@ uint64_t node_stores_cached(const struct node_stores *stores, uint32_t gpu);
  * is not called. */
 bool node_stores_make_room(struct node_stores *stores, uint32_t gpu, uint64_t bytes,
                            node_stores_done_fn *done, void *arg);
-/* |arg| of requests is gone: they are not told. */
+/* |arg| of requests is gone: they are not told. NULL is fine. */
 void node_stores_cancel(struct node_stores *stores, const void *arg);
 
 #endif

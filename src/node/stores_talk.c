@@ -48,7 +48,7 @@ void node_job_answer(struct node_stores *all, struct node_job *job, int code, co
 
 void node_stores_cancel(struct node_stores *all, const void *arg)
 {
-    for (struct node_job *j = all->jobs; j; j = j->next)
+    for (struct node_job *j = all ? all->jobs : NULL; j; j = j->next)
         if (j->arg == arg)
             j->done = NULL;
 }
@@ -66,7 +66,8 @@ static void set_usage(struct node_store *s, uint64_t bytes, uint64_t cached)
     struct node_manager *m = s->all->node->manager;
     s->bytes = bytes;
     s->cached = cached < bytes ? cached : bytes;
-    m->pool[s->gpu].device.shared = bytes;
+    if (m) /* not while the node ends */
+        m->pool[s->gpu].device.shared = bytes;
 }
 
 static struct node_model **find_model(struct node_store *s, uint64_t id)
@@ -121,6 +122,8 @@ void node_stores_models(const struct node_stores *all, node_stores_model_fn *fn,
 
 void node_stores_on_model(struct node_stores *all, node_stores_model_fn *fn, void *arg)
 {
+    if (!all)
+        return;
     all->on_model = fn;
     all->on_model_arg = arg;
 }

@@ -3,6 +3,7 @@
 hangs, whoever lives has the right bytes, and in the end no device memory is left behind.
 
 FAST_STORE_CRASHES: how many (default 10). FAST_STORE_SEED: to see a failure again."""
+import http.client
 import json
 import os
 import random
@@ -75,7 +76,7 @@ class Crash(unittest.TestCase):
     def again(self, port):
         try:
             self.get(port, "/again")
-        except OSError:
+        except (OSError, http.client.HTTPException):
             pass  # it was the one that was killed
 
     def kill(self, what):
