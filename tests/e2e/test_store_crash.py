@@ -42,6 +42,7 @@ class Crash(unittest.TestCase):
         self.empty = self.gpu().mem_used
 
     def gpu(self):
+        time.sleep(0.05)  # the node's figures are up to 40 ms old
         return self.session.ask("gpu_list")[0][0]
 
     def rows(self):
