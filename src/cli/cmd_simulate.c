@@ -13,7 +13,7 @@
 #define PROFILE_MAX (1u << 20)
 
 struct simulate {
-    const char *trace, *rate, *seconds, *seed, *gpus, *node, *policy, *start, *mem, *svg, *report, *zero;
+    const char *trace, *rate, *seconds, *seed, *gpus, *node, *policy, *start, *mem, *svg, *report, *zero, *defrag;
     const char *scenario, *samples;
     struct cli_list profiles, slos, fails;
 };
@@ -44,6 +44,8 @@ static const struct cli_opt opts[] = {
     {"gpus-per-node", 0, CLI_STR, offsetof(struct simulate, node), "N", "default 4"},
     {"fail", 0, CLI_LIST, offsetof(struct simulate, fails), "WHAT@TIME[+TIME]",
      "what the oldest replica is on fails: replica@30s, gpu@30s, node@1m+20s (back after 20 s)"},
+    {"defrag", 0, CLI_STR, offsetof(struct simulate, defrag), "TIME",
+     "so often empty GPUs by moving replicas behind warm copies (default: never)"},
     {"report", 0, CLI_STR, offsetof(struct simulate, report), "FILE", "write all figures there (JSON)"},
     {"svg", 0, CLI_STR, offsetof(struct simulate, svg), "FILE",
      "draw replicas, GPU time and late requests over time"},
@@ -165,6 +167,8 @@ static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t 
     if (!r && o->zero)
         r = fast_parse_duration(o->zero, "--zero-after", FAST_S(1), FAST_S(86400), &c->zero_after,
                                 err);
+    if (!r && o->defrag)
+        r = fast_parse_duration(o->defrag, "--defrag", FAST_S(1), FAST_S(86400), &c->defrag_ns, err);
     if (!r && o->node)
         r = fast_parse_int(o->node, "--gpus-per-node", 1, 64, &node, err);
     if (!r)

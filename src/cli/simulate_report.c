@@ -214,6 +214,7 @@ static json_t *report_json(const struct sim_world *w, bool all)
         (double)r->replica_ns / 1e9, "gpu_seconds", r->gpu_s, "gpu_seconds_used", r->busy_s,
         "gpu_hours", r->gpu_s / 3600, "memory_gpu_seconds", r->mem_s, "occupancy", r->gpu_s / span,
         "utilization", r->busy_s / span, "functions", list);
+    json_object_set_new(k, "gpu_seconds_occupied", json_real(r->gpus_s));
     json_object_update(j, k);
     json_decref(k);
     if (all)
@@ -252,6 +253,8 @@ void simulate_print_text(const struct sim_world *w)
            sim_cluster_policy_name(w->conf.policy), w->conf.gpus, r->gpu_s, r->busy_s,
            (unsigned long long)r->starts, (unsigned long long)r->cold, (unsigned long long)r->stops,
            (unsigned long long)r->refused);
+    printf("GPUs with any replica: %.1f GPU s; %llu replicas moved\n", r->gpus_s,
+           (unsigned long long)r->moves);
     if (w->conf.nfailures)
         printf("%llu of %d failures hit something: %llu requests lost\n", (unsigned long long)r->failures,
                w->conf.nfailures, (unsigned long long)r->lost);

@@ -259,14 +259,19 @@ static int run(struct cluster *c, struct fast_err *err)
         c->replica[i].ready_at = c->replica[i].was_busy = 0; /* warm before the first request */
     while (!rc && c->now < c->conf->end_ns) {
         fast_ns next = next_event(c, second), fail = cluster_next_failure(c);
+        fast_ns move = cluster_next_move(c);
         c->now = next < fail ? next : fail;
+        c->now = move < c->now ? move : c->now;
         account(c);
         if (c->now == fail)
             cluster_fail(c);
+        cluster_move(c);
         bool over = c->now == second;
         rc = step(c, over, over && ++ticks % every == 0, err);
-        if (over)
+        if (over) {
+            cluster_count_gpus(c, period);
             second += period;
+        }
         c->ret->events++;
     }
     /* What still waits at the end has not been answered; of a closed loop it does not count. */
@@ -313,7 +318,9 @@ int sim_cluster_run(const struct sim_cluster_conf *conf, struct sim_cluster_resu
         c->ret = ret;
         c->window = conf->window_ns ? conf->window_ns : FAST_WINDOW_DEFAULT;
         c->resize = conf->resize_ns ? conf->resize_ns : FAST_MS(5);
-        rc = run(c, err);
+        c->defrag_at = conf->defrag_ns;
+        c->seen = calloc((size_t)conf->gpus, sizeof(*c->seen));
+        rc = c->seen ? run(c, err) : fast_err_set(err, FAST_ENOMEM, "no memory for a cluster");
     }
     for (int f = 0; c && f < conf->functions; f++) {
         count_least(c, f);
@@ -322,6 +329,7 @@ int sim_cluster_run(const struct sim_cluster_conf *conf, struct sim_cluster_resu
     if (c) {
         fast_fleet_free(c->fleet);
         free(c->replica);
+        free(c->seen);
     }
     free(c);
     return rc;

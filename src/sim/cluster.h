@@ -68,6 +68,7 @@ struct sim_cluster_conf {
     fast_ns tick_ns;    /* of the scaler; 0: 1 s */
     fast_ns timeout_ns; /* a request that waits longer is answered 504; 0: 10 s */
     fast_ns zero_after; /* without load for so long: no replica; 0: never below 1 */
+    fast_ns defrag_ns;  /* so often GPUs are emptied by moving replicas behind warm copies; 0: never */
     fast_ns end_ns;
     int nfailures;
     struct sim_cluster_failure failure[SIM_CLUSTER_FAILURES];
@@ -90,13 +91,14 @@ struct sim_cluster_result {
     uint64_t requests, violations, timeouts, starts, stops, refused; /* of all functions */
     uint64_t resizes, unraised; /* quotas changed in place; quotas that could not be raised */
     uint64_t cold;      /* starts of a function that had no replica */
-    uint64_t moves, move_failures; /* replicas moved behind a warm copy; moves that found no place */
+    uint64_t moves;     /* replicas moved behind a warm copy */
     uint64_t lost;      /* requests that were in flight on what failed */
     uint64_t failures;  /* that hit something */
     fast_ns replica_ns; /* time that replicas held a place */
     double gpu_s;       /* their SM x guaranteed quota x time, in seconds of a whole GPU */
     double busy_s;      /* of it, in use */
     double mem_s;       /* their memory x time, in seconds of a whole GPU's memory */
+    double gpus_s;      /* time of GPUs with any replica, looked at every second */
     fast_ns last_answer; /* when the last request was answered */
     uint64_t events;
     struct sim_cluster_bucket bucket[SIM_CLUSTER_BUCKETS];

@@ -19,6 +19,7 @@ struct cluster_replica {
     fast_ns came;              /* of its request */
     int64_t window;            /* that |used_ns| is of */
     fast_ns used_ns;
+    uint64_t replaces; /* whose copy it is, until it serves; 0: nobody's */
     bool stopping;
 };
 
@@ -44,6 +45,9 @@ struct cluster {
     fast_ns back[SIM_CLUSTER_FAILURES]; /* when what failed is usable again; FAST_NEVER */
     int gone_from[SIM_CLUSTER_FAILURES], gone_to[SIM_CLUSTER_FAILURES]; /* GPUs */
     bool failed[SIM_CLUSTER_FAILURES];
+    fast_ns defrag_at;
+    uint64_t *seen; /* by GPU: the look in which it had a replica */
+    uint64_t looks;
     struct cluster_function function[SIM_CLUSTER_FUNCTIONS];
 };
 
@@ -57,6 +61,9 @@ void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered);
 /* ---- cluster_replica.c ---- */
 
 int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *err);
+/* The same where |want| says. NULL with 0: there is no room. */
+int cluster_start_at(struct cluster *c, int f, const struct fast_want *want, struct cluster_replica **ret,
+                     struct fast_err *err);
 void cluster_stop(struct cluster *c, uint64_t id);
 void cluster_drop(struct cluster *c, int i);
 /* Changes what is guaranteed to |r|; false: there is no room for it, and nothing has changed. */
@@ -71,6 +78,15 @@ void cluster_costs(const struct fast_profile *profile, int sm, int quota, fast_n
 /* Lets fail, or brings back, what is due. */
 void cluster_fail(struct cluster *c);
 fast_ns cluster_next_failure(const struct cluster *c);
+
+/* ---- cluster_move.c ---- */
+
+/* Copies that serve take over; every |defrag_ns| new ones are started. */
+void cluster_move(struct cluster *c);
+/* When that has something to do next. */
+fast_ns cluster_next_move(const struct cluster *c);
+/* Counts the GPUs that have replicas, for |span|. */
+void cluster_count_gpus(struct cluster *c, fast_ns span);
 
 /* ---- cluster_scale.c ---- */
 

@@ -53,17 +53,17 @@ static int more_room(struct cluster *c, struct fast_err *err)
     return 0;
 }
 
-int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *err)
+int cluster_start_at(struct cluster *c, int f, const struct fast_want *want, struct cluster_replica **ret,
+                     struct fast_err *err)
 {
     const struct sim_cluster_function *fn = &c->conf->function[f];
-    const struct fast_want want = {.slice = {sm, quota, quota, fn->mem_bytes},
-                                   .exclusive = c->conf->policy == SIM_CLUSTER_WHOLE,
-                                   .node = FAST_ANY, .gpu = FAST_ANY};
+    const int sm = want->slice.sm_pct, quota = want->slice.request_milli;
     struct fast_placed placed;
     int rc = more_room(c, err);
+    *ret = NULL;
     if (rc)
         return rc;
-    rc = fast_fleet_place(c->fleet, c->next_id, &want, &placed, err);
+    rc = fast_fleet_place(c->fleet, c->next_id, want, &placed, err);
     if (rc) {
         c->ret->refused++;
         return rc == -FAST_ENOROOM ? 0 : rc;
@@ -73,8 +73,23 @@ int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *
                                   .quota_milli = quota, .held_milli = quota, .gpu = placed.gpu,
                                   .ready_at = c->now + c->conf->start_ns, .free_at = FAST_NEVER,
                                   .was_busy = c->now + c->conf->start_ns, .window = -1};
-    r->rps_milli = fast_profile_look(fn->profile, sm, quota).rps_milli;
-    cluster_costs(fn->profile, sm, quota, &r->host_ns, &r->busy_ns);
+    if (quota) {
+        r->rps_milli = fast_profile_look(fn->profile, sm, quota).rps_milli;
+        cluster_costs(fn->profile, sm, quota, &r->host_ns, &r->busy_ns);
+    }
+    *ret = r;
+    return 0;
+}
+
+int cluster_start(struct cluster *c, int f, int sm, int quota, struct fast_err *err)
+{
+    const struct fast_want want = {.slice = {sm, quota, quota, c->conf->function[f].mem_bytes},
+                                   .exclusive = c->conf->policy == SIM_CLUSTER_WHOLE,
+                                   .node = FAST_ANY, .gpu = FAST_ANY};
+    struct cluster_replica *r;
+    int rc = cluster_start_at(c, f, &want, &r, err);
+    if (rc || !r)
+        return rc;
     c->ret->cold += !c->function[f].replicas;
     c->function[f].replicas++;
     c->ret->starts++;
@@ -179,7 +194,7 @@ static void lose(struct cluster *c, int from, int to, uint64_t id)
             cluster_finish(c, r->function, r->came, false);
             c->ret->lost++;
         }
-        if (!r->stopping) {
+        if (!r->stopping && !r->replaces) {
             c->function[r->function].replicas--;
             note_step(c, r->function);
         }

@@ -92,7 +92,7 @@ int cluster_scale(struct cluster *c, int f, struct fast_err *err)
     conf_of(c, f, &conf);
     for (int i = 0; i < c->n; i++) {
         struct cluster_replica *r = &c->replica[i];
-        if (r->function != f || r->stopping)
+        if (r->function != f || r->stopping || r->replaces)
             continue;
         int room = conf.policy == FAST_SCALE_HYBRID || conf.in_place
                        ? fast_fleet_raise_room(c->fleet, r->id, FAST_MILLI)
