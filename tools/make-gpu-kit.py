@@ -78,6 +78,17 @@ def copy_libraries(build, out):
     os.chmod(loader, 0o755)
 
 
+def copy_plain(build, out):
+    """What the store of models loads beyond libc: programs of the machine load it too, hence apart from the
+    libc above."""
+    os.makedirs(out)
+    for name in IF_THERE:
+        if os.path.exists(os.path.join(build, name)):
+            text = subprocess.run(["ldd", os.path.join(build, name)], capture_output=True, text=True, check=True).stdout
+            for library, path in re.findall(r"(lib(?!c\.so|m\.so|dl\.so|pthread\.so)\S+) => (/\S+)", text):
+                shutil.copyfile(path, os.path.join(out, library))
+
+
 def check_libraries(gateway, lib):
     """With its own loader it finds everything in |lib|, nothing on the machine."""
     text = subprocess.run([os.path.join(lib, "ld-linux-x86-64.so.2"), "--library-path", lib, "--list", gateway],
@@ -91,7 +102,7 @@ def check_libraries(gateway, lib):
 def glibc_of(prebuilt):
     """The newest version that a program which loads the machine's libc asks for."""
     out = (2, 0)
-    for name in PROGRAMS:
+    for name in PROGRAMS + tuple(n for n in IF_THERE if os.path.exists(os.path.join(prebuilt, n))):
         if name != "src/gateway/fast-gateway":
             text = subprocess.run(["objdump", "-T", os.path.join(prebuilt, name)], capture_output=True, text=True,
                                   check=False).stdout
@@ -129,6 +140,7 @@ def main():
     copy_sources(out)
     copy_programs(build, prebuilt)
     copy_libraries(build, os.path.join(prebuilt, "lib"))
+    copy_plain(build, os.path.join(prebuilt, "plain"))
     check_libraries(os.path.join(prebuilt, "src/gateway/fast-gateway"), os.path.join(prebuilt, "lib"))
     shutil.copytree(os.path.join(ROOT, "models"), os.path.join(prebuilt, "models"))
     if not options.no_kernels:

@@ -7,7 +7,7 @@ or for any other host of plain HTTP processes.
 
 Settings, as options or in the environment: --model MODEL, --batch BATCH (1), --precision PRECISION
 (fp16, bf16 or fp32), --graphs GRAPHS=1 (one CUDA graph for the whole inference), --share SHARE=1 (weights
-shared with the other replicas, where the package fastshare is installed).
+shared with the other replicas, by the package fastshare of python/).
 
     POST /         one inference. The body is the input as raw numbers (float32, or int64 for tokens) in the
                    model's shape, or empty for a sample. The answer is JSON.
@@ -213,7 +213,7 @@ def load(options):
         return models.Model(options.model, options.batch, options.precision, options.graphs, **sizes)
     import fastshare
     model = models.Model(options.model, options.batch, options.precision, False, **sizes)
-    fastshare.load(model.module, options.model)
+    model.shared = fastshare.load(model.module, options.model) # as long as the model lives
     if options.graphs: # recorded after the weights have moved
         model.capture()
     return model

@@ -48,19 +48,27 @@ class Kit:
         self.open = [] # worlds; what a stage that was broken off has not closed ends with the kit
         self.env["PATH"] = os.pathsep.join([self.env.get("PATH", ""), *find.PROGRAM_DIRS])
         self.torch, self.no_driver = None, None
+        self.put_first("PYTHONPATH", os.path.join(ROOT, "python")) # the package fastshare
         if sim:
             self.env.update(FAST_SIM=sim, FAST_SIM_DIR=os.path.join(self.temp, "sim"),
                             LD_LIBRARY_PATH=self.path("src/simdriver"))
             self.mps_control, self.mps_server = self.path("src/simdriver/nvidia-cuda-mps-control"), None
         else:
+            # libjansson, which the store of models needs and the machine may lack
+            self.put_first("LD_LIBRARY_PATH", os.path.join(os.path.dirname(os.path.realpath(self.store_lib)), "..", "..", "plain"))
             self.find_driver()
             self.torch = text_of(python, "-c", "import torch; assert torch.cuda.is_available(); print(torch.__version__)",
                                  timeout=180, env=self.env)
 
+    def put_first(self, name, folder):
+        """In a list of folders, when it is there."""
+        if os.path.isdir(folder):
+            self.env[name] = os.pathsep.join(filter(None, [os.path.realpath(folder), self.env.get(name)]))
+
     def find_driver(self):
         folder, self.no_driver = find.driver_dir(self.env)
         if folder:
-            self.env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [folder, self.env.get("LD_LIBRARY_PATH")]))
+            self.put_first("LD_LIBRARY_PATH", folder)
             self.notes.append(f"libcuda.so.1 is in {folder}, where the loader does not look")
         self.mps_control, self.mps_server = find.mps(self.env["PATH"], self.temp)
         if self.mps_control and self.mps_server:
@@ -89,6 +97,20 @@ class Kit:
     @property
     def hook(self):
         return self.path("src/hook/libfast-hook.so")
+
+    @property
+    def store_lib(self):
+        return self.path("src/storelib/libfast-store.so.0")
+
+    def without_sharing(self):
+        """Why PyTorch's replicas cannot share weights here; None when they can."""
+        if self.replay:
+            return "replay shares none here"
+        if not os.path.exists(self.path("src/store/fast-store")):
+            return "fast-store is not built"
+        r = subprocess.run([self.python, "-c", "import fastshare._lib; fastshare._lib.library()"], capture_output=True,
+                           text=True, timeout=60, check=False, env=dict(self.env, FAST_STORE_LIB=self.store_lib))
+        return (r.stderr.strip().splitlines() or ["it fails"])[-1] if r.returncode else None
 
     @property
     def gateway(self):
@@ -167,7 +189,7 @@ def commit():
 
 IMAGES = ("functions/spin.fatbin", "functions/digits.fatbin", "bench/gpu/probe.fatbin")
 PARTS = ("src/node/fast-node", "src/hook/libfast-hook.so", "src/gateway/fast-gateway", "functions/replay",
-         "functions/digits", *IMAGES,
+         "functions/digits", "src/store/fast-store", "src/storelib/libfast-store.so.0", *IMAGES,
          "bench/gpu/gpu-probe", "bench/gpu/gpu-watch", "bench/gpu/gpu-load", "bench/gpu/gpu-spin",
          "bench/bench_overrun", "bench/overrun_child")
 

@@ -4,7 +4,6 @@ import os
 import time
 
 from gpukit.drive import Watch
-from gpukit.machine import text_of
 from gpukit.world import MODELS, Bare, World, loops, total
 
 
@@ -227,9 +226,10 @@ def memory_cell(kit, model, count, share):
     with Watch(kit, 100) as w0:
         time.sleep(0.4)
     base, steps = w0.peak("memory_mib") or 0, []
+    settings = ["SHARE=1", f"FAST_MODEL={MODELS[model].torch}"] # the second leads to the node's store
     with World(kit) as w:
         for i in range(count):
-            w.begin_model(model, sm=100 // count, request=200, env=["SHARE=1"] if share else [], graphs=False,
+            w.begin_model(model, sm=100 // count, request=200, env=settings if share else [], graphs=False,
                           mem=(16 << 30) if kit.sim is None else 1 << 31)
             w.wait()
             loops(w.replicas[-1:], 0.3)
@@ -240,17 +240,13 @@ def memory_cell(kit, model, count, share):
     return {"first_mib": each[0], "more_mib": sum(each[1:]) / max(1, len(each) - 1), "steps_mib": steps}
 
 
-def sharing_is_there(kit):
-    return not kit.replay and text_of(kit.python, "-c", "import fastshare", timeout=60, env=kit.env) is not None
-
-
 def stage_memory(kit, stage, short):
     names = ["resnet50"] if short else ["resnet50", "resnext101", "vit_huge", "bert"]
-    share = sharing_is_there(kit)
-    if not share:
-        stage.note("shared weights are not measured: " + ("replay has no weights to share" if kit.replay else
-                                                          "the package fastshare cannot be imported"))
+    why = kit.without_sharing()
+    if why:
+        stage.note(f"shared weights are not measured: {why}")
     for model in offered(kit, stage, names):
-        stage.cell(f"{model}.private", 45 if not kit.sim else 5, lambda m=model: memory_cell(kit, m, 2 if kit.sim else 3, False))
-        if share:
-            stage.cell(f"{model}.shared", 45, lambda m=model: memory_cell(kit, m, 3, True))
+        count = 2 if kit.sim or short else 3
+        for how in ("private",) if why else ("private", "shared"):
+            stage.try_cell(f"{model}.{how}", 45 if not kit.sim else 5,
+                           lambda m=model, h=how, c=count: memory_cell(kit, m, c, h == "shared"))
