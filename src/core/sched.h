@@ -73,6 +73,7 @@ struct fast_sched_stats {
     fast_ns windows_ns;   /* charged in these, with what a token that runs on has used of them */
     fast_ns short_ns;     /* what windows in which it had work all the time gave it less than its request */
     uint64_t token;       /* held now, 0: none */
+    fast_ns deadline;     /* FAST_NEVER: none */
     bool revoked, wants;
 };
 

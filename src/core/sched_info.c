@@ -31,6 +31,7 @@ struct fast_sched_stats fast_sched_stats(const struct fast_sched *s, int client,
     sum.used_ns = c->quota.used_ns;
     sum.token = c->token;
     sum.revoked = c->state == CLIENT_DRAIN;
+    sum.deadline = c->deadline;
     sum.wants = c->state == CLIENT_READY;
     if (now < s->now)
         now = s->now;

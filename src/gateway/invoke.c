@@ -444,6 +444,7 @@ void gw_job_dispatch(struct gw_job *j)
             }
             j->deadline = j->sent + gw_job_timeout(j);
             gw_stats_start(&r->stats, fast_loop_now(j->gw->loop));
+            gw_replica_tell_due(j->gw, r);
             send_body(j);
             return;
         }

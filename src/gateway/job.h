@@ -58,6 +58,11 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret);
 size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *h, const char *text,
                            char **ret);
 
+/* ---- deadline.c ---- */
+
+/* A request has come to |r|, or has left it. */
+void gw_replica_tell_due(struct gateway *gw, struct gw_replica *r);
+
 /* ---- invoke_queue.c ---- */
 
 /* Lets it wait for a replica, or answers that it cannot be served in time. */

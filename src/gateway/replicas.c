@@ -2,6 +2,7 @@
  * forgotten. It assumes that the node's rows are the truth about processes, and the fleet the truth
  * about places. */
 
+#include "gateway/job.h"
 #include "gateway/replica_impl.h"
 
 #include <stdio.h>
@@ -73,6 +74,7 @@ struct gw_replica *replica_add(struct gateway *gw, struct gw_function *fn, const
     r->fn = fn;
     r->key = gw->next_key++;
     r->gpu = -1;
+    r->due = FAST_NEVER;
     r->session = gw->session;
     snprintf(r->id, sizeof(r->id), "%s", id);
     gw_stats_init(&r->stats, fast_loop_now(gw->loop));
@@ -363,6 +365,7 @@ void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
     gw_replica_count_flight(r, -1, fast_loop_now(gw->loop));
     if (r->phase != GW_GONE)
         fast_balance_done(&r->fn->balance, &r->item);
+    gw_replica_tell_due(gw, r);
     if (r->in_flight)
         return;
     if (r->phase == GW_GONE)

@@ -71,6 +71,8 @@ int node_agent_stop_one(struct node_agent *agent, const struct fast_msg_replica_
 /* |ret_text| of AGENT_TEXT_MAX bytes: what the caller has to know of a success, or "". */
 int node_agent_resize(struct node_agent *agent, const struct fast_msg_replica_resize *msg,
                       char *ret_text, struct fast_err *err);
+int node_agent_deadline(struct node_agent *agent, const struct fast_msg_replica_deadline *msg,
+                        struct fast_err *err);
 /* A replica of a replica_start message, checked; not inserted yet. */
 int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
                            struct agent_replica **ret, struct fast_err *err);

@@ -268,6 +268,18 @@ int node_agent_stop_one(struct node_agent *agent, const struct fast_msg_replica_
     return 0;
 }
 
+int node_agent_deadline(struct node_agent *agent, const struct fast_msg_replica_deadline *msg,
+                        struct fast_err *err)
+{
+    struct agent_replica *r = find_or_tell(agent, msg->replica.p, err);
+    if (!r)
+        return -FAST_ENOENT;
+    if (!r->shared.share)
+        return fast_err_set(err, FAST_EINVAL, "replica %s has no slice of a GPU", r->shared.id);
+    node_share_deadline(&r->shared, msg->deadline_ns);
+    return 0;
+}
+
 int node_agent_resize(struct node_agent *agent, const struct fast_msg_replica_resize *msg,
                       char *ret_text, struct fast_err *err)
 {

@@ -91,6 +91,8 @@ struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uin
 int node_share_add(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
 /* After a change of |slice| or |sm_running|; works at once, nothing is revoked that need not be. */
 int node_share_update(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
+/* What the replica is at should be done by then, by fast_clock_now(); FAST_NEVER: no matter when. */
+void node_share_deadline(const struct node_replica *replica, fast_ns deadline);
 /* The replica is gone for good: its sessions are closed, its SMs and memory are free. */
 void node_share_remove(struct node_manager *m, struct node_replica *replica);
 /* The processes of the replica that are clients of MPS; returns how many (at most |max|). */

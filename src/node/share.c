@@ -376,6 +376,13 @@ int node_share_mps_clients(const struct node_replica *replica, int *pids, int ma
     return n;
 }
 
+void node_share_deadline(const struct node_replica *replica, fast_ns deadline)
+{
+    const struct node_share *s = replica->share;
+    fast_sched_deadline(s->pool->sched, s->client, deadline, fast_clock_now());
+    node_pool_apply(s->pool);
+}
+
 void node_share_stats(struct node_manager *m, const struct node_replica *replica,
                       struct fast_msg_replica_stats *ret)
 {
@@ -407,6 +414,7 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
     ret->windows = st.windows;
     ret->windows_ns = st.windows_ns;
     ret->short_ns = st.short_ns;
+    ret->deadline_ns = st.deadline;
     for (const struct node_session *x = s->sessions; x; x = x->share_next) {
         ret->mem_device += x->mem.family[FAST_FAMILY_DEVICE];
         ret->mem_managed += x->mem.family[FAST_FAMILY_MANAGED];

@@ -126,6 +126,25 @@ class Gpu(GatewayTest):
         self.assertEqual(types["gateway_function_invocation"], "counter")
         self.assertIn("# TYPE gateway_function_invocation_total counter\n", gw.metrics())
 
+    def test_node_knows_when_requests_are_due(self):
+        gw, none = self.gw, 2 ** 63 - 1
+        gw.up(**MODEL, annotations=dict(SLICE, **{"fastgshare/slo": "60s"}))
+
+        def due(session):
+            return next(r.deadline_ns for r in session.ask("replica_list")[0] if r.name == "replica_stats")
+
+        with self.node.session(timeout=60) as session:
+            self.assertEqual(due(session), none)
+            load = Load(gw, "/function/f")
+            try:
+                wait_until(lambda: 0 < due(session) - time.monotonic_ns() < 60e9, "no deadline came to the node")
+            finally:
+                load.stop()
+            wait_until(lambda: due(session) == none, "it keeps a deadline without a request")
+            for name, code in (("f.openfaas-fn.99", "not on this node"), ("", "not on this node")):
+                _, done = session.ask("replica_deadline", replica=name, deadline_ns=1)
+                self.assertIn(code, done.text)
+
     def test_gateway_and_node_die_together(self):
         gw = self.gw
         pid = gw.up(**MODEL, annotations=SLICE)[0]["pid"]
