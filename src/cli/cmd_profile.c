@@ -19,11 +19,12 @@
 struct opts {
     bool grid, adaptive, fresh, plot, predicted, recorded;
     const char *max_time, *max_trials, *confidence, *seconds, *users, *body, *batch, *db, *state_dir;
-    const char *slo, *rate, *svg;
+    const char *slo, *rate, *svg, *ns;
     const char *format;
 };
 
 static const struct cli_opt opts[] = {
+    {"namespace", 'n', CLI_STR, offsetof(struct opts, ns), "NAME", "default: openfaas-fn"},
     {"adaptive", 0, CLI_FLAG, offsetof(struct opts, adaptive), NULL,
      "try where least is known, until --confidence (the default)"},
     {"grid", 0, CLI_FLAG, offsetof(struct opts, grid), NULL,
@@ -294,19 +295,24 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
          imports = !strcmp(verb, "import");
     if ((argc > 1 && !shows && !exports && !imports) || (shows && argc > 2) || (imports && argc != 3))
         return cli_fail(CLI_USAGE, "profile: NAME, show NAME, export NAME [FILE] or import NAME FILE");
-    if (fast_parse_name(argc > 1 ? argv[1] : argv[0], "function name", &err))
+    const char *plain = argc > 1 ? argv[1] : argv[0];
+    char name[140];
+    if (fast_parse_name(plain, "function name", &err) ||
+        (o->ns && fast_parse_name(o->ns, "--namespace", &err)))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);
+    bool elsewhere = o->ns && strcmp(o->ns, "openfaas-fn") != 0;
+    snprintf(name, sizeof(name), "%s%s%s", plain, elsewhere ? "." : "", elsewhere ? o->ns : "");
     if (open_db(cli, o, path, &db, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     int s;
     if (exports)
-        s = export_to(o, &plan, db, argv[1], argc > 2 ? argv[2] : NULL);
+        s = export_to(o, &plan, db, name, argc > 2 ? argv[2] : NULL);
     else if (imports)
-        s = import_from(db, argv[1], argv[2]);
+        s = import_from(db, name, argv[2]);
     else if (shows)
-        s = from_db(argv[1], &plan, db, &p, &err) ? cli_fail(CLI_FAILED, "%s", err.msg)
+        s = from_db(name, &plan, db, &p, &err) ? cli_fail(CLI_FAILED, "%s", err.msg)
                                            : show(cli, o, &plan, &p, false);
-    else if ((s = profile_run(cli, &plan.run, db, path, argv[0], &p)) == CLI_OK)
+    else if ((s = profile_run(cli, &plan.run, db, path, name, &p)) == CLI_OK)
         s = show(cli, o, &plan, &p, true);
     fast_trials_close(db);
     return s;

@@ -162,14 +162,15 @@ static int run_batches(struct session *s, const json_t *function)
 }
 
 /* The memory cap of a live replica, for trials of a function that names none. */
-static uint64_t live_memory(struct cli *cli, const char *name)
+static uint64_t live_memory(struct cli *cli, const json_t *function)
 {
     json_t *list = NULL, *row;
     size_t i;
     double bytes = 0;
     api_json(cli, "GET", "/system/replicas", NULL, &list);
     json_array_foreach(list, i, row) {
-        if (!strcmp(json_text(row, "function"), name) && json_num(row, "memory_cap_bytes") > bytes)
+        if (!strcmp(json_text(row, "function"), json_text(function, "name")) &&
+            !strcmp(json_text(row, "namespace"), json_text(function, "namespace")) && json_num(row, "memory_cap_bytes") > bytes)
             bytes = json_num(row, "memory_cap_bytes");
     }
     json_decref(list);
@@ -189,11 +190,11 @@ static int gathered(const json_t *function)
 static int run_guarded(struct session *s, const json_t *function, struct fast_err *err)
 {
     struct trial_guard guard;
-    char trial_name[80];
-    snprintf(trial_name, sizeof(trial_name), "%s-profile", s->profile->name);
+    char name[TRIAL_NAME_MAX];
+    trial_name(s->profile->name, name);
     if ((s->plan->fresh && fast_trials_forget(s->db, s->profile->name, s->profile->version, err)) ||
         trial_prepare(s->cli, s->profile->name, err) ||
-        trial_guard_begin(&guard, s->cli, trial_name, err))
+        trial_guard_begin(&guard, s->cli, name, err))
         return cli_fail(CLI_FAILED, "%s", err->msg);
     int status = run_batches(s, function);
     trial_guard_end(&guard);
@@ -219,10 +220,10 @@ int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_tr
 {
     static struct session s;
     struct fast_err err;
-    char host[64], path[PATH_LEN + 8], escaped[256];
+    char host[64], path[PATH_LEN + 8], escaped[400];
     json_t *function = NULL;
     int port = 0, lock = -1;
-    if (strlen(name) > 50)
+    if (strcspn(name, ".") > 50)
         return cli_fail(CLI_USAGE, "profile: the name has more than 50 characters");
     if (api_host(cli, host, sizeof(host), &port, &err))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);
@@ -230,11 +231,12 @@ int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_tr
     int status = api_json(cli, "GET", path, NULL, &function);
     if (status)
         return status;
-    s = (struct session){.cli = cli, .plan = plan, .db = db, .db_path = db_path, .profile = ret};
+    s = (struct session){.cli = cli, .plan = plan, .db = db, .db_path = db_path, .profile = ret,
+                         .longest = FAST_MS(plan->seconds_milli)};
     ret->name = name;
     fast_trials_version(function, ret->version);
-    s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .function = function,
-                                 .mem_bytes = live_memory(cli, name), .users = (int)plan->users * gathered(function),
+    s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .key = name, .function = function,
+                                 .mem_bytes = live_memory(cli, function), .users = (int)plan->users * gathered(function),
                                  .seconds = (double)plan->seconds_milli * 1e-3};
     snprintf(path, sizeof(path), "%s.lock", db_path);
     if (find_batches(&s, function, &err))

@@ -90,8 +90,8 @@ static void print_live(const struct profile *p)
         return;
     gmtime_r(&since, &tm);
     strftime(when, sizeof(when), "%Y-%m-%d %H:%M:%SZ", &tm);
-    printf("drift since %s: live throughput is %.0f %% of that of the trials; `fast profile %s --fresh` "
-           "measures again\n", when, p->drift.milli * 0.1, p->name);
+    printf("drift since %s: live throughput is %.0f %% of that of the trials; --fresh measures "
+           "again\n", when, p->drift.milli * 0.1);
 }
 
 void profile_print(const struct profile *p)

@@ -22,6 +22,7 @@
 #define GONE_TIMEOUT FAST_S(30)
 #define DEATH_TIMEOUT FAST_S(1)
 #define POLL_US 50000
+#define DEFAULT_NS "openfaas-fn"
 #define LOCK_TIMEOUT FAST_S(3)
 #define FAILURES_MAX 0.05       /* above this share of wrong answers a trial has failed */
 #define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
@@ -69,11 +70,17 @@ int trial_lock(const char *path, const char *function, int *ret_fd, struct fast_
     return 0;
 }
 
+void trial_name(const char *function, char ret[TRIAL_NAME_MAX])
+{
+    size_t len = strcspn(function, ".");
+    snprintf(ret, TRIAL_NAME_MAX, "%.*s-profile%s", (int)len, function, function + len);
+}
+
 int trial_prepare(struct cli *cli, const char *function, struct fast_err *err)
 {
     api_autoreply a = {0};
-    char name[80], path[200];
-    snprintf(name, sizeof(name), "%s-profile", function);
+    char name[TRIAL_NAME_MAX], path[TRIAL_NAME_MAX + 32];
+    trial_name(function, name);
     snprintf(path, sizeof(path), "/system/function/%s", name);
     if (api_call(cli, "GET", path, NULL, 0, NULL, &a))
         return fast_err_set(err, FAST_EPEER, "no gateway at %s", cli->gateway);
@@ -135,7 +142,7 @@ void trial_guard_end(struct trial_guard *g)
 struct run {
     const struct trial_conf *conf;
     struct fast_trial *ret;
-    char name[80];
+    char name[TRIAL_NAME_MAX]; /* with the namespace, if it is another one than the default */
     fast_ns sampled;
     int samples;
     double utilization, sm, occupancy, dram;
@@ -156,6 +163,14 @@ static bool failed(struct run *r, const char *state, const char *text)
     return false;
 }
 
+static bool is_of(const json_t *row, const struct run *r)
+{
+    size_t len = strcspn(r->name, ".");
+    const char *ns = r->name[len] ? r->name + len + 1 : DEFAULT_NS, *function = json_text(row, "function");
+    return strlen(function) == len && !strncmp(function, r->name, len) &&
+           !strcmp(json_text(row, "namespace"), ns);
+}
+
 /* The row of the trial's replica in /system/replicas; NULL: there is none, or no answer (|ret_down|). */
 static json_t *replica(struct run *r, bool *ret_down)
 {
@@ -163,7 +178,7 @@ static json_t *replica(struct run *r, bool *ret_down)
     size_t i;
     *ret_down = api_json(r->conf->cli, "GET", "/system/replicas", NULL, &list) != CLI_OK;
     json_array_foreach(list, i, row) {
-        if (!strcmp(json_text(row, "function"), r->name))
+        if (is_of(row, r))
             found = json_incref(row);
     }
     json_decref(list);
@@ -183,10 +198,10 @@ static json_t *deployment(struct run *r)
     for (size_t i = 0; i < FAST_COUNT_OF(taken); i++)
         if (json_object_get(f, taken[i]))
             json_object_set(d, taken[i], json_object_get(f, taken[i]));
-    json_object_set_new(d, "service", json_string(r->name));
+    json_object_set_new(d, "service", json_stringn(r->name, strcspn(r->name, ".")));
     json_object_set_new(d, "labels", json_pack("{s:s, s:s, s:s}", "com.openfaas.scale.min", "1",
                                                "com.openfaas.scale.max", "1", "fastgshare/trial",
-                                               json_text(f, "name")));
+                                               r->conf->key));
     notes = notes ? json_copy(notes) : json_object();
     for (size_t i = 0; i < FAST_COUNT_OF(left_out); i++)
         json_object_del(notes, left_out[i]);
@@ -243,7 +258,7 @@ static bool wait_gone(struct run *r)
 static bool has_yielded(struct run *r)
 {
     api_autoreply a = {0};
-    char path[128];
+    char path[TRIAL_NAME_MAX + 32];
     snprintf(path, sizeof(path), "/system/function/%s", r->name);
     return !api_call(r->conf->cli, "GET", path, NULL, 0, NULL, &a) && a.status == 404;
 }
@@ -482,7 +497,7 @@ enum trial_outcome trial_run(const struct trial_conf *conf, int sm_pct, int quot
     enum trial_outcome outcome = TRIAL_DONE;
     *ret = (struct fast_trial){.sm_pct = sm_pct, .quota_milli = quota_milli, .batch = conf->batch,
                                 .state = "ok"};
-    snprintf(r.name, sizeof(r.name), "%s-profile", json_text(conf->function, "name"));
+    trial_name(conf->key, r.name);
     outcome = deploy(&r);
     if (outcome != TRIAL_DONE)
         return outcome;

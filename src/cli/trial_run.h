@@ -15,6 +15,7 @@ struct trial_conf {
     struct cli *cli;
     const char *host;      /* of the gateway, numeric */
     int port;
+    const char *key;       /* NAME, or NAME.NAMESPACE where that is not the default */
     const json_t *function; /* as GET /system/function/NAME has it */
     uint64_t mem_bytes;    /* cap of the trial where the deployment names none; 0: the default */
     const struct profile_bodies *bodies;
@@ -22,6 +23,10 @@ struct trial_conf {
     int users;
     double seconds;        /* of load */
 };
+
+/* What the trial of |function| (NAME, or NAME.NAMESPACE) is called, in the same way. */
+#define TRIAL_NAME_MAX 160
+void trial_name(const char *function, char ret[TRIAL_NAME_MAX]);
 
 /* Makes sure that the name of the trial function is free: removes one that an earlier run has left, and
  * says FAST_EEXIST when it is a function of somebody else's. */

@@ -10,6 +10,8 @@
 
 #include "base/parse.h"
 
+#define BODY_MAX 65536 /* longer ones are not kept */
+
 struct gw_record_body {
     char *data;
     size_t len;
@@ -30,6 +32,8 @@ void gw_records_free(struct gw_records *r)
 void gw_record(struct gw_function *fn, const char *data, size_t len)
 {
     int most = fn->spec->record;
+    if (len > BODY_MAX)
+        return;
     if (!fn->records)
         fn->records = calloc(1, sizeof(*fn->records));
     char *copy = fn->records ? malloc(len) : NULL;

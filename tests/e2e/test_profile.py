@@ -302,6 +302,31 @@ class ProfileTest(unittest.TestCase):
         self.assertIn("fastgshare/record", self.stack.call("PUT", "/system/functions", dict(
             body, annotations={"fastgshare/record": "17"}))[1])
 
+    def test_time_is_up(self):
+        self.deploy()
+        text = self.run_fast("resnet50", "--max-time", "1s", "--seconds", "5", status=1)
+        self.assertIn("--max-time: stopped after 0 trials", text)
+        self.run_fast("resnet50", "--max-time", "4s", "--seconds", "1", "--grid")
+        rows = len(self.rows())
+        self.assertTrue(1 <= rows < 35, rows)
+        self.no_trial_left()
+
+    def test_another_namespace(self):
+        self.deploy()
+        body = {"service": "resnet50", "namespace": "dev", "image": "replay",
+                "envVars": {"MODEL": "rnnt", "MEMORY_SCALE": "0.1",
+                            "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+                "annotations": {"fastgshare/gpu_sm_partition": "6", "fastgshare/gpu_quota_request": "0.1",
+                                "fastgshare/gpu_quota_limit": "0.1", "fastgshare/gpu_mem": str(1 << 30)}}
+        self.assertEqual(self.stack.call("POST", "/system/functions", body)[0], 202)
+        self.run_fast("resnet50", "-n", "dev", "--seconds", "0.5", "--max-trials", "1")
+        with sqlite3.connect(self.db) as db:
+            self.assertEqual(db.execute("SELECT function, state FROM trial").fetchall(), [("resnet50.dev", "ok")])
+        node.wait_until(lambda: not [r for r in self.stack.replicas() if "-profile" in r["replica"]],
+                        "a trial replica is left")
+        self.assertIn("100", self.run_fast("show", "resnet50", "-n", "dev"))
+        self.run_fast("show", "resnet50", status=1)
+
     def test_a_function_of_that_name(self):
         self.deploy()
         self.stack.deploy("resnet50-profile", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"},
