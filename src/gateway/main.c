@@ -19,6 +19,7 @@
 #include "gateway/sink.h"
 #include "gateway/trace.h"
 #include "io/file.h"
+#include "io/http2.h"
 #include "io/tls.h"
 
 #define PATHS_MAX 32
@@ -325,7 +326,7 @@ static int listen_tls(struct gateway *gw, struct fast_http_server_conf conf, str
         return 0;
     if (!k->tls_listen || !k->tls_cert || !k->tls_key)
         return fast_err_set(err, FAST_EINVAL, "--tls-listen, --tls-cert and --tls-key belong together");
-    int r = fast_tls_new(k->tls_cert, k->tls_key, &gw->tls, err);
+    int r = fast_tls_new(k->tls_cert, k->tls_key, fast_http2() != NULL, &gw->tls, err);
     if (r)
         return fast_err_wrap(err, "--tls-listen");
     conf.address = k->tls_listen;
@@ -339,6 +340,7 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
     const struct gw_conf *k = gw->conf;
     struct fast_http_server_conf api = {.address = k->listen, .max_conns = k->max_conns,
                                         .handler = gw_api_request, .arg = gw,
+                                        .http2 = fast_http2(),
                                         .finished = k->access_log ? gw_access_log : NULL};
     struct fast_http_server_conf metrics = {.address = k->metrics, .max_conns = 64,
                                             .handler = gw_api_metrics, .arg = gw};

@@ -42,6 +42,8 @@ struct fast_http_pool {
     struct sockaddr_un path; /* empty: TCP alone */
     struct fast_http_call *idle; /* LIFO: the youngest connection is the warmest */
     int idle_count, count;
+    fast_http_dial *dial; /* NULL: to path and port */
+    void *dial_arg;
     bool freed;
 };
 
@@ -58,6 +60,12 @@ int fast_http_pool_new(struct fast_loop *loop, int port, const char *path,
         memcpy(p->path.sun_path, path, strlen(path) + 1);
     *ret = p;
     return 0;
+}
+
+void fast_http_pool_dial(struct fast_http_pool *p, fast_http_dial *dial, void *arg)
+{
+    p->dial = dial;
+    p->dial_arg = arg;
 }
 
 static void unlink_idle(struct fast_http_call *c)
@@ -316,8 +324,10 @@ static int connect_port(const struct fast_http_pool *p, int *ret_fd, struct fast
 
 static int connect_new(struct fast_http_pool *p, struct fast_http_call **ret, struct fast_err *err)
 {
-    int fd = connect_path(p);
+    int fd = p->dial ? p->dial(p->dial_arg) : connect_path(p);
     bool local = fd >= 0;
+    if (p->dial && !local)
+        return fast_err_set(err, FAST_EIO, "no connection within this program: %s", strerror(errno));
     int r = local ? 0 : connect_port(p, &fd, err);
     if (r)
         return r;

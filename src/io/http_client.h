@@ -32,6 +32,9 @@ struct fast_http_call_ops {
 /* |path|: of a Unix socket that is tried first, NULL: there is none. */
 int fast_http_pool_new(struct fast_loop *loop, int port, const char *path,
                        struct fast_http_pool **ret, struct fast_err *err);
+/* From now on connections are made by |dial|: a connected non-blocking socket, or -1. */
+typedef int fast_http_dial(void *arg);
+void fast_http_pool_dial(struct fast_http_pool *pool, fast_http_dial *dial, void *arg);
 /* Calls that are under way go on; NULL is fine. */
 void fast_http_pool_free(struct fast_http_pool *pool);
 

@@ -7,7 +7,17 @@
 #include "io/http_server.h"
 #include "io/http_stream.h"
 
-enum fast_http_conn_state { HEAD, EXCHANGE, LINGERING };
+enum fast_http_conn_state { HEAD, EXCHANGE, LINGERING, UPGRADED };
+
+/* What takes a connection over that begins with the preface of HTTP/2 (http2.c). Each function but the first
+ * gets what that has returned. */
+struct fast_http2_conn;
+struct fast_http_upgrade {
+    struct fast_http2_conn *(*begin)(struct fast_http_req *conn); /* NULL: no memory */
+    bool (*step)(struct fast_http2_conn *c); /* takes its input, puts its output; false: it is over */
+    bool (*is_idle)(const struct fast_http2_conn *c);
+    void (*free)(struct fast_http2_conn *c); /* NULL is fine */
+};
 
 struct fast_http_collected {
     fast_http_collect_fn *fn;
@@ -25,6 +35,8 @@ struct fast_http_req {
     enum fast_http_conn_state state;
     bool stepping, again, closed;
     bool shut; /* lingering, and our side is closed */
+    bool accepted; /* it has come from outside: it may become another protocol */
+    struct fast_http2_conn *h2; /* UPGRADED */
     /* the request */
     struct fast_http_head head;
     struct fast_http_body body;

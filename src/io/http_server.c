@@ -65,6 +65,9 @@ void fast_http_conn_close(struct fast_http_req *c)
     if (!c->closed) {
         c->closed = true;
         tell_finished(c, false);
+        if (c->h2)
+            c->server->conf.http2->free(c->h2);
+        c->h2 = NULL;
         fast_http_stream_fini(&c->s);
         tell_done(c, false);
     }
@@ -86,6 +89,8 @@ static void set_deadline(struct fast_http_req *c)
     }
     if (c->state == LINGERING && c->shut)
         return;
+    if (c->state == UPGRADED)
+        hungry = c->server->conf.http2->is_idle(c->h2);
     if (!stuck && !hungry)
         c->deadline = FAST_NEVER;
     else if (c->s.moved || c->deadline == FAST_NEVER)
@@ -240,6 +245,41 @@ static bool step_exchange(struct fast_http_req *c)
     return false;
 }
 
+/* ---- HTTP/2 ---- */
+
+/* What a client of HTTP/2 sends first, and no other client. */
+static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+static bool may_be_preface(const struct fast_http_req *c)
+{
+    size_t n = c->s.in_len < sizeof(preface) - 1 ? c->s.in_len : sizeof(preface) - 1;
+    return c->server->conf.http2 && c->accepted && !memcmp(c->s.in, preface, n);
+}
+
+static bool step_preface(struct fast_http_req *c)
+{
+    if (c->s.in_len < sizeof(preface) - 1)
+        return false;
+    c->h2 = c->server->conf.http2->begin(c);
+    if (!c->h2) {
+        fast_http_conn_close(c);
+        return false;
+    }
+    c->state = UPGRADED;
+    c->deadline = FAST_NEVER;
+    return true;
+}
+
+static void step_upgraded(struct fast_http_req *c)
+{
+    if (c->server->conf.http2->step(c->h2))
+        return;
+    c->server->conf.http2->free(c->h2);
+    c->h2 = NULL;
+    c->state = LINGERING;
+    c->again = true;
+}
+
 /* One step; true if there may be another one at once. */
 static bool step_once(struct fast_http_req *c)
 {
@@ -247,7 +287,7 @@ static bool step_once(struct fast_http_req *c)
     case HEAD:
         if (fast_http_stream_waiting(&c->s) >= FAST_HTTP_HIGH_WATER || !c->s.in_len)
             return false;
-        return step_head(c);
+        return may_be_preface(c) ? step_preface(c) : step_head(c);
     case EXCHANGE:
         return step_exchange(c);
     case LINGERING:
@@ -255,13 +295,16 @@ static bool step_once(struct fast_http_req *c)
         if (!c->shut && !fast_http_stream_waiting(&c->s))
             begin_linger(c);
         return false;
+    case UPGRADED:
+        step_upgraded(c);
+        return false;
     }
     return false;
 }
 
 static size_t read_limit(const struct fast_http_req *c)
 {
-    return c->state == HEAD ? FAST_HTTP_HEAD_MAX : c->head.len + (size_t)BODY_WINDOW;
+    return c->state == EXCHANGE ? c->head.len + (size_t)BODY_WINDOW : FAST_HTTP_HEAD_MAX;
 }
 
 static bool is_over(const struct fast_http_req *c)
@@ -271,7 +314,7 @@ static bool is_over(const struct fast_http_req *c)
     if (!c->s.eof)
         return false;
     /* What has been answered is still delivered; who waits for an answer counts as gone. */
-    return (c->state == EXCHANGE && !c->ended) || fast_http_stream_waiting(&c->s) == 0;
+    return c->state == UPGRADED || (c->state == EXCHANGE && !c->ended) || fast_http_stream_waiting(&c->s) == 0;
 }
 
 void fast_http_conn_step(struct fast_http_req *c)
@@ -330,12 +373,12 @@ static void name_peer(const struct sockaddr_storage *a, char *buf, size_t cap)
     }
 }
 
-static void conn_new(struct fast_http_server *sv, int fd, const struct sockaddr_storage *addr)
+static struct fast_http_req *conn_new(struct fast_http_server *sv, int fd)
 {
     struct fast_http_req *c = calloc(1, sizeof(*c));
     if (!c) {
         close(fd);
-        return;
+        return NULL;
     }
     c->server = sv;
     c->next = sv->conns;
@@ -344,14 +387,32 @@ static void conn_new(struct fast_http_server *sv, int fd, const struct sockaddr_
     sv->conns = c;
     sv->count++;
     fast_http_stream_init(&c->s, sv->loop, fd, on_conn, c);
+    begin_idle(c);
+    return c;
+}
+
+static void conn_accepted(struct fast_http_server *sv, int fd, const struct sockaddr_storage *addr)
+{
+    struct fast_http_req *c = conn_new(sv, fd);
+    if (!c)
+        return;
+    c->accepted = true;
     if (sv->conf.secure) {
         c->s.secure = sv->conf.secure;
         c->s.session = sv->conf.secure->accept(sv->conf.secure->arg, fd);
         c->s.broken = !c->s.session;
     }
     name_peer(addr, c->peer, sizeof(c->peer));
-    begin_idle(c);
     on_conn(c, FAST_LOOP_IN); /* most clients have sent something by now */
+}
+
+void fast_http_server_adopt(struct fast_http_server *sv, int fd, const char *peer)
+{
+    struct fast_http_req *c = conn_new(sv, fd);
+    if (!c)
+        return;
+    snprintf(c->peer, sizeof(c->peer), "%s", peer);
+    fast_http_conn_step(c);
 }
 
 /* Makes room by closing the connection that has been idle for the longest time; of those that became
@@ -394,7 +455,7 @@ static void on_listen(void *arg, int events)
         }
         if (fd < 0)
             return;
-        conn_new(sv, fd, &a);
+        conn_accepted(sv, fd, &a);
     }
 }
 
@@ -466,6 +527,11 @@ void fast_http_server_drain(struct fast_http_server *sv)
     sv->fd = -1;
     while (evict_idle(sv))
         ;
+    for (struct fast_http_req *c = sv->conns, *next; c; c = next) {
+        next = c->next;
+        if (c->state == UPGRADED)
+            fast_http_conn_step(c); /* says goodbye, and ends when its streams have */
+    }
 }
 
 void fast_http_server_free(struct fast_http_server *sv)

@@ -18,7 +18,8 @@
 
 struct fast_http_server;
 struct fast_http_req;
-struct fast_http_secure; /* http_stream.h, tls.h */
+struct fast_http_secure;  /* http_stream.h, tls.h */
+struct fast_http_upgrade; /* http2.h */
 
 /* A request has come; its body is held back. The handler accepts it, collects its body or answers,
  * at once or later. */
@@ -49,12 +50,15 @@ struct fast_http_server_conf {
     void (*finished)(void *arg, const struct fast_http_finished *what); /* NULL: nobody asks */
     void *arg;
     const struct fast_http_secure *secure; /* NULL: bare TCP */
+    const struct fast_http_upgrade *http2; /* http2.h; NULL: HTTP/1.1 alone */
 };
 
 int fast_http_server_new(struct fast_loop *loop, const struct fast_http_server_conf *conf,
                          struct fast_http_server **ret, struct fast_err *err);
 void fast_http_server_free(struct fast_http_server *server); /* cuts everything; NULL is fine */
 int fast_http_server_port(const struct fast_http_server *server);
+/* Serves the connection |fd| as one that was accepted from |peer|, bare and in HTTP/1.1. */
+void fast_http_server_adopt(struct fast_http_server *server, int fd, const char *peer);
 /* Accepts no more and closes connections as they become idle. */
 void fast_http_server_drain(struct fast_http_server *server);
 size_t fast_http_server_conns(const struct fast_http_server *server);

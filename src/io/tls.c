@@ -17,6 +17,7 @@
 struct fast_tls {
     SSL_CTX *ctx;
     char *cert, *key;
+    bool http2;
     struct fast_http_secure secure;
 };
 
@@ -29,15 +30,16 @@ static int ssl_error(struct fast_err *err, const char *what, const char *path)
     return fast_err_set(err, FAST_EINVAL, "%s %.100s: %s", what, path, e ? text : "it cannot be used");
 }
 
-/* Only HTTP/1.1 is spoken; a client that insists on something else is refused. */
+/* HTTP/2 goes before HTTP/1.1; a client that insists on something else is refused. */
 static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_len,
                            const unsigned char *in, unsigned int in_len, void *arg)
 {
-    static const unsigned char ours[] = "\x08http/1.1";
+    static const unsigned char ours[] = "\x02h2\x08http/1.1";
+    const struct fast_tls *tls = arg;
+    unsigned skip = tls->http2 ? 0 : 3;
     (void)ssl;
-    (void)arg;
-    if (SSL_select_next_proto((unsigned char **)out, out_len, ours, sizeof(ours) - 1, in, in_len) !=
-        OPENSSL_NPN_NEGOTIATED)
+    if (SSL_select_next_proto((unsigned char **)out, out_len, ours + skip,
+                              (unsigned)sizeof(ours) - 1 - skip, in, in_len) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     return SSL_TLSEXT_ERR_OK;
 }
@@ -52,7 +54,7 @@ static int context_new(const struct fast_tls *tls, SSL_CTX **ret, struct fast_er
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                               SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, NULL);
+    SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, (void *)tls);
     if (SSL_CTX_use_certificate_chain_file(ctx, tls->cert) != 1)
         r = ssl_error(err, "the certificate", tls->cert);
     else if (SSL_CTX_use_PrivateKey_file(ctx, tls->key, SSL_FILETYPE_PEM) != 1)
@@ -134,11 +136,13 @@ static void session_free(void *session)
 
 /* ---- the whole ---- */
 
-int fast_tls_new(const char *cert, const char *key, struct fast_tls **ret, struct fast_err *err)
+int fast_tls_new(const char *cert, const char *key, bool http2, struct fast_tls **ret,
+                 struct fast_err *err)
 {
     struct fast_tls *tls = calloc(1, sizeof(*tls));
     if (!tls)
         return fast_err_set(err, FAST_ENOMEM, "no memory for TLS");
+    tls->http2 = http2;
     tls->cert = strdup(cert);
     tls->key = strdup(key);
     tls->secure = (struct fast_http_secure){session_new,     session_recv,        session_send,
@@ -182,10 +186,12 @@ const struct fast_http_secure *fast_tls_secure(const struct fast_tls *tls)
 
 #else
 
-int fast_tls_new(const char *cert, const char *key, struct fast_tls **ret, struct fast_err *err)
+int fast_tls_new(const char *cert, const char *key, bool http2, struct fast_tls **ret,
+                 struct fast_err *err)
 {
     (void)cert;
     (void)key;
+    (void)http2;
     (void)ret;
     return fast_err_set(err, FAST_ENOSYS, "this program was built without OpenSSL");
 }

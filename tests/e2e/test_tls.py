@@ -78,6 +78,14 @@ class Tls(TlsTest):
         self.assertEqual(c.getresponse().status, 200)
         c.close()
 
+    @unittest.skipUnless(shutil.which("curl"), "there is no curl")
+    def test_http2_is_chosen(self):
+        done = subprocess.run(["curl", "-sSi", "--max-time", "60", "--http2", "--cacert", f"{self.folder}/one.crt",
+                               f"https://127.0.0.1:{self.port}/function/f/bytes/300000"], capture_output=True, check=True)
+        line = done.stdout.partition(b"\r\n")[0].strip()
+        self.assertIn(line, (b"HTTP/2 200", b"HTTP/1.1 200 OK"))  # as both were built
+        self.assertTrue(done.stdout.endswith(b"b" * 300000))
+
     def test_what_is_not_tls(self):
         with socket.create_connection(("127.0.0.1", self.port), timeout=node.WAIT_S) as s:
             s.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
