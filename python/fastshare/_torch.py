@@ -38,25 +38,26 @@ def _name_of(dtype):
 
 
 def _entries(module):
-    """(name in state_dict, the dict that holds it, its key) of parameters and of persistent buffers."""
+    """(name in state_dict, the part that has it, its attribute) of parameters and of persistent buffers."""
     wanted = set(module.state_dict().keys())
     for prefix, part in module.named_modules(remove_duplicate=False):
         for table in (part._parameters, part._buffers):
             for key, value in table.items():
                 name = f"{prefix}.{key}" if prefix else key
                 if value is not None and name in wanted:
-                    yield name, table, key
+                    yield name, part, key
 
 
 def _sources(module):
     """What Store.put() takes, and the tensors that have to stay until it is done. Of tensors that are tied
     the first is stored."""
     torch, out, keep, seen = _torch(), {}, [], set()
-    for name, table, key in _entries(module):
-        value = table[key].detach().contiguous()
-        if id(table[key]) in seen:
+    for name, part, key in _entries(module):
+        value = getattr(part, key)
+        if id(value) in seen:
             continue
-        seen.add(id(table[key]))
+        seen.add(id(value))
+        value = value.detach().contiguous()
         if value.is_meta:
             raise ValueError(f"{name} has no contents: the module was made on the meta device")
         keep.append(value)
@@ -82,16 +83,18 @@ def _adopt(module, model, strict):
     names of tied tensors it is enough that one is there."""
     torch, new = _torch(), {}
     entries = list(_entries(module))
-    for name, table, key in entries:
-        if name in model and id(table[key]) not in new:
-            new[id(table[key])] = _replacement(table[key], model[name], name)
-    missing = [name for name, table, key in entries if id(table[key]) not in new]
+    for name, part, key in entries:
+        old = getattr(part, key)
+        if name in model and id(old) not in new:
+            new[id(old)] = _replacement(old, model[name], name)
+    missing = [name for name, part, key in entries if id(getattr(part, key)) not in new]
     extra = sorted(set(model) - {name for name, _, _ in entries})
     if strict and (missing or extra):
         raise KeyError(f"missing in the store: {missing or 'none'}; not in the module: {extra or 'none'}")
-    places = [(table, key) for _, table, key in entries if id(table[key]) in new]
-    for table, key in places:
-        table[key] = new[id(table[key])]
+    places = [(part, key) for _, part, key in entries if id(getattr(part, key)) in new]
+    for part, key in places:
+        # Not into the part's tables: recurrent parts keep a list of their weights beside them.
+        setattr(part, key, new[id(getattr(part, key))])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the module had there is of no use to anybody else
     return places
@@ -115,13 +118,13 @@ class Shared:
     def close(self):
         """Gives the memory back when nothing else uses it."""
         torch, done = _torch(), {}
-        for table, key in self._places:
-            now = table[key]
+        for part, key in self._places:
+            now = getattr(part, key)
             if id(now) not in done:
                 own = now.detach().clone().cpu()
                 done[id(now)] = (now, torch.nn.Parameter(own, requires_grad=False)
                                  if isinstance(now, torch.nn.Parameter) else own)
-            table[key] = done[id(now)][1]
+            setattr(part, key, done[id(now)][1])
         self._places, self.model = [], None
 
 

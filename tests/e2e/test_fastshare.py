@@ -217,6 +217,19 @@ print(_dlpack.held())
 """)
         self.assertEqual(out, ["True", "0"])
 
+    def test_recurrent_parts_use_what_is_shared(self):
+        self.run_torch("""
+torch.manual_seed(1)
+a, x = torch.nn.LSTM(4, 5, num_layers=2).eval(), torch.ones(3, 1, 4)
+torch.manual_seed(2)
+b = torch.nn.LSTM(4, 5, num_layers=2).eval()
+want = a(x)[0].detach()
+first, second = fastshare.load(a, "lstm"), fastshare.load(b, "lstm")
+assert torch.equal(a(x)[0], want) and torch.equal(b(x)[0], want)
+for m in (a, b):
+    assert [w.data_ptr() for w in m._flat_weights] == [getattr(m, n).data_ptr() for n in m._flat_weights_names]
+""")
+
     def test_load_by_name_and_file(self):
         self.run_torch("""
 a = net(5)

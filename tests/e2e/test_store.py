@@ -1,6 +1,8 @@
 """Replicas that share a model through fast-store, on the simulated GPU with real bytes."""
+import json
 import os
 import random
+import signal
 import sys
 import unittest
 
@@ -17,6 +19,12 @@ print(lib.c.fast_store_model_loaded(model), hash(tuple(hashes)), flush=True)
 sys.stdin.readline()
 lib.verify(model)
 lib.c.fast_store_release(model)
+"""
+
+LOAD_BIG = """
+model = lib.load(store, os.environ["BIG"], "big", os.environ["VERSION"])
+print("loaded", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -169,6 +177,45 @@ except OSError as e:
     print(e)
 """)
         self.assertIn("no model m for namespace other", out)
+
+    def stopped_loader(self, big, version):
+        """A process that is stopped while it loads that version; None: it was done before."""
+        seen = self.store.log().count("model loads")
+        loader = self.store.client(LOAD_BIG, BIG=big, VERSION=version)
+        node.wait_until(lambda: self.store.log().count("model loads") > seen)
+        loader.send_signal(signal.SIGSTOP)
+        if self.store.log().count("model ready") < seen + 1:
+            return loader
+        self.kill(loader)
+        return None
+
+    def test_who_waits_too_long_is_told_or_loads_for_itself(self):
+        big = self.store.path("big.safetensors")
+        size = 256 * MIB
+        with open(big, "wb") as f:  # zeros that take no room on the disk
+            header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+            f.write(len(header).to_bytes(8, "little") + header)
+            f.truncate(8 + len(header) + size)
+        for version in "12345":
+            loader = self.stopped_loader(big, version)
+            if loader:
+                break
+        self.addCleanup(self.kill, loader)
+        out = self.store.run("""
+import ctypes
+for flags in (0, 4):
+    model = ctypes.c_void_p()
+    try:
+        lib.call("fast_store_load_file", store, os.environ["BIG"].encode(), b"big",
+                 os.environ["VERSION"].encode(), ctypes.c_uint(flags), ctypes.c_uint(200), ctypes.byref(model))
+        lib.verify(model)
+        print("private", lib.c.fast_store_model_is_shared(model))
+    except OSError as e:
+        print(e.errno)
+""", BIG=big, VERSION=version)
+        self.assertEqual(out.splitlines(), ["11", "private 0"])
+        loader.send_signal(signal.SIGCONT)
+        self.assertEqual(loader.stdout.readline(), "loaded\n")
 
     def test_without_a_store_a_copy_of_ones_own(self):
         out = self.store.run("""
