@@ -184,6 +184,7 @@ except OSError as e:
         loader = self.store.client(LOAD_BIG, BIG=big, VERSION=version)
         node.wait_until(lambda: self.store.log().count("model loads") > seen)
         loader.send_signal(signal.SIGSTOP)
+        self.store.run("")  # behind whatever it has said before
         if self.store.log().count("model ready") < seen + 1:
             return loader
         self.kill(loader)
