@@ -47,7 +47,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *text = malloc(size + 1); /* its own block, so that a read too far is seen */
     memcpy(text, data, size);
     text[size] = 0;
-    p.name = "fuzz";
     if (profile_read(text, size, &p, &err)) {
         FUZZ_CHECK(*err.msg);
     } else {

@@ -197,7 +197,7 @@ static int from_db(const char *name, const struct plan *plan, struct fast_trials
                    struct fast_err *err)
 {
     int batch[FAST_TRIAL_BATCHES_MAX];
-    p->name = name;
+    snprintf(p->name, sizeof(p->name), "%s", name);
     int r = fast_trials_latest(db, name, p->version, err);
     if (r)
         return r;
@@ -269,7 +269,7 @@ static int import_from(struct fast_trials *db, const char *name, const char *pat
     struct fast_err err;
     fast_autofree char *text = NULL;
     size_t len = 0;
-    p.name = name;
+    snprintf(p.name, sizeof(p.name), "%s", name);
     if (fast_file_read(path, IMPORT_MAX, &text, &len, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     if (profile_read(text, len, &p, &err))
@@ -296,7 +296,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if ((argc > 1 && !shows && !exports && !imports) || (shows && argc > 2) || (imports && argc != 3))
         return cli_fail(CLI_USAGE, "profile: NAME, show NAME, export NAME [FILE] or import NAME FILE");
     const char *plain = argc > 1 ? argv[1] : argv[0];
-    char name[140];
+    char name[PROFILE_NAME_MAX];
     if (fast_parse_name(plain, "function name", &err) ||
         (o->ns && fast_parse_name(o->ns, "--namespace", &err)))
         return cli_fail(CLI_USAGE, "profile: %s", err.msg);

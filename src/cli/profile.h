@@ -11,6 +11,7 @@
 #include "io/trials.h"
 #include "core/predict.h"
 
+#define PROFILE_NAME_MAX 140
 #define PROFILE_SMS 7
 #define PROFILE_QUOTAS 5
 #define PROFILE_GRID (PROFILE_SMS * PROFILE_QUOTAS)
@@ -22,7 +23,7 @@ extern const int profile_quotas[PROFILE_QUOTAS];
 
 /* The trials of one function with one batch, and what live requests have said of it. */
 struct profile {
-    const char *name;
+    char name[PROFILE_NAME_MAX]; /* NAME, or NAME.NAMESPACE where that is not the default */
     char version[FAST_TRIAL_VERSION_MAX];
     int batch; /* inputs in a request */
     struct fast_trial trial[FAST_TRIALS_MAX];

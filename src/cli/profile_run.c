@@ -170,7 +170,8 @@ static uint64_t live_memory(struct cli *cli, const json_t *function)
     api_json(cli, "GET", "/system/replicas", NULL, &list);
     json_array_foreach(list, i, row) {
         if (!strcmp(json_text(row, "function"), json_text(function, "name")) &&
-            !strcmp(json_text(row, "namespace"), json_text(function, "namespace")) && json_num(row, "memory_cap_bytes") > bytes)
+            !strcmp(json_text(row, "namespace"), json_text(function, "namespace")) &&
+            json_num(row, "memory_cap_bytes") > bytes)
             bytes = json_num(row, "memory_cap_bytes");
     }
     json_decref(list);
@@ -233,10 +234,11 @@ int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_tr
         return status;
     s = (struct session){.cli = cli, .plan = plan, .db = db, .db_path = db_path, .profile = ret,
                          .longest = FAST_MS(plan->seconds_milli)};
-    ret->name = name;
+    snprintf(ret->name, sizeof(ret->name), "%s", name);
     fast_trials_version(function, ret->version);
-    s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .key = name, .function = function,
-                                 .mem_bytes = live_memory(cli, function), .users = (int)plan->users * gathered(function),
+    s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .key = name,
+                                 .function = function, .mem_bytes = live_memory(cli, function),
+                                 .users = (int)plan->users * gathered(function),
                                  .seconds = (double)plan->seconds_milli * 1e-3};
     snprintf(path, sizeof(path), "%s.lock", db_path);
     if (find_batches(&s, function, &err))
