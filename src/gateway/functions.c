@@ -164,6 +164,7 @@ int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int c
         return 0;
     const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);
     gw_replica_want(gw, &slice, &m.want);
+    gw_company_want(gw, spec, &m.want);
     return gw_trials_make_room(gw, spec, try_more, &m, err);
 }
 
@@ -277,6 +278,8 @@ static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *sp
 int gw_function_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err)
 {
     int r = check_gpus(gw, spec, err);
+    if (!r)
+        r = gw_company_check(gw, spec, err);
     return r ? r : gw_secret_check(gw, spec, err);
 }
 

@@ -234,6 +234,16 @@ struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_s
 void gw_replica_want(const struct gateway *gw, const struct fast_slice *slice,
                      struct fast_want *ret);
 
+/* ---- company.c ---- */
+
+/* Checks what |spec| says of GPU types and neighbours. */
+int gw_company_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err);
+/* Where a new replica of |spec| may be; for one that runs, only whose it is. */
+void gw_company_want(const struct gateway *gw, const struct gw_spec *spec, struct fast_want *ret);
+void gw_company_group(const struct gw_spec *spec, struct fast_want *ret);
+/* The number of a GPU's type by its name. */
+uint32_t gw_gpu_type(const char *name);
+
 /* ---- call_id.c ---- */
 
 void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);

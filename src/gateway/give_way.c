@@ -70,6 +70,7 @@ static void put_back(struct gateway *gw, struct candidate *c)
         return;
     gw_replica_want(gw, &c->r->slice, &want);
     gw_models_want(gw, c->r->fn->spec, &want);
+    gw_company_group(c->r->fn->spec, &want);
     want.gpu = c->placed.gpu;
     c->r->in_fleet = !fast_fleet_adopt(gw->fleet, c->r->key, &want, &placed, NULL);
     c->out = false;
@@ -112,6 +113,7 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
     int n = collect(gw, fn->spec->priority, list);
     gw_replica_want(gw, &s, &want);
     gw_models_want(gw, fn->spec, &want);
+    gw_company_want(gw, fn->spec, &want);
     for (int i = 0; i < gw->ngpus; i++) {
         int out = how_many(gw, list, n, gw->gpus[i].fleet, &want);
         if (out && out < fewest) {

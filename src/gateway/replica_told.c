@@ -32,7 +32,8 @@ static void on_gpu(void *arg, const struct fast_msg_gpu_row *m)
         if (gw->gpus[i].row.gpu == m->gpu)
             g = &gw->gpus[i];
     if (!g) {
-        struct fast_gpu_conf conf = {.index = (int)m->gpu, .mem_bytes = m->mem_total};
+        struct fast_gpu_conf conf = {.index = (int)m->gpu, .mem_bytes = m->mem_total,
+                                     .type = gw_gpu_type(m->name.p), .domain = m->gpu};
         int fleet = 0;
         if (gw->ngpus == FAST_NODE_GPUS_MAX ||
             fast_fleet_gpu_add(gw->fleet, &conf, &fleet, &err)) {
@@ -75,6 +76,7 @@ static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replic
         r->slice = gw_replica_slice(gw, &r->slice);
         gw_replica_want(gw, &r->slice, &want);
         gw_models_want(gw, fn->spec, &want);
+        gw_company_group(fn->spec, &want);
         want.gpu = gw->gpus[i].fleet;
         r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
     }

@@ -316,6 +316,7 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
         p.key = r->key;
         gw_replica_want(gw, &r->slice, &p.want);
         gw_models_want(gw, fn->spec, &p.want);
+        gw_company_want(gw, fn->spec, &p.want);
         rc = gw_trials_make_room(gw, fn->spec, place, &p, err);
         r->in_fleet = !rc;
         for (int i = 0; i < gw->ngpus && !rc; i++)

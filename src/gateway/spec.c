@@ -96,7 +96,7 @@ const char *gw_spec_map(const struct gw_spec *s, const char *key, const char *na
 static const char *const notes[] = {
     "gpu_quota_request", "gpu_quota_limit", "gpu_sm_partition", "gpu_mem", "slo", "slo_percentile",
     "slo-percentile", "priority", "profile", "model", "batch", "max_inflight", "record", "repeatable",
-    "sample", "socket", "trial", "profile_batches",
+    "sample", "socket", "trial", "profile_batches", "gpu_type", "affinity", "anti_affinity", "spread",
     "role", "nodeName", "gpu_info", "vgpu_id", "vgpu_type", "vgpu_uuid",
 };
 

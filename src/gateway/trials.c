@@ -23,6 +23,7 @@ static void put_back(struct gateway *gw, struct gw_replica *r)
     struct fast_placed placed;
     gw_replica_want(gw, &r->slice, &want);
     gw_models_want(gw, r->fn->spec, &want);
+    gw_company_group(r->fn->spec, &want);
     for (int i = 0; i < gw->ngpus; i++)
         if ((int)gw->gpus[i].row.gpu == r->gpu)
             want.gpu = gw->gpus[i].fleet;

@@ -127,6 +127,38 @@ class Full(Scaler):
         self.assertEqual(set(load.stop()), {200})
 
 
+class Company(Scaler):
+    gpus = 3
+
+    def test_spread_affinity_and_types(self):
+        gw = self.gw
+        small = notes(sm_partition="12", quota_request="0.2", mem="1Gi")
+
+        def gpus(name, **more):
+            answer = gw.deploy(name, annotations={**small, **{"fastgshare/" + k: v for k, v in more.items()}},
+                               labels={"com.openfaas.scale.min": "3"})
+            self.assertEqual(answer.status, 202, answer.text)
+            return sorted(r["gpu"] for r in gw.wait_ready(3, name))
+        self.assertEqual(gpus("packed"), [0, 0, 0])
+        self.assertEqual(gpus("spread", spread="true"), [0, 1, 2])
+        self.assertEqual(gpus("near", affinity="packed"), [0, 0, 0])
+        self.assertNotIn(0, gpus("apart", anti_affinity="packed"))
+        self.assertEqual(len(set(gpus("alone", anti_affinity="alone"))), 3)
+        self.assertEqual(len(gpus("typed", gpu_type="v100")), 3)
+        for more, status, words in (({"gpu_type": "h100"}, 400, "no GPU here is a \"h100\""),
+                                    ({"affinity": "nobody"}, 409, "neighbours"),
+                                    ({"spread": "perhaps"}, 400, "fastgshare/spread")):
+            refused = gw.deploy("never", annotations={
+                **small, **{"fastgshare/" + k: v for k, v in more.items()}})
+            self.assert_answer(refused, status, words)
+        # A new life of the gateway knows who is where.
+        gw.kill()
+        gw.start()
+        again = {**small, "fastgshare/anti_affinity": "spread"}
+        wait_until(lambda: gw.deploy("never", annotations=again).status != 503, "it does not come back")
+        self.assert_answer(gw.deploy("never", annotations=again), 409, "neighbours")
+
+
 class Paper(Scaler):
     args = (*PROFILES, "--policy", "paper")
 
