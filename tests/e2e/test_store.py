@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import unittest
 
 import node
@@ -217,6 +218,27 @@ for flags in (0, 4):
         self.assertEqual(out.splitlines(), ["11", "private 0"])
         loader.send_signal(signal.SIGCONT)
         self.assertEqual(loader.stdout.readline(), "loaded\n")
+
+    def test_legacy_handles_where_there_are_no_descriptors(self):
+        version = self.store.run("""
+import ctypes
+v = ctypes.c_int()
+assert ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(v)) == 0
+print(v.value)
+""").strip()
+        with tempfile.NamedTemporaryFile("w", prefix="fast-probe-") as probe:
+            probe.write(f"driver {version} via 2\n")  # as the probe leaves it on such a driver
+            probe.flush()
+            ipc = e2e.Store("--probe-file", probe.name)
+        self.addCleanup(ipc.close)
+        ipc.env["MODEL_FILE"] = self.file
+        clients = [ipc.client(HOLD) for _ in range(3)]
+        said = [p.stdout.readline().split() for p in clients]
+        self.assertEqual(sorted(s[0] for s in said), ["0", "0", "1"])
+        self.assertEqual(len({s[1] for s in said}), 1)
+        self.assertEqual(ipc.run("print(lib.c.fast_store_via(store).decode())").strip(), "ipc")
+        self.assertEqual(ipc.used() - 4 * CONTEXT, 6 * MIB, "one copy; the store has a context here")
+        self.finish(clients)
 
     def test_without_a_store_a_copy_of_ones_own(self):
         out = self.store.run("""
