@@ -1,0 +1,239 @@
+/* A program that treats the driver and its own process as real ones do, which a hook has to live with. It
+ * prints "name=value" pairs.
+ *
+ * Usage: prog_guest dlclose | signals | runtimes | threads_end | jit MODULE */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cuda/hook_proto.h"
+
+#define LAUNCHES 50
+#define RUNTIMES 3
+#define THREADS 30
+#define MINE_MAX 8
+
+static const char image[] = ".version 7.0\n.target sm_70\n.address_size 64\n"
+                            ".visible .entry work()\n{\n    ret;\n}\n";
+
+typedef CUresult retain_fn(CUcontext *, CUdevice);
+typedef CUresult current_fn(CUcontext *);
+typedef CUresult load_fn(CUmodule *, const void *);
+typedef CUresult function_fn(CUfunction *, CUmodule, const char *);
+typedef CUresult lookup_fn(const char *, void **, int, cuuint64_t, CUdriverProcAddressQueryResult *);
+
+/* What a program or a copy of the CUDA runtime knows of the driver. */
+struct driver {
+    void *lib;
+    lookup_fn *lookup; /* NULL: by dlsym */
+    CUfunction fn;
+};
+
+static void *find(const struct driver *d, const char *name, int version)
+{
+    void *p = NULL;
+    if (d->lookup)
+        d->lookup(name, &p, version, 0, NULL);
+    else
+        p = dlsym(d->lib, name);
+    if (p)
+        return p;
+    fprintf(stderr, "prog_guest: no %s\n", name);
+    exit(3);
+}
+
+static void need(CUresult r, const char *what)
+{
+    if (r == CUDA_SUCCESS)
+        return;
+    fprintf(stderr, "prog_guest: %s: %d\n", what, (int)r);
+    exit(4);
+}
+
+static void begin(struct driver *d, bool by_lookup, const char *module_path)
+{
+    CUcontext ctx;
+    CUmodule module;
+    *d = (struct driver){.lib = dlopen("libcuda.so.1", RTLD_NOW)};
+    if (!d->lib)
+        exit(3);
+    if (by_lookup)
+        d->lookup = (lookup_fn *)dlsym(d->lib, "cuGetProcAddress_v2");
+    need(((fast_fn_cuInit *)find(d, "cuInit", 2000))(0), "cuInit");
+    need(((retain_fn *)find(d, "cuDevicePrimaryCtxRetain", 7000))(&ctx, 0), "retain");
+    need(((fast_fn_cuCtxSetCurrent *)find(d, "cuCtxSetCurrent", 4000))(ctx), "cuCtxSetCurrent");
+    if (module_path)
+        need(((load_fn *)find(d, "cuModuleLoad", 2000))(&module, module_path), "cuModuleLoad");
+    else
+        need(((load_fn *)find(d, "cuModuleLoadData", 2000))(&module, image), "cuModuleLoadData");
+    need(((function_fn *)find(d, "cuModuleGetFunction", 2000))(&d->fn, module, "work"), "work");
+}
+
+static void launch(const struct driver *d, int n)
+{
+    fast_fn_cuLaunchKernel *fn = (fast_fn_cuLaunchKernel *)find(d, "cuLaunchKernel", 4000);
+    for (int i = 0; i < n; i++)
+        need(fn(d->fn, 80, 1, 1, 256, 1, 1, 0, NULL, NULL, NULL), "launch");
+}
+
+static void synchronize(const struct driver *d)
+{
+    need(((fast_fn_cuStreamSynchronize *)find(d, "cuStreamSynchronize", 2000))(NULL), "synchronize");
+}
+
+/* The library is opened and closed again and again, by a program that has no other reference to it. */
+static int do_dlclose(void)
+{
+    int launched = 0;
+    for (int i = 0; i < 4; i++) {
+        struct driver d;
+        begin(&d, false, NULL);
+        launch(&d, LAUNCHES);
+        synchronize(&d);
+        launched += LAUNCHES;
+        dlclose(d.lib);
+    }
+    printf("launched=%d\n", launched);
+    return 0;
+}
+
+/* ---- signals ---- */
+
+static _Atomic int handled, elsewhere, sent;
+static _Atomic long mine[MINE_MAX];
+
+static void on_signal(int sig)
+{
+    long tid = syscall(SYS_gettid);
+    (void)sig;
+    atomic_fetch_add(&handled, 1);
+    for (int i = 0; i < MINE_MAX; i++)
+        if (atomic_load(&mine[i]) == tid)
+            return;
+    atomic_fetch_add(&elsewhere, 1); /* a thread that is not the program's */
+}
+
+static void *send_signals(void *arg)
+{
+    atomic_store(&mine[1], syscall(SYS_gettid));
+    for (int i = 0; i < 200; i++) {
+        kill(getpid(), SIGUSR1);
+        usleep(500);
+    }
+    atomic_store(&sent, 1);
+    return arg;
+}
+
+/* It has a handler of its own, which interrupts whatever its threads wait for. */
+static int do_signals(void)
+{
+    struct driver d;
+    struct sigaction now, was = {.sa_handler = on_signal};
+    pthread_t sender;
+    int launched = 0;
+    atomic_store(&mine[0], syscall(SYS_gettid));
+    sigaction(SIGUSR1, &was, NULL);
+    begin(&d, false, NULL);
+    if (pthread_create(&sender, NULL, send_signals, NULL))
+        return 3;
+    while (!atomic_load(&sent)) {
+        launch(&d, LAUNCHES);
+        synchronize(&d);
+        launched += LAUNCHES;
+    }
+    pthread_join(sender, NULL);
+    sigaction(SIGUSR1, NULL, &now);
+    printf("launched=%d handled=%d elsewhere=%d kept=%d\n", launched, atomic_load(&handled),
+           atomic_load(&elsewhere), now.sa_handler == on_signal);
+    return 0;
+}
+
+/* ---- several runtimes ---- */
+
+static pthread_barrier_t together;
+
+static void *runtime(void *arg)
+{
+    struct driver d;
+    pthread_barrier_wait(&together);
+    begin(&d, true, NULL);
+    launch(&d, LAUNCHES);
+    synchronize(&d);
+    return arg;
+}
+
+/* Copies of the CUDA runtime that were linked into libraries: each looks up and initializes by itself. */
+static int do_runtimes(void)
+{
+    pthread_t t[RUNTIMES];
+    pthread_barrier_init(&together, NULL, RUNTIMES);
+    for (int i = 0; i < RUNTIMES; i++)
+        if (pthread_create(&t[i], NULL, runtime, NULL))
+            return 3;
+    for (int i = 0; i < RUNTIMES; i++)
+        pthread_join(t[i], NULL);
+    printf("launched=%d\n", RUNTIMES * LAUNCHES);
+    return 0;
+}
+
+/* ---- threads that end ---- */
+
+static struct driver shared;
+static CUcontext shared_ctx;
+
+static void *short_life(void *arg)
+{
+    fast_fn_cuLaunchKernel_ptsz *fn = (fast_fn_cuLaunchKernel_ptsz *)find(&shared, "cuLaunchKernel_ptsz", 7000);
+    need(((fast_fn_cuCtxSetCurrent *)find(&shared, "cuCtxSetCurrent", 4000))(shared_ctx), "cuCtxSetCurrent");
+    for (int i = 0; i < 5; i++)
+        need(fn(shared.fn, 80, 1, 1, 256, 1, 1, 0, NULL, NULL, NULL), "launch");
+    return arg; /* with work in flight, in a stream of its own */
+}
+
+static int do_threads_end(void)
+{
+    begin(&shared, false, NULL);
+    need(((current_fn *)find(&shared, "cuCtxGetCurrent", 4000))(&shared_ctx), "current");
+    for (int i = 0; i < THREADS; i++) {
+        pthread_t t;
+        if (pthread_create(&t, NULL, short_life, NULL))
+            return 3;
+        pthread_join(t, NULL);
+    }
+    need(((fast_fn_cuCtxSynchronize *)find(&shared, "cuCtxSynchronize", 2000))(), "synchronize");
+    printf("launched=%d\n", 5 * THREADS);
+    fflush(stdout);
+    usleep(300000); /* idle: the token goes back */
+    return 0;
+}
+
+static int do_jit(const char *module)
+{
+    struct driver d;
+    begin(&d, false, module);
+    launch(&d, LAUNCHES);
+    synchronize(&d);
+    printf("launched=%d\n", LAUNCHES);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 1 ? argv[1] : "";
+    if (!strcmp(what, "dlclose"))
+        return do_dlclose();
+    if (!strcmp(what, "signals"))
+        return do_signals();
+    if (!strcmp(what, "runtimes"))
+        return do_runtimes();
+    if (!strcmp(what, "threads_end"))
+        return do_threads_end();
+    return !strcmp(what, "jit") && argc > 2 ? do_jit(argv[2]) : 2;
+}

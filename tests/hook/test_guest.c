@@ -1,0 +1,96 @@
+#include "harness.h"
+
+#include <stdio.h>
+
+/* The hook as a guest: programs that close the driver, have their own signal handlers, bring several
+ * runtimes, end threads with work in flight, or launch what has to be compiled first. */
+
+static struct fake_stats run_guest(struct child *c, struct fake_conf *conf, const char *what,
+                                   const char *arg)
+{
+    struct fake_node *n = begin(conf);
+    run_program(c, RUN(what, arg), "prog_guest");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.launches, value(c, "launched"));
+    assert_int_equal(s.strange, 0);
+    assert_int_equal(s.hellos, 1);
+    return s;
+}
+
+static void driver_is_closed(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_MS(2);
+    run_guest(&c, &conf, "dlclose", NULL);
+    assert_int_equal(value(&c, "launched"), 200);
+}
+
+/* The handler stays the program's, and runs in none of the hook's threads. */
+static void own_signal_handler(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_MS(2);
+    struct fake_stats s = run_guest(&c, &conf, "signals", NULL);
+    assert_true(value(&c, "handled") > 0);
+    assert_int_equal(value(&c, "elsewhere"), 0);
+    assert_int_equal(value(&c, "kept"), 1);
+    assert_true(s.tokens >= 1);
+}
+
+static void several_runtimes(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    for (int i = 0; i < 10; i++) {
+        run_guest(&c, &conf, "runtimes", NULL);
+        assert_int_equal(value(&c, "launched"), 150);
+    }
+}
+
+static void threads_end(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.token_ns = FAST_S(100);
+    conf.contended = true;
+    struct fake_stats s = run_guest(&c, &conf, "threads_end", NULL);
+    assert_int_equal(value(&c, "launched"), 150);
+    assert_true(s.dones >= 1); /* what ended threads have left is seen to be complete */
+}
+
+/* The token is revoked while the first launch is still being compiled. It comes back when that has run. */
+static void compiled_at_first_launch(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    char module[512];
+    snprintf(module, sizeof(module), "%s/jit.sim.so", env.programs);
+    conf.token_ns = FAST_MS(20);
+    struct fake_stats s = run_guest(&c, &conf, "jit", module);
+    assert_int_equal(value(&c, "launched"), 50);
+    assert_true(s.overrun_max_ns > FAST_MS(100));
+    assert_true(s.dones >= 1);
+}
+
+int main(int argc, char **argv)
+{
+#define T(name) cmocka_unit_test_teardown(name, tear_down)
+    const struct CMUnitTest tests[] = {
+        T(driver_is_closed), T(own_signal_handler),       T(several_runtimes),
+        T(threads_end),      T(compiled_at_first_launch),
+    };
+    harness_init();
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    int r = cmocka_run_group_tests_name("hook_guest", tests, NULL, NULL);
+    harness_fini();
+    return r;
+}
