@@ -328,8 +328,13 @@ void fast_http_conn_step(struct fast_http_req *c)
         c->again = false;
         while (!c->closed && step_once(c))
             ;
-        if (!c->closed && fast_http_stream_waiting(&c->s))
+        if (!c->closed && fast_http_stream_waiting(&c->s)) {
+            bool behind = fast_http_stream_waiting(&c->s) >= FAST_HTTP_HIGH_WATER / 2;
             fast_http_stream_flush(&c->s);
+            /* No event will tell of room that is there already. */
+            if (behind && fast_http_stream_waiting(&c->s) < FAST_HTTP_HIGH_WATER / 2)
+                c->again = true;
+        }
         if (!c->closed && is_over(c))
             fast_http_conn_close(c);
     } while (c->again && !c->closed);

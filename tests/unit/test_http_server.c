@@ -15,13 +15,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/http_stream.h"
 #include "test.h"
 
 /* ---- the server under test ---- */
 
 struct world {
     struct fast_loop *loop;
-    struct fast_http_server *server;
+    struct fast_http_server *server, *moody;
     struct fast_http_pool *pool, *closed; /* to this server, and to a port where nobody listens */
 };
 
@@ -224,6 +225,52 @@ static void on_request(void *arg, struct fast_http_req *req)
     }
 }
 
+/* ---- a session that takes little ----
+ * It refuses what is less than a full buffer, up to eight times in a row: so a write succeeds exactly where
+ * nothing else happens after it. */
+
+struct session {
+    int fd, refused;
+};
+
+static void *moody_accept(void *arg, int fd)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    (void)arg;
+    s->fd = fd;
+    return s;
+}
+
+static ssize_t moody_recv(void *session, char *buf, size_t len)
+{
+    return recv(((struct session *)session)->fd, buf, len, 0);
+}
+
+static ssize_t moody_send(void *session, const char *buf, size_t len)
+{
+    struct session *s = session;
+    if (len < FAST_HTTP_HIGH_WATER && s->refused++ < 8) {
+        errno = EAGAIN;
+        return -1;
+    }
+    s->refused = 0;
+    return send(s->fd, buf, len, MSG_NOSIGNAL);
+}
+
+static bool moody_no(void *session)
+{
+    (void)session;
+    return false;
+}
+
+static void moody_nothing(void *session)
+{
+    (void)session;
+}
+
+static const struct fast_http_secure moody = {moody_accept, moody_recv,    moody_send, moody_no,
+                                              moody_no,     moody_nothing, free,       NULL};
+
 static void serve(int ready)
 {
     struct world w = {0};
@@ -233,10 +280,13 @@ static void serve(int ready)
     struct fast_err err;
     if (fast_loop_new(&w.loop, &err) || fast_http_server_new(w.loop, &conf, &w.server, &err))
         exit(2);
-    int port = fast_http_server_port(w.server);
+    conf.secure = &moody;
+    if (fast_http_server_new(w.loop, &conf, &w.moody, &err))
+        exit(2);
+    int ports[2] = {fast_http_server_port(w.server), fast_http_server_port(w.moody)}, port = ports[0];
     if (fast_http_pool_new(w.loop, port, NULL, &w.pool, &err) ||
         fast_http_pool_new(w.loop, 1, NULL, &w.closed, &err) ||
-        write(ready, &port, sizeof(port)) != sizeof(port))
+        write(ready, ports, sizeof(ports)) != sizeof(ports))
         exit(2);
     fast_loop_run(w.loop, &err);
     exit(0);
@@ -244,10 +294,10 @@ static void serve(int ready)
 
 /* ---- the test ---- */
 
-static int port;
+static int ports[2]; /* of the server, and of the moody one */
 static pid_t child;
 
-static int dial(void)
+static int dial_port(int port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -257,6 +307,11 @@ static int dial(void)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
     return fd;
+}
+
+static int dial(void)
+{
+    return dial_port(ports[0]);
 }
 
 static void say(int fd, const char *text)
@@ -483,6 +538,20 @@ static void large_request(void **state)
     close(fd);
 }
 
+/* The last write of a step takes all that waited: the handler, who waits for room, must still be told. */
+static void room_at_the_end_of_a_step(void **state)
+{
+    (void)state;
+    static char buf[1 << 16];
+    uint64_t sum = 0;
+    int fd = dial_port(ports[1]);
+    say(fd, "GET /many HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    for (ssize_t n; (n = recv(fd, buf, sizeof(buf), 0)) > 0;)
+        sum += (uint64_t)n;
+    assert_in_range(sum, 200000000, 200001000);
+    close(fd);
+}
+
 static int start(void **state)
 {
     int p[2];
@@ -492,7 +561,7 @@ static int start(void **state)
     child = fork();
     if (child == 0)
         serve(p[1]);
-    return read(p[0], &port, sizeof(port)) == sizeof(port) ? 0 : -1;
+    return read(p[0], ports, sizeof(ports)) == sizeof(ports) ? 0 : -1;
 }
 
 static int stop(void **state)
@@ -513,6 +582,7 @@ int main(void)
         cmocka_unit_test(late_heads_time_out),       cmocka_unit_test(idle_ones_make_room),
         cmocka_unit_test(proxied),                   cmocka_unit_test(memory_stays_constant),
         cmocka_unit_test(large_request),             cmocka_unit_test(unanswered),
+        cmocka_unit_test(room_at_the_end_of_a_step),
     };
     return cmocka_run_group_tests_name("http_server", tests, start, stop);
 }
