@@ -25,6 +25,7 @@ starts it again.
 import argparse
 import array
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -198,7 +199,8 @@ def parse(argv):
     p.add_argument("--batch", type=int, default=int(env.get("BATCH", "1")))
     p.add_argument("--precision", default=env.get("PRECISION", "fp16"), choices=["fp16", "bf16", "fp32"])
     p.add_argument("--graphs", action="store_true", default=env.get("GRAPHS") == "1")
-    p.add_argument("--share", action="store_true", default=env.get("SHARE") == "1")
+    can_share = bool(env.get("FAST_STORE_SOCKET")) and importlib.util.find_spec("fastshare") is not None
+    p.add_argument("--share", action="store_true", default=env.get("SHARE") == "1" or can_share)
     p.add_argument("--port", type=int, default=int(env.get("PORT") or env.get("port") or 8080))
     p.add_argument("--sizes", default=env.get("SIZES", "{}"), help="JSON: other sizes for a small trial")
     return p.parse_args(argv)
@@ -213,7 +215,7 @@ def load(options):
         return models.Model(options.model, options.batch, options.precision, options.graphs, **sizes)
     import fastshare
     model = models.Model(options.model, options.batch, options.precision, False, **sizes)
-    model.shared = fastshare.load(model.module, options.model) # as long as the model lives
+    model.shared = fastshare.load(model.module, f"{options.model}-{model.dtype}") # as long as the model lives
     if options.graphs: # recorded after the weights have moved
         model.capture()
     return model

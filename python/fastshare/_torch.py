@@ -68,14 +68,15 @@ def _sources(module):
     return out, keep
 
 
-def _replacement(old, tensor, name):
+def _replacement(old, tensor, name, strict):
     """A parameter over the shared memory, or a copy for a buffer, since modules write to these."""
     torch = _torch()
     if tuple(tensor.shape) != tuple(old.shape):
         raise ValueError(f"{name} is {list(tensor.shape)} in the store and {list(old.shape)} here")
-    if isinstance(old, torch.nn.Parameter):
-        return torch.nn.Parameter(as_torch(tensor), requires_grad=False)
-    return as_torch(tensor).clone()
+    new = as_torch(tensor)
+    if strict and new.dtype != old.dtype:
+        raise ValueError(f"{name} is {new.dtype} in the store and {old.dtype} here")
+    return torch.nn.Parameter(new, requires_grad=False) if isinstance(old, torch.nn.Parameter) else new.clone()
 
 
 def _adopt(module, model, strict):
@@ -86,7 +87,7 @@ def _adopt(module, model, strict):
     for name, part, key in entries:
         old = getattr(part, key)
         if name in model and id(old) not in new:
-            new[id(old)] = _replacement(old, model[name], name)
+            new[id(old)] = _replacement(old, model[name], name, strict)
     missing = [name for name, part, key in entries if id(getattr(part, key)) not in new]
     extra = sorted(set(model) - {name for name, _, _ in entries})
     if strict and (missing or extra):
@@ -141,7 +142,8 @@ def share(module, name=None, version=None, *, store=None, shared=False, wait_s=W
 
 def load(module, name, path=None, version=None, *, store=None, strict=True, wait_s=WAIT_S):
     """Gives |module| the weights of model |name|: those in the store, else those of the safetensors file
-    |path|, else, for the first one that comes, its own. Names are those of its state_dict. A module made on
+    |path|, else, for the first one that comes, its own. Names are those of its state_dict. |strict| False: names
+    may be missing on either side, and types may differ, which then are those of the store. A module made on
     the meta device will do unless its own weights are needed."""
     store = store or connect(private=True)
     if path is not None:

@@ -17,8 +17,17 @@
 #define PATIENCE_S 120
 #define MIB 1048576.0
 
+struct bench {
+    const char *image;
+};
+
+static const struct cli_opt opts[] = {
+    {"image", 0, CLI_STR, offsetof(struct bench, image), "IMAGE",
+     "a function that takes $MODEL and shares where it can; default: replay"},
+};
+
 struct row {
-    const char *model;
+    const char *image, *model;
     double alone, shared, once; /* bytes */
 };
 
@@ -87,7 +96,7 @@ static int wait_for(struct cli *cli, int want)
 }
 
 /* A changed number of replicas restarts none of them. */
-static int deploy(struct cli *cli, const char *model, bool shared, int count, double mem)
+static int deploy(struct cli *cli, const struct row *row, bool shared, int count, double mem)
 {
     char bytes[32], number[8];
     snprintf(bytes, sizeof(bytes), "%.0f", mem);
@@ -96,8 +105,8 @@ static int deploy(struct cli *cli, const char *model, bool shared, int count, do
                               "fastgshare/gpu_quota_request", "0.05", "fastgshare/gpu_mem", bytes);
     if (shared)
         json_object_set_new(notes, "fastgshare/model", json_string(NAME));
-    json_t *d = json_pack("{s:s, s:s, s:{s:s}, s:{s:s, s:s}, s:o}", "service", NAME, "image", "replay",
-                          "envVars", "MODEL", model, "labels", "com.openfaas.scale.min", number,
+    json_t *d = json_pack("{s:s, s:s, s:{s:s}, s:{s:s, s:s}, s:o}", "service", NAME, "image", row->image,
+                          "envVars", "MODEL", row->model, "labels", "com.openfaas.scale.min", number,
                           "com.openfaas.scale.max", number, "annotations", notes);
     int s = api_json(cli, count == 1 ? "POST" : "PUT", "/system/functions", d, NULL);
     json_decref(d);
@@ -124,13 +133,13 @@ static int bench(struct cli *cli, double mem, struct row *row)
 {
     double base, alone, first, second;
     int s = measure(cli, &base);
-    s = s ? s : deploy(cli, row->model, false, 1, mem);
+    s = s ? s : deploy(cli, row, false, 1, mem);
     s = s ? s : measure(cli, &alone);
     s = s ? s : take_away(cli);
     s = s ? s : measure(cli, &base);
-    s = s ? s : deploy(cli, row->model, true, 1, mem);
+    s = s ? s : deploy(cli, row, true, 1, mem);
     s = s ? s : measure(cli, &first);
-    s = s ? s : deploy(cli, row->model, true, 2, mem);
+    s = s ? s : deploy(cli, row, true, 2, mem);
     s = s ? s : measure(cli, &second);
     s = s ? s : take_away(cli);
     s = s ? s : forget_model(cli);
@@ -158,7 +167,7 @@ static void print(const struct row *rows, int n, double total, bool simulated)
     }
     table_print(t, stdout, 0);
     if (simulated)
-        puts("\nThe GPU is simulated: the sizes are those of the model files, and no GPU was measured.");
+        puts("\nThe GPU is simulated: no GPU was measured.");
 }
 
 static void print_json(const struct row *rows, int n, bool simulated)
@@ -182,7 +191,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     double used, total;
     bool simulated = false;
     int n = argc > 1 ? argc - 1 : (int)(sizeof(all) / sizeof(all[0])), s;
-    (void)arg;
+    const struct bench *o = arg;
     if (strcmp(argv[0], "memory") != 0 || n > (int)(sizeof(rows) / sizeof(rows[0])))
         return cli_fail(CLI_USAGE, "bench: use `fast bench memory [MODEL...]`");
     s = look(cli, &used, &total, &simulated);
@@ -192,7 +201,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if (trial_guard_begin(&guard, cli, NAME, &err)) /* removes the function, however this ends */
         return cli_fail(CLI_FAILED, "bench: %s", err.msg);
     for (int i = 0; i < n && !s; i++) {
-        rows[i] = (struct row){.model = argc > 1 ? argv[i + 1] : all[i]};
+        rows[i] = (struct row){.image = o->image ? o->image : "replay",
+                               .model = argc > 1 ? argv[i + 1] : all[i]};
         s = bench(cli, total * 0.4, &rows[i]); /* two replicas and the weights */
     }
     trial_guard_end(&guard);
@@ -206,8 +216,9 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 const struct cli_cmd cmd_bench = {
     .name = "bench", .args = "memory [MODEL...]",
     .summary = "measure what sharing models saves", .min_args = 1, .max_args = -1,
-    .detail = "For each model (default: resnet50 rnnt gnmt bert) replicas of the function replay are\n"
+    .detail = "For each model (default: resnet50 rnnt gnmt bert) replicas of a function are\n"
               "started and ended under the name " NAME ", alone and sharing their weights, and the\n"
               "memory that the GPU has in use is compared. Takes about half a minute a model on an\n"
-              "otherwise idle GPU; what runs beside it must not start or end.",
-    .run = run};
+              "otherwise idle GPU; what runs beside it must not start or end. replay takes the sizes\n"
+              "of models/NAME.model; examples/torch/serve.py is the models themselves.",
+    CLI_CMD_OPTS(opts, struct bench), .run = run};

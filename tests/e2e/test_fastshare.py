@@ -239,6 +239,13 @@ b = net(6)
 assert not torch.equal(a(torch.ones(2, 8)), b(torch.ones(2, 8)))
 second = fastshare.load(b, "resnet50")
 assert not second.model.loaded and torch.equal(a(torch.ones(2, 8)), b(torch.ones(2, 8)))
+half = net(7).to(torch.bfloat16)
+try:
+    fastshare.load(half, "resnet50")
+    assert False
+except ValueError as e:
+    assert "0.weight is torch.float32 in the store and torch.bfloat16 here" in str(e), e
+assert half[0].weight.dtype == torch.bfloat16
 class Bf16(torch.nn.Module):
     def __init__(self):
         super().__init__()
