@@ -228,15 +228,18 @@ CUAPI cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes,
 /* ---- two and three dimensions ---- */
 
 /* One side of a copy: where it begins, and whether it is device memory. */
-static CUresult side(CUmemorytype type, const void *host, CUdeviceptr device, size_t *pitch,
+static CUresult side(CUmemorytype type, const void *host, CUdeviceptr device, CUarray array, size_t *pitch,
                      size_t *rows, size_t width, size_t height, uintptr_t *ret, bool *ret_device)
 {
+    if (type == CU_MEMORYTYPE_ARRAY) {
+        *ret = array_memory(array, pitch, rows);
+        *ret_device = true;
+        return *ret ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    }
     if (!*pitch)
         *pitch = width;
     if (!*rows)
         *rows = height;
-    if (type == CU_MEMORYTYPE_ARRAY)
-        return CUDA_ERROR_NOT_SUPPORTED;
     if (type < CU_MEMORYTYPE_HOST || type > CU_MEMORYTYPE_UNIFIED || *pitch < width)
         return CUDA_ERROR_INVALID_VALUE;
     *ret = type == CU_MEMORYTYPE_HOST ? (uintptr_t)host : (uintptr_t)device;
@@ -250,10 +253,10 @@ CUresult copy_build_3d(const CUDA_MEMCPY3D *p, struct work *ret)
     size_t dst_pitch = p->dstPitch, dst_rows = p->dstHeight;
     size_t src_pitch = p->srcPitch, src_rows = p->srcHeight;
     *ret = (struct work){.kind = WORK_COPY};
-    CUresult rc = side(p->dstMemoryType, p->dstHost, p->dstDevice, &dst_pitch, &dst_rows,
+    CUresult rc = side(p->dstMemoryType, p->dstHost, p->dstDevice, p->dstArray, &dst_pitch, &dst_rows,
                        p->WidthInBytes, p->Height, &c->dst, &c->dst_device);
     if (!rc)
-        rc = side(p->srcMemoryType, p->srcHost, p->srcDevice, &src_pitch, &src_rows,
+        rc = side(p->srcMemoryType, p->srcHost, p->srcDevice, p->srcArray, &src_pitch, &src_rows,
                   p->WidthInBytes, p->Height, &c->src, &c->src_device);
     if (rc)
         return rc;
@@ -282,9 +285,9 @@ static CUresult copy2d(const CUDA_MEMCPY2D *p, CUstream s, bool sync)
         return CUDA_ERROR_INVALID_VALUE;
     CUDA_MEMCPY3D d = {
         .srcXInBytes = p->srcXInBytes, .srcY = p->srcY, .srcMemoryType = p->srcMemoryType,
-        .srcHost = p->srcHost, .srcDevice = p->srcDevice, .srcPitch = p->srcPitch,
+        .srcHost = p->srcHost, .srcDevice = p->srcDevice, .srcArray = p->srcArray, .srcPitch = p->srcPitch,
         .dstXInBytes = p->dstXInBytes, .dstY = p->dstY, .dstMemoryType = p->dstMemoryType,
-        .dstHost = p->dstHost, .dstDevice = p->dstDevice, .dstPitch = p->dstPitch,
+        .dstHost = p->dstHost, .dstDevice = p->dstDevice, .dstArray = p->dstArray, .dstPitch = p->dstPitch,
         .WidthInBytes = p->WidthInBytes, .Height = p->Height, .Depth = 1};
     return copy3d(&d, s, sync);
 }

@@ -33,7 +33,7 @@
 
 enum handle_type {
     H_NONE, H_CTX, H_STREAM, H_EVENT, H_MODULE, H_FUNCTION, H_LIBRARY, H_POOL, H_PHYS, H_GRAPH,
-    H_NODE, H_EXEC, H_TYPES
+    H_NODE, H_EXEC, H_ARRAY, H_TYPES
 };
 
 struct handle {
@@ -393,6 +393,10 @@ CUresult pool_free_now(struct area *area);
 void pool_synced(int device);
 void pool_trim_all(int device);
 void pool_drop_device(int device);
+
+/* array.c. Where the elements of |array| are, 0: it is none. Needs no lock; of an array whose context is
+ * gone this is no memory any more. */
+uintptr_t array_memory(CUarray array, size_t *ret_pitch, size_t *ret_rows);
 
 /* graph_memory.c */
 CUresult graph_memory_new(int device, size_t bytes, CUdeviceptr *ret); /* addresses only */

@@ -60,7 +60,7 @@ static void rectangles(void **state)
     assert_int_equal(out[0][5], 0x55);
     CU_FAILS(cuMemcpy2D_v2(NULL), CUDA_ERROR_INVALID_VALUE);
     down.srcMemoryType = CU_MEMORYTYPE_ARRAY;
-    CU_FAILS(cuMemcpy2D_v2(&down), CUDA_ERROR_NOT_SUPPORTED);
+    CU_FAILS(cuMemcpy2D_v2(&down), CUDA_ERROR_INVALID_VALUE);
     CU(cuMemFree_v2(p));
 }
 
@@ -255,6 +255,33 @@ static void virtual_memory(void **state)
     CU(cuMemAddressFree(va, 2 * unit));
 }
 
+/* Rows of an array that is wider than what is copied, and back. */
+static void arrays(void **state)
+{
+    (void)state;
+    CUDA_ARRAY_DESCRIPTOR desc = {.Width = 100, .Height = 3, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 2};
+    CUarray array;
+    float in[3][4] = {{1, 2, 3, 4}, {5, 6, 7, 8}, {9, 10, 11, 12}}, out[3][4] = {{0}};
+    size_t before = sim_free_bytes();
+    CU(cuArrayCreate_v2(&array, &desc));
+    assert_true(sim_free_bytes() < before);
+    CUDA_MEMCPY2D c = {.srcMemoryType = CU_MEMORYTYPE_HOST, .srcHost = in, .srcPitch = sizeof(in[0]),
+                       .dstMemoryType = CU_MEMORYTYPE_ARRAY, .dstArray = array, .dstXInBytes = 80,
+                       .WidthInBytes = sizeof(in[0]), .Height = 3};
+    CU(cuMemcpy2D_v2(&c));
+    CUDA_MEMCPY2D back = {.dstMemoryType = CU_MEMORYTYPE_HOST, .dstHost = out, .dstPitch = sizeof(out[0]),
+                          .srcMemoryType = CU_MEMORYTYPE_ARRAY, .srcArray = array, .srcXInBytes = 80,
+                          .WidthInBytes = sizeof(in[0]), .Height = 3};
+    CU(cuMemcpy2D_v2(&back));
+    assert_memory_equal(in, out, sizeof(in));
+    CU(cuArrayDestroy(array));
+    assert_true(sim_free_bytes() == before);
+    CU_FAILS(cuMemcpy2D_v2(&back), CUDA_ERROR_INVALID_VALUE);
+    CU_FAILS(cuArrayDestroy(array), CUDA_ERROR_INVALID_HANDLE);
+    desc.NumChannels = 3;
+    CU_FAILS(cuArrayCreate_v2(&array, &desc), CUDA_ERROR_INVALID_VALUE);
+}
+
 /* Each in a context of its own, which is lost. */
 static void illegal(void (*act)(CUdeviceptr))
 {
@@ -330,6 +357,7 @@ static void illegal_addresses(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arrays),
         cmocka_unit_test(copies), cmocka_unit_test(rectangles), cmocka_unit_test(fills),
         cmocka_unit_test(capacity), cmocka_unit_test(pinned_and_managed),
         cmocka_unit_test(pointers), cmocka_unit_test(pools), cmocka_unit_test(pool_limit),
