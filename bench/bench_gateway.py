@@ -43,6 +43,7 @@ FIGURES = {
     "gateway.open_p50_us_nginx": ("us", None), "gateway.open_p99_us_nginx": ("us", None),
     "gateway.body_10mb_mb": ("MB", None), "gateway.body_1gb_mb": ("MB", None),
     "gateway.body_1gb_grows_mb": ("MB", "<= 2"), "gateway.idle_mb_10000": ("MB", "<= 100"), "gateway.cold_start_ms": ("ms", "<= 150"),
+    "node.restart_ms": ("ms", "<= 1000"),
 }
 CPU = {"gateway.cpu_us_tcp", "gateway.cpu_us_unix", "gateway.cpu_us_nginx", "gateway.cpu_ratio_tcp",
        "gateway.cpu_ratio_unix", "gateway.cpu_ratio_openfaas"}
@@ -340,6 +341,35 @@ def bodies(world, wanted):
             figure(name, [value])
 
 
+def own_start(world):
+    """Seconds that the function takes to accept its first connection when it is started by hand."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    begin = time.monotonic()
+    process = subprocess.Popen([world.echo], env={"PORT": str(port)})
+    wait_port(port)
+    took = time.monotonic() - begin
+    process.kill()
+    process.wait()
+    return took
+
+
+def restart(world):
+    """The only replica is killed: until the next answer with 200, less its own start."""
+    gw, times, base = world.gw, [], statistics.median([own_start(world) for _ in range(5)])
+    for _ in range(max(ROUNDS, 5)):
+        node.wait_until(lambda: gw.get("/function/tcp").status == 200)
+        time.sleep(11)  # ten seconds of health forgive the death before: no back-off
+        victim = gw.replicas("tcp")[0]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        begin = time.monotonic()
+        while gw.get("/function/tcp").status != 200:
+            pass
+        times.append(time.monotonic() - begin)
+    figure("node.restart_ms", [(t - base) * 1e3 for t in times])
+
+
 def cold_start(world):
     """From zero: a request that has to wait for the start, less what the function takes by itself to
     accept its first connection when it is started by hand."""
@@ -353,15 +383,7 @@ def cold_start(world):
         times.append(time.monotonic() - begin)
         if answer.status != 200:
             raise SystemExit(f"bench: cold start: {answer.status} {answer.text}")
-        begin = time.monotonic()
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        process = subprocess.Popen([world.echo], env={"PORT": str(port)})
-        wait_port(port)
-        alone.append(time.monotonic() - begin)
-        process.kill()
-        process.wait()
+        alone.append(own_start(world))
     base = statistics.median(alone)
     figure("gateway.cold_start_ms", [(t - base) * 1e3 for t in times])
 
@@ -389,6 +411,8 @@ def main():
             bodies(world, wanted)
         if "gateway.cold_start_ms" in wanted:
             cold_start(world)
+        if "node.restart_ms" in wanted:
+            restart(world)
     finally:
         world.close()
 
