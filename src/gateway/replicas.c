@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/file.h"
+#include "wire/page.h"
 
 #define PF_EXITING 4 /* of the flags in /proc/PID/stat */
 #define DRAIN_MAX FAST_S(10)
@@ -222,6 +223,11 @@ static void build_env(const struct gateway *gw, const struct gw_function *fn, st
     const char *model = gw_spec_map(s, "annotations", "fastgshare/model");
     if (model)
         add_string(env, "FAST_MODEL", model);
+    if (s->mem_wait) {
+        char ms[24];
+        snprintf(ms, sizeof(ms), "%lld", (long long)s->mem_wait / 1000000);
+        add_string(env, FAST_ENV_MEM_WAIT, ms);
+    }
     const char *batch = gw_spec_map(s, "annotations", "has-gpu/batch_size");
     if (batch)
         add_string(env, "HAS_GPU_BATCH_SIZE", batch);

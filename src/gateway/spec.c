@@ -94,7 +94,7 @@ const char *gw_spec_map(const struct gw_spec *s, const char *key, const char *na
 /* Every annotation of ours, behind "fastgshare/": one with another name is a typing error, which would
  * else cost a function its GPU in silence. The last row is what the authors' own tools write. */
 static const char *const notes[] = {
-    "gpu_quota_request", "gpu_quota_limit", "gpu_sm_partition", "gpu_mem", "slo", "slo_percentile",
+    "gpu_quota_request", "gpu_quota_limit", "gpu_sm_partition", "gpu_mem", "gpu_mem_wait", "slo", "slo_percentile",
     "slo-percentile", "priority", "profile", "model", "batch", "max_inflight", "record", "repeatable",
     "sample", "socket", "trial", "profile_batches", "gpu_type", "affinity", "anti_affinity", "spread",
     "role", "nodeName", "gpu_info", "vgpu_id", "vgpu_type", "vgpu_uuid",

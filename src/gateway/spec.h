@@ -42,6 +42,7 @@ struct gw_spec {
     int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
     fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
     int max_inflight;        /* requests that one replica takes at a time, 0: any number */
+    fast_ns mem_wait;        /* an allocation at the memory cap waits so long before it fails */
     bool repeatable;         /* any request may be sent again when a replica dies under it */
     fast_ns timeout;         /* of one request, 0: the gateway's */
     int batch_max;           /* POST requests that are sent as one call, 0: each by itself */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/parse.h"
+#include "wire/page.h"
 
 #define NOTE "fastgshare/"
 #define INFLIGHT_MAX 100000
@@ -63,11 +64,14 @@ int gw_spec_calls(struct gw_spec *s, struct fast_err *err)
     const char *repeatable = gw_spec_map(s, "annotations", NOTE "repeatable");
     const char *batch = gw_spec_map(s, "annotations", NOTE "batch");
     const char *socket = gw_spec_map(s, "annotations", NOTE "socket");
+    const char *wait = gw_spec_map(s, "annotations", NOTE "gpu_mem_wait");
     int64_t n = 0;
     int r = parse_timeouts(s, err);
     if (!r && inflight)
         r = fast_parse_int(inflight, NOTE "max_inflight", 0, INFLIGHT_MAX, &n, err);
     s->max_inflight = (int)n;
+    if (!r && wait)
+        r = fast_parse_duration(wait, NOTE "gpu_mem_wait", 0, FAST_MEM_WAIT_MAX, &s->mem_wait, err);
     if (!r && repeatable)
         r = fast_parse_bool(repeatable, NOTE "repeatable", &s->repeatable, err);
     if (!r && batch)

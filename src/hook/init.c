@@ -100,12 +100,15 @@ static void read_environment(void)
     const char *path = getenv(FAST_ENV_SOCKET);
     const char *fail = getenv(FAST_ENV_FAIL);
     const char *log = getenv(FAST_ENV_HOOK_LOG);
+    const char *wait = getenv(FAST_ENV_MEM_WAIT);
     if (!path || !*path || strlen(path) >= sizeof(fast_hook.socket_path))
         return;
     memcpy(fast_hook.socket_path, path, strlen(path) + 1);
     if (!parse_ticket(getenv(FAST_ENV_TICKET), &fast_hook.ticket_hi, &fast_hook.ticket_lo))
         fast_hook_log("ticket missing");
     fast_hook.fail_closed = fail && !strcmp(fail, "closed");
+    long ms = wait ? strtol(wait, NULL, 10) : 0;
+    fast_hook.mem_wait = ms <= 0 ? 0 : ms < FAST_MEM_WAIT_MAX / 1000000 ? FAST_MS(ms) : FAST_MEM_WAIT_MAX;
     if (log && *log)
         fast_hook.log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     reset_locks();

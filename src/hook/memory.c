@@ -1,6 +1,7 @@
 #include "hook/memory.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "hook/gate.h"
 
@@ -11,6 +12,9 @@
  * refused, so that nothing is ever charged for good.
  *
  * Stream-ordered allocations are charged with their pool (pool.c). Managed memory is charged in full. */
+
+#define LOOK_NS FAST_MS(2)
+#define ASK_NS FAST_MS(100)
 
 static bool charging(void)
 {
@@ -30,7 +34,7 @@ int fast_memory_gpu(void)
     return device;
 }
 
-bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
+static bool reserve_now(uint32_t gpu, uint64_t bytes, uint32_t family)
 {
     if (fast_link_reserve(gpu, bytes, family))
         return true;
@@ -38,6 +42,36 @@ bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
         return false;
     fast_pool_look(true);
     return fast_link_reserve(gpu, bytes, family);
+}
+
+/* Until less is in use than |used|, as the node tells in the page, but no longer than until |end| or for
+ * ASK_NS: the rest of the GPU may have been what was missing. */
+static void wait_for_room(const struct fast_grant *grant, uint64_t used, fast_ns end)
+{
+    struct timespec ts = {.tv_nsec = LOOK_NS};
+    fast_ns ask = fast_hook_now() + ASK_NS;
+    while (fast_hook_now() < (ask < end ? ask : end)) {
+        nanosleep(&ts, NULL);
+        if (atomic_load(&grant->mem_used_bytes) < used)
+            return;
+    }
+}
+
+/* As the function says, an allocation fails at the cap or waits for a while: another thread or process of the
+ * replica may free something. What is larger than the cap is not waited for. */
+bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
+{
+    fast_ns end = fast_hook.mem_wait ? fast_hook_now() + fast_hook.mem_wait : 0;
+    for (;;) {
+        struct fast_session *s = atomic_load(&fast_hook.session);
+        uint64_t used = s && gpu < s->gpus ? atomic_load(&s->limits->gpu[gpu].mem_used_bytes) : 0;
+        uint64_t cap = s && gpu < s->gpus ? atomic_load(&s->limits->gpu[gpu].mem_cap_bytes) : 0;
+        if (reserve_now(gpu, bytes, family))
+            return true;
+        if (!s || gpu >= s->gpus || (cap && bytes > cap) || fast_hook_now() >= end)
+            return false;
+        wait_for_room(&s->limits->gpu[gpu], used, end);
+    }
 }
 
 /* -1 with *|ret_gpu| < 0: not limited here. */

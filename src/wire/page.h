@@ -103,6 +103,8 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must not take a lock
 #define FAST_ENV_STORE "FAST_STORE_SOCKET"      /* path of the socket of the store of its GPU */
 #define FAST_ENV_STORE_PASS "FAST_STORE_PASS"   /* core/pass.h */
 #define FAST_ENV_STORE_LIB "FAST_STORE_LIB"     /* path of libfast-store.so */
+#define FAST_ENV_MEM_WAIT "FAST_MEM_WAIT_MS" /* at the memory cap an allocation waits so long, else fails at once */
+#define FAST_MEM_WAIT_MAX FAST_S(60)
 #define FAST_ENV_HOOK_LOG "FAST_HOOK_LOG"  /* a file for the hook's own log; unset: silent */
 
 #endif

@@ -1,7 +1,7 @@
 /* A program that treats the driver and its own process as real ones do, which a hook has to live with. It
  * prints "name=value" pairs.
  *
- * Usage: prog_guest dlclose | signals | runtimes | threads_end | jit MODULE */
+ * Usage: prog_guest dlclose | signals | runtimes | threads_end | memory [FREED] | jit MODULE */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -214,6 +214,41 @@ static int do_threads_end(void)
     return 0;
 }
 
+/* ---- memory at the cap ---- */
+
+static CUdeviceptr large;
+
+static void *free_later(void *arg)
+{
+    need(((fast_fn_cuCtxSetCurrent *)find(&shared, "cuCtxSetCurrent", 4000))(shared_ctx), "cuCtxSetCurrent");
+    usleep(200000);
+    if (((fast_fn_cuMemFree_v2 *)find(&shared, "cuMemFree_v2", 3020))(large))
+        exit(4);
+    return arg;
+}
+
+/* 800 MiB are held while 600 more are wanted. With |freed| they are freed by another thread meanwhile, else
+ * afterwards. Then 900 are wanted. */
+static int do_memory(bool freed)
+{
+    pthread_t t;
+    CUdeviceptr p;
+    CUresult r = CUDA_SUCCESS;
+    begin(&shared, false, NULL);
+    need(((current_fn *)find(&shared, "cuCtxGetCurrent", 4000))(&shared_ctx), "current");
+    fast_fn_cuMemAlloc_v2 *alloc = (fast_fn_cuMemAlloc_v2 *)find(&shared, "cuMemAlloc_v2", 3020);
+    need(alloc(&large, 800u << 20), "alloc");
+    if (!freed)
+        r = alloc(&p, 600u << 20);
+    if (pthread_create(&t, NULL, free_later, NULL))
+        return 3;
+    if (freed)
+        r = alloc(&p, 600u << 20);
+    pthread_join(t, NULL);
+    printf("launched=0 second=%d third=%d\n", (int)r, (int)alloc(&p, 900u << 20));
+    return 0;
+}
+
 static int do_jit(const char *module)
 {
     struct driver d;
@@ -235,5 +270,7 @@ int main(int argc, char **argv)
         return do_runtimes();
     if (!strcmp(what, "threads_end"))
         return do_threads_end();
+    if (!strcmp(what, "memory"))
+        return do_memory(argc > 2);
     return !strcmp(what, "jit") && argc > 2 ? do_jit(argv[2]) : 2;
 }

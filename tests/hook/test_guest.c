@@ -1,6 +1,7 @@
 #include "harness.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 /* The hook as a guest: programs that close the driver, have their own signal handlers, bring several
  * runtimes, end threads with work in flight, or launch what has to be compiled first. */
@@ -80,12 +81,34 @@ static void compiled_at_first_launch(void **state)
     assert_true(s.dones >= 1);
 }
 
+/* At the cap of 1 GiB: at once, or after a while that is not enough, or when there is room. */
+static void memory_is_waited_for(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *ms;
+        long second;
+    } rows[] = {{NULL, 2}, {"nonsense", 2}, {"-5", 2}, {"30", 2}, {"60000", 0}};
+    struct fake_conf conf = usual();
+    struct child c;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        if (rows[i].ms)
+            setenv("FAST_MEM_WAIT_MS", rows[i].ms, 1);
+        if (i == 4) /* what cannot fit fails at once, or this would take a minute */
+            conf.cap = FAST_MIB(850);
+        run_guest(&c, &conf, "memory", i == 4 ? "freed" : NULL);
+        unsetenv("FAST_MEM_WAIT_MS");
+        assert_int_equal(value(&c, "second"), rows[i].second);
+        assert_int_equal(value(&c, "third"), i == 4 ? 2 : 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_teardown(name, tear_down)
     const struct CMUnitTest tests[] = {
         T(driver_is_closed), T(own_signal_handler),       T(several_runtimes),
-        T(threads_end),      T(compiled_at_first_launch),
+        T(threads_end),      T(compiled_at_first_launch), T(memory_is_waited_for),
     };
     harness_init();
     if (argc > 1)

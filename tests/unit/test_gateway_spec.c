@@ -234,10 +234,11 @@ static void calls(void **state)
     (void)state;
     struct gw_spec *s = accept_spec(
         "{\"service\":\"f\",\"image\":\"digits\",\"envVars\":{\"exec_timeout\":\"1m30s\",\"read_timeout\":\"5\"},"
-        "\"annotations\":{\"fastgshare/max_inflight\":\"2\",\"fastgshare/repeatable\":\"true\","
+        "\"annotations\":{\"fastgshare/max_inflight\":\"2\",\"fastgshare/gpu_mem_wait\":\"500ms\",\"fastgshare/repeatable\":\"true\","
         "\"fastgshare/batch\":\"8, 5ms\",\"fastgshare/socket\":\"unix\"}}");
     assert_int_equal(s->timeout, FAST_S(90));
     assert_int_equal(s->max_inflight, 2);
+    assert_int_equal(s->mem_wait, FAST_MS(500));
     assert_int_equal(s->batch_max, 8);
     assert_int_equal(s->batch_wait, FAST_MS(5));
     assert_true(s->repeatable && s->local_socket);
@@ -250,6 +251,7 @@ static void calls(void **state)
     gw_spec_free(s);
 #define NOTED(text) "{\"service\":\"f\",\"image\":\"digits\",\"annotations\":{\"fastgshare/" text "}}"
     refuse_spec(NOTED("max_inflight\":\"-1\""), "max_inflight");
+    refuse_spec(NOTED("gpu_mem_wait\":\"61s\""), "gpu_mem_wait");
     refuse_spec(NOTED("repeatable\":\"perhaps\""), "repeatable");
     refuse_spec(NOTED("batch\":\"8\""), "8,5ms");
     refuse_spec(NOTED("batch\":\"0,5ms\""), "batch");
