@@ -234,7 +234,8 @@ static void calls(void **state)
     (void)state;
     struct gw_spec *s = accept_spec(
         "{\"service\":\"f\",\"image\":\"digits\",\"envVars\":{\"exec_timeout\":\"1m30s\",\"read_timeout\":\"5\"},"
-        "\"annotations\":{\"fastgshare/max_inflight\":\"2\",\"fastgshare/gpu_mem_wait\":\"500ms\",\"fastgshare/repeatable\":\"true\","
+        "\"annotations\":{\"fastgshare/max_inflight\":\"2\",\"fastgshare/gpu_mem_wait\":\"500ms\","
+        "\"fastgshare/repeatable\":\"true\","
         "\"fastgshare/batch\":\"8, 5ms\",\"fastgshare/socket\":\"unix\"}}");
     assert_int_equal(s->timeout, FAST_S(90));
     assert_int_equal(s->max_inflight, 2);
