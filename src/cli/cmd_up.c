@@ -19,7 +19,7 @@
 struct up {
     const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window;
     const char *basic_auth;
-    struct cli_list images;
+    struct cli_list images, more;
 };
 
 static const struct cli_opt opts[] = {
@@ -30,6 +30,8 @@ static const struct cli_opt opts[] = {
     {"state-dir", 0, CLI_STR, offsetof(struct up, state_dir), "DIR",
      "functions, secrets, logs, sockets (default: /var/lib/fast-gshare as root)"},
     {"images", 0, CLI_LIST, offsetof(struct up, images), "DIR", "folder of executables to deploy"},
+    {"gateway-option", 0, CLI_LIST, offsetof(struct up, more), "OPTION",
+     "an option of fast-gateway, such as --access-log=FILE or --tls-listen=ADDRESS"},
     {"basic-auth", 0, CLI_STR, offsetof(struct up, basic_auth), "DIR",
      "ask for the user and password in DIR/basic-auth-user and DIR/basic-auth-password"},
     {"policy", 0, CLI_STR, offsetof(struct up, policy), "NAME",
@@ -126,7 +128,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     struct platform_conf conf = {.state_dir = up->state_dir, .listen = up->listen,
                                  .metrics = up->metrics, .sim = up->sim, .policy = up->policy,
                                  .scaling = up->scaling,
-                                 .charge = up->charge, .window = up->window, .images = &up->images};
+                                 .charge = up->charge, .window = up->window, .images = &up->images,
+                                 .more = &up->more};
     struct platform p;
     struct fast_err err;
     struct life lives[PLATFORM_COUNT] = {{0}};

@@ -81,6 +81,8 @@ static void build_args(const struct platform *p, int which, struct args *a)
     add_arg(a, "--policy", c->scaling);
     for (int i = 0; c->images && i < c->images->n; i++)
         add_arg(a, "--images", c->images->v[i]);
+    for (int i = 0; c->more && i < c->more->n; i++)
+        add_arg(a, NULL, c->more->v[i]);
 }
 
 /* In the child: nothing but system calls. The parent's death ends it with a SIGTERM, so that no

@@ -16,6 +16,7 @@ struct platform_conf {
     const char *policy, *charge, *window; /* NULL: the node's default */
     const char *scaling;                  /* NULL: the gateway's default */
     const struct cli_list *images;        /* folders of executables; may be NULL */
+    const struct cli_list *more;          /* further options of fast-gateway, "--name=value"; may be NULL */
 };
 
 enum { PLATFORM_NODE, PLATFORM_GATEWAY, PLATFORM_COUNT };

@@ -41,7 +41,7 @@ class Up:
         return [FAST, "up", f"--sim={sim}", "--state-dir", state_dir or self.state_dir,
                 "--listen", f"127.0.0.1:{port or self.port}",
                 "--metrics", f"127.0.0.1:{stack.free_port()}",
-                "--images", stack.FUNCTIONS]
+                "--images", stack.FUNCTIONS, f"--gateway-option=--access-log={self.root}/access.log"]
 
     def text(self):
         with open(self.log.name, encoding="utf-8") as f:
@@ -146,6 +146,16 @@ class UpTest(unittest.TestCase):
         left = [n for n in os.listdir(self.up.state_dir)
                 if stat.S_ISSOCK(os.lstat(os.path.join(self.up.state_dir, n)).st_mode)]
         self.assertEqual(left, [])
+
+    def test_options_of_the_gateway(self):
+        up = Up(self)
+        up.good("ls")
+
+        def logged():
+            with open(os.path.join(up.root, "access.log"), encoding="utf-8") as f:
+                return [json.loads(line)["target"] for line in f]
+
+        node.wait_until(lambda: any(t.startswith("/system/functions") for t in logged()))
 
     def test_state_directories_share_no_simulated_gpu(self):
         def sim_dir(up):
