@@ -26,6 +26,7 @@
 
 #define BACKOFF_MIN FAST_MS(100)
 #define BACKOFF_MAX FAST_S(10)
+#define RECONNECT FAST_MS(100) /* a store that ends closes its connection first */
 #define STOP_MS 1000
 #define LOG_MAX (1 << 20)
 
@@ -162,7 +163,10 @@ static void on_client(void *arg, int events)
 static void on_timer(void *arg)
 {
     struct node_store *s = arg;
-    fast_watch_set(s->listen_watch, FAST_LOOP_IN);
+    if (s->process.pidfd < 0)
+        fast_watch_set(s->listen_watch, FAST_LOOP_IN);
+    else if (s->fd < 0 && node_store_connect(s, NULL))
+        node_process_signal(&s->process, SIGTERM);
 }
 
 static int listen_here(struct node_store *s, struct fast_err *err)
@@ -221,15 +225,20 @@ int node_store_adopt(struct node_store *s, pid_t pid)
     return s->exited ? 0 : -FAST_ENOMEM;
 }
 
-/* One that does not speak to us any more but lives is of no use. */
+/* It has ended, which is about to be told; or it has given us up, since we did not read for long: then we
+ * come back. One that never let us in is of no use. */
 void node_store_lost(struct node_store *s)
 {
-    if (s->process.pidfd >= 0) {
-        node_store_hang_up(s);
-        node_process_signal(&s->process, SIGTERM);
-    } else {
+    bool greeted = s->greeted;
+    if (s->process.pidfd < 0) {
         gone(s);
+        return;
     }
+    node_store_hang_up(s);
+    if (greeted)
+        fast_timer_set(s->timer, fast_loop_now(s->all->node->loop) + RECONNECT);
+    else
+        node_process_signal(&s->process, SIGTERM);
 }
 
 /* ---- life ---- */

@@ -46,10 +46,11 @@ struct node_store {
     struct fast_watch *listen_watch;
     struct node_process process;
     struct fast_watch *exited;
-    struct fast_timer *timer; /* when it may be started again */
+    struct fast_timer *timer; /* when it may be started, or is connected to, again */
     int deaths;               /* in a row, without having worked */
     int fd;                   /* the connection; -1 */
     struct fast_watch *watch;
+    bool greeted; /* on this connection */
     bool worked; /* this process of it has greeted us */
     uint32_t next_id;
     uint64_t bytes, cached;

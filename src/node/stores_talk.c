@@ -145,6 +145,7 @@ void node_store_hang_up(struct node_store *s)
     if (s->fd >= 0)
         close(s->fd);
     s->fd = -1;
+    s->greeted = false;
     /* Replicas that have its models keep that memory, but whose it is nobody can tell any more. */
     set_usage(s, 0, 0);
     s->clients = 0;
@@ -181,7 +182,7 @@ static int on_welcome(struct node_store *s, const struct fast_msg_store_welcome 
 {
     struct fast_msg watch = {.type = FAST_MSG_T_store_watch};
     s->via = w->via;
-    s->worked = true;
+    s->greeted = s->worked = true;
     s->deaths = 0;
     if (s->process.pidfd < 0 && node_store_adopt(s, (pid_t)w->pid))
         return fast_err_set(err, FAST_EPEER, "it is gone");

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -18,6 +19,16 @@ READY = wire.STATES.index("ready")
 FUNCTION = os.path.join(node.HERE, "model_function.py")
 SIZE = 48 * MIB
 CONTEXT = 300 * MIB  # what a process costs on the simulated device
+
+GET_A_LOT = f"""
+import os, sys
+sys.path[:0] = [{node.HERE!r}]
+import store as e2e
+lib = e2e.Lib(os.environ["FAST_STORE_LIB"])
+store = lib.connect()
+for _ in range(2000):
+    lib.c.fast_store_release(lib.get(store, "m"))
+"""
 
 
 class ModelsTest(unittest.TestCase):
@@ -149,6 +160,27 @@ class ModelsTest(unittest.TestCase):
         self.session.close()
         self.assertEqual(self.node.stop(), 0)
         self.assertEqual(self.stores(), {}, "an orderly end leaves none")
+
+    def test_a_node_that_was_away_finds_its_store_again(self):
+        port = self.start_ready(1)
+        self.get(port)
+        store = self.stores()[0]
+        rows, _ = self.session.ask("replica_list")
+        with open(f"/proc/{rows[0].pid}/environ", "rb") as f:
+            env = dict(e.split("=", 1) for e in f.read().decode().split("\0") if "=" in e)
+        for name in ("LD_PRELOAD", "FAST_TICKET"):  # as the replica, but not kept by the node
+            env.pop(name)
+        os.kill(self.node.process.pid, signal.SIGSTOP)
+        try:  # more news than a socket takes, so that the store gives the node up
+            client = subprocess.run([sys.executable, "-c", GET_A_LOT], env=env, check=False, timeout=60)
+            self.assertEqual(client.returncode, 0)
+            with open(self.node.path("store-0.log"), encoding="utf-8") as log:
+                self.assertIn("client dropped", log.read())
+        finally:
+            os.kill(self.node.process.pid, signal.SIGCONT)
+        node.wait_until(lambda: "hung up" in self.node.log())
+        node.wait_until(lambda: [m.refs for m in self.models()] == [1])
+        self.assertEqual(self.stores(), {0: store})
 
     def test_namespaces_are_kept_apart(self):
         self.get(self.start_ready(1))
