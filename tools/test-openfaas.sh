@@ -106,7 +106,7 @@ command_line() {
 	    labels:
 	      faas_function: shout
 	    annotations:
-	      fastgshare/note: "0.30"
+	      example/note: "0.30"
 	END
     printf secret > in
     expect 0 login -u admin --password-stdin

@@ -17,9 +17,12 @@ struct line {
     size_t len;
 };
 
+#define END "}\n"
+
+/* What does not fit is left out; the end always does. */
 static void put(struct line *l, const char *text, size_t n)
 {
-    if (n < sizeof(l->p) - l->len) {
+    if (n < sizeof(l->p) - sizeof(END) - l->len) {
         memcpy(l->p + l->len, text, n);
         l->len += n;
     }
@@ -73,6 +76,7 @@ void gw_access_log(void *arg, const struct fast_http_finished *what)
     put_field(&l, "agent", what->req, "user-agent");
     put_field(&l, "call_id", what->req, "x-call-id");
     put_field(&l, "traceparent", what->req, "traceparent");
-    put(&l, "}\n", 2);
+    memcpy(l.p + l.len, END, sizeof(END) - 1);
+    l.len += sizeof(END) - 1;
     gw_sink_put(gw->access_log, l.p, l.len);
 }

@@ -164,6 +164,7 @@ bool gw_batch_take(struct gw_job *j)
     const struct fast_http_field *type = type_of(j);
     if (j->fn->spec->batch_max < 2 || h->length < 0 || h->length > BODY_MAX ||
         !fast_http_is_exact(fast_http_req_text(j->req) + h->method, h->method_len, "POST") ||
+        j->gw->replay_bytes + (size_t)h->length > GW_KEPT_MAX ||
         j->rest_len >= sizeof(((struct gw_batch *)0)->target) || (type && type->value_len >= TYPE_MAX))
         return false;
     j->replay = malloc((size_t)h->length + 1);

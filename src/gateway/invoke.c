@@ -15,11 +15,9 @@
 
 #define ATTEMPTS_MAX 4 /* of what may be repeated: more would let one request end many replicas */
 #define CONNECTS_MAX 4
-/* Bytes of a body that are kept to be sent again: of any request, of one that may be repeated, and of all
- * of them together. */
+/* Bytes of a body that are kept to be sent again: of any request, and of one that may be repeated. */
 #define REPLAY_MAX 65536
 #define REPLAY_MAX_REPEATABLE (1 << 20)
-#define REPLAY_MAX_ALL ((size_t)256 << 20)
 
 /* ---- small things ---- */
 
@@ -196,7 +194,7 @@ static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
         return;
     if (cap > max)
         cap = max;
-    if (j->replay_len + len > max || j->gw->replay_bytes + cap > REPLAY_MAX_ALL) {
+    if (j->replay_len + len > max || j->gw->replay_bytes + cap > GW_KEPT_MAX) {
         drop_replay(j, true);
         return;
     }

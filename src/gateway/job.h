@@ -8,6 +8,9 @@
 #include "gateway/gateway.h"
 #include "gateway/trace.h"
 
+/* Bytes of all bodies that are kept in memory, to be sent again or together with others. */
+#define GW_KEPT_MAX ((size_t)256 << 20)
+
 /* One request, from its head to the last byte of its answer. */
 struct gw_job {
     struct gw_job *next, *prev; /* of the gateway */

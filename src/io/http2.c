@@ -18,6 +18,10 @@
 #include "io/http_client.h"
 
 #define STREAMS_MAX 128
+/* Streams that a client may give up before they are answered: so many at once, and so many a second more.
+ * Who does nothing else keeps the server busy for nothing. */
+#define RESETS_AT_ONCE 1000
+#define RESETS_A_SECOND 33
 
 struct text {
     char *p;
@@ -49,6 +53,8 @@ struct fast_http2_conn {
     struct fast_http_pool *pool;
     struct stream *streams;
     bool closing;
+    int64_t resets; /* that are still allowed */
+    fast_ns refilled;
 };
 
 /* ---- small things ---- */
@@ -388,11 +394,24 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     return 0;
 }
 
+static void count_reset(struct fast_http2_conn *c)
+{
+    fast_ns now = fast_loop_now(c->outer->server->loop);
+    int64_t more = (now - c->refilled) / FAST_S(1) * RESETS_A_SECOND;
+    if (more > 0) {
+        c->refilled = now;
+        c->resets = c->resets + more < RESETS_AT_ONCE ? c->resets + more : RESETS_AT_ONCE;
+    }
+    if (--c->resets == 0)
+        nghttp2_session_terminate_session(c->session, NGHTTP2_ENHANCE_YOUR_CALM);
+}
+
 static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user)
 {
     struct stream *s = nghttp2_session_get_stream_user_data(session, id);
     (void)code;
-    (void)user;
+    if (s && s->call)
+        count_reset(user);
     if (s)
         stream_free(s);
     return 0;
@@ -452,6 +471,8 @@ static struct fast_http2_conn *h2_new(struct fast_http_req *outer)
     if (!c)
         return NULL;
     c->outer = outer;
+    c->resets = RESETS_AT_ONCE;
+    c->refilled = fast_loop_now(outer->server->loop);
     if (session_new(c) || fast_http_pool_new(outer->server->loop, 0, NULL, &c->pool, &err)) {
         h2_free(c);
         return NULL;

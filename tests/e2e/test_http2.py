@@ -206,6 +206,22 @@ class Http2(Http2Test):
         c.send(HEADERS, END_HEADERS | END_STREAM, 99, request())
         self.assertTrue(c.end_of(99).startswith(b"GET /x HTTP/1.1"))
 
+    def test_nothing_but_resets_ends_the_connection(self):
+        c = self.client()
+        block = request(b"POST", b"/function/py/until/no/such/file", b"a")
+        try:
+            for i in range(3000):
+                c.s.sendall(frame(HEADERS, END_HEADERS | END_STREAM, 2 * i + 1, block) +
+                            frame(RST_STREAM, 0, 2 * i + 1, struct.pack("!I", 8)))
+        except OSError:
+            pass  # it has hung up already
+        try:
+            self.assertIsNotNone(c.read_until(lambda f: f[0] == GOAWAY))
+        except ConnectionResetError:
+            pass
+        wait_until(lambda: self.gw.replicas("py")[0]["in_flight"] == 0)
+        self.assertEqual(self.gw.get("/function/f/").status, 200)
+
     @unittest.skipUnless(shutil.which("curl"), "there is no curl")
     def test_curl(self):
         features = subprocess.run(["curl", "-V"], capture_output=True, text=True, check=True).stdout
