@@ -119,12 +119,14 @@ static int be_refused(struct cli *cli, FILE *out)
 
 int demo_scale(struct cli *cli, int port, int seconds, FILE *out)
 {
-    struct fast_load_result *load = calloc(1, sizeof(*load));
+    fast_autofree struct fast_load_result *load = calloc(1, sizeof(*load));
     struct fast_err err;
+    if (!load)
+        return cli_fail(CLI_FAILED, "out of memory");
     fprintf(out, "\n%sReplicas follow the load%s\n  resnet50, SLO 69 ms, 0 to 6 replicas, the paper's "
             "ramp up to %d requests/s in %d s, then nothing\n", view_color(cli, "bold"),
             view_color(cli, "off"), PEAK_MILLI / 1000, seconds);
-    int s = load ? deploy(cli) : cli_fail(CLI_FAILED, "out of memory");
+    int s = deploy(cli);
     if (!s && play(port, seconds, load, &err))
         s = cli_fail(CLI_FAILED, "%s", err.msg);
     if (!s)
@@ -137,8 +139,5 @@ int demo_scale(struct cli *cli, int port, int seconds, FILE *out)
                 load->sent ? 100.0 * (double)load->violations / (double)load->sent : 0);
     if (!s)
         s = be_refused(cli, out);
-    if (!s)
-        s = delete(cli);
-    free(load);
-    return s;
+    return s ? s : delete(cli);
 }

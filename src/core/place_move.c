@@ -274,7 +274,7 @@ static int largest_first(const struct fast_fleet *fleet, int g, uint64_t *ret, i
  * will do, else from the largest down. False: there are none. */
 static bool clear(struct plan *p, int g, const struct fast_want *want)
 {
-    uint64_t order[FAST_RECTS_USED_MAX];
+    uint64_t order[FAST_RECTS_USED_MAX] = {0};
     struct taken t = {.n = 0};
     int n = largest_first(p->fleet, g, order, FAST_RECTS_USED_MAX);
     for (int i = n - 1; i >= 0 && p->max > 0; i--) {

@@ -22,7 +22,7 @@ static bool same(const struct fast_scale_did *a, const struct fast_scale_did *b)
 static bool repeats(const struct fast_scale_record *a, const struct fast_scale_record *b)
 {
     bool failed = false;
-    if (strcmp(a->cause, b->cause) != 0 || a->nactions != b->nactions)
+    if (!a->cause || !b->cause || strcmp(a->cause, b->cause) != 0 || a->nactions != b->nactions)
         return false;
     for (int i = 0; i < a->nactions && i < FAST_RECORD_ACTIONS; i++) {
         if (!same(&a->did[i], &b->did[i]))
