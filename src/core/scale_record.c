@@ -32,12 +32,25 @@ static bool repeats(const struct fast_scale_record *a, const struct fast_scale_r
     return failed;
 }
 
+/* Most functions have few decisions. Until the ring is full, record i is at place i. */
+static bool room_for_one(struct fast_scale_records *records)
+{
+    if (records->cap == FAST_RECORDS || records->total < (uint64_t)records->cap)
+        return true;
+    int cap = records->cap ? 2 * records->cap : 2;
+    cap = cap < FAST_RECORDS ? cap : FAST_RECORDS;
+    struct fast_scale_record *ring = realloc(records->ring, sizeof(*ring) * (size_t)cap);
+    if (!ring)
+        return false;
+    records->ring = ring;
+    records->cap = cap;
+    return true;
+}
+
 void fast_scale_records_add(struct fast_scale_records *records,
                             const struct fast_scale_record *record)
 {
-    if (!records->ring)
-        records->ring = calloc(FAST_RECORDS, sizeof(*records->ring));
-    if (!records->ring)
+    if (!room_for_one(records))
         return;
     struct fast_scale_record *last =
         records->total ? &records->ring[(records->total - 1) % FAST_RECORDS] : NULL;

@@ -6,12 +6,12 @@
 
 #include "core/scale.h"
 
-#define FAST_RECORDS 24
+#define FAST_RECORDS 24 /* that are kept; memory for them is taken as they come */
 #define FAST_RECORD_ACTIONS 4
 
 struct fast_scale_did {
     struct fast_scale_action action;
-    char outcome[252]; /* "" : done; else why not */
+    char outcome[200]; /* "" : done; else why not */
 };
 
 struct fast_scale_record {
@@ -31,6 +31,7 @@ struct fast_scale_record {
 /* Zeroed: none yet. */
 struct fast_scale_records {
     struct fast_scale_record *ring; /* NULL until the first */
+    int cap;        /* of |ring|, up to FAST_RECORDS */
     uint64_t total; /* that were ever added */
 };
 

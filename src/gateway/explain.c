@@ -115,7 +115,7 @@ static json_t *function_json(struct gateway *gw, const struct gw_function *fn)
     set(o, "profile", json_boolean(s->profile != NULL));
     if (*fn->trouble)
         set(o, "trouble", json_string(fn->trouble));
-    if (fn->scaling && fn->scaling->latest.policy)
+    if (fn->scaling && fn->scaling->latest.policy && fn->desired)
         set(o, "now", record_json(gw, &fn->scaling->latest));
     for (uint64_t back = 0; fn->scaling && back < FAST_RECORDS; back++) {
         const struct fast_scale_record *r = fast_scale_records_get(&fn->scaling->records, back);

@@ -389,8 +389,6 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
     int rc = r->in_fleet ? gw_trials_make_room(gw, r->fn->spec, resize, &p, err) : 0;
     if (rc)
         return rc;
-    r->slice = s;
-    r->item.weight = gw_spec_weight(r->fn->spec, &r->slice);
     struct fast_msg m = {.type = FAST_MSG_T_replica_resize,
                          .replica_resize = {.replica = fast_str(r->id),
                                             .sm_pct = (uint32_t)s.sm_pct,
@@ -399,7 +397,14 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
                                             .mem_bytes = s.mem_bytes}};
     if (r->phase == GW_TOLD)
         rc = gw_link_request(gw->link, &m, NULL, NULL, 0, err);
-    return rc;
+    if (rc) { /* the node is away: it keeps what it has */
+        if (r->in_fleet)
+            fast_fleet_resize(gw->fleet, r->key, &r->slice, &p.placed, NULL);
+        return rc;
+    }
+    r->slice = s;
+    r->item.weight = gw_spec_weight(r->fn->spec, &r->slice);
+    return 0;
 }
 
 void gw_replica_suspect(struct gateway *gw, struct gw_replica *r)

@@ -196,7 +196,7 @@ static void carry_all(struct gateway *gw, struct gw_function *fn,
             snprintf(fn->trouble, sizeof(fn->trouble), "%s", err.msg);
         if (i < FAST_RECORD_ACTIONS) {
             record->did[i].action = actions[i];
-            snprintf(record->did[i].outcome, sizeof(record->did[i].outcome), "%s", rc ? err.msg : "");
+            snprintf(record->did[i].outcome, sizeof(record->did[i].outcome), "%.199s", rc ? err.msg : "");
         }
     }
     record->nactions = n;
@@ -266,7 +266,8 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
 
 static void tick_function(struct gateway *gw, struct gw_function *fn)
 {
-    if (gw_spec_is_scaled(fn->spec)) {
+    bool asleep = !fn->scaling && !fn->desired && !fn->stats.started; /* as most of many are */
+    if (gw_spec_is_scaled(fn->spec) && !asleep) {
         struct gw_scaling *s = scaling_of(gw, fn);
         if (s) {
             observe(fn, s, fast_loop_now(gw->loop));

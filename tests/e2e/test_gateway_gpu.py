@@ -22,7 +22,7 @@ class Steady:
     def __init__(self, gw, path, rate):
         self.gw, self.path, self.rate, self.over = gw, path, rate, False
         self.statuses, self.calls = [], []
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(target=self.run, daemon=True)  # a failed test does not stop it
         self.thread.start()
 
     def call(self):
@@ -31,7 +31,7 @@ class Steady:
     def run(self):
         at = time.monotonic()
         while not self.over:
-            self.calls.append(threading.Thread(target=self.call))
+            self.calls.append(threading.Thread(target=self.call, daemon=True))
             self.calls[-1].start()
             at += 1 / self.rate
             time.sleep(max(0, at - time.monotonic()))
