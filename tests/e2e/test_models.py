@@ -224,6 +224,10 @@ class ModelsTest(unittest.TestCase):
         again = self.get(port, "/again")
         self.assertEqual((again["error"], again["loaded"]), ("", 1))
 
+    def test_what_the_hook_keeps_read_only(self):
+        # Imported: writable until it is read-only, which then stays, also a part of it. Its own: at will.
+        self.assertEqual(self.get(self.start_ready(1), "/seal")["codes"], [0, 0, 800, 800, 0, 0, 0, 0, 800])
+
     def functions(self, program, *args, count=2):
         """Replicas of a program that comes with this project, as they are ready."""
         for n in range(1, count + 1):
