@@ -1,5 +1,6 @@
 """The GPU kit, rehearsed on the simulated GPU from the tree that `make gpu-kit` makes: every stage in its
 short form, killed in the middle, gone on with, and reported."""
+import glob
 import json
 import os
 import shutil
@@ -31,21 +32,32 @@ def until(condition, what, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
 
 
 def users_of(folder):
-    """The processes whose environment names |folder|."""
-    out = []
+    """{number: command line} of the processes whose environment names |folder|."""
+    out = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/environ", "rb") as f:
+            with open(f"/proc/{pid}/environ", "rb") as f, open(f"/proc/{pid}/cmdline", encoding="utf-8") as c:
                 if folder.encode() in f.read():
-                    out.append(int(pid))
+                    out[int(pid)] = c.read().replace("\0", " ")
         except OSError:
             pass
     return out
+
+
+def all_gone(folder):
+    """Until no process of the run is left; what is, and why, when it takes too long."""
+    def told():
+        logs = []
+        for path in glob.glob(f"/tmp/{folder}*/w*/node.log"):
+            with open(path, encoding="utf-8", errors="replace") as f:
+                logs.append(f.read()[-1500:])
+        return f"left of {folder}: {users_of(folder)}\n" + "\n".join(logs)
+    until(lambda: not users_of(folder), told)
 
 
 class GpuKit(unittest.TestCase):
@@ -116,7 +128,7 @@ class GpuKit(unittest.TestCase):
         kept = self.results()
         self.assertEqual([], schema.check(kept))
         self.assertLess(len(kept["stages"]), len(STAGES))
-        until(lambda: not users_of(self.folder_of(first)), "every process of a killed run has ended")
+        all_gone(self.folder_of(first))
 
         text = self.finish(self.start(*argv), 0)
         self.assertIn("PyTorch is replaced by functions/replay", text)
@@ -175,7 +187,7 @@ class GpuKit(unittest.TestCase):
         p.terminate()
         self.assertIn("ended by SIGTERM; what was measured is kept", self.finish(p, 4))
         self.assertEqual([], schema.check(self.results(out)))
-        until(lambda: not users_of(self.folder_of(p)), "every process of the run has ended")
+        all_gone(self.folder_of(p))
 
     def test_6_the_time_ends_before_the_stages(self):
         out = os.path.join(self.temp, "late")
