@@ -190,6 +190,22 @@ int deploy_check_all(struct cli *cli, const json_t *list)
     return status ? cli_fail(status, "nothing was deployed") : CLI_OK;
 }
 
+/* With an objective, and yet without a GPU: that is seldom meant. */
+static void tell_plain(struct cli *cli, const struct deploy *d, const char *name)
+{
+    json_t *f = NULL;
+    char path[512], ns[256] = "";
+    if (d->ns)
+        snprintf(ns, sizeof(ns), "?namespace=%.200s", d->ns);
+    snprintf(path, sizeof(path), "/system/function/%.200s%s", name, ns);
+    if (api_json(cli, "GET", path, NULL, &f))
+        return;
+    if (!json_object_get(f, "slice"))
+        printf("It is a plain process, without a GPU: there was no --sm, --quota, --mem or --profile, and it\n"
+               "was not measured yet. To do that: fast profile %s, then deploy it again.\n", name);
+    json_decref(f);
+}
+
 static int run(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct deploy *d = arg;
@@ -214,6 +230,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         int s = deploy_send(cli, item);
         status = s ? s : status;
     }
+    if (!status && !cli->json && !d->file && d->slo)
+        tell_plain(cli, d, argv[0]);
     json_decref(list);
     return status;
 }

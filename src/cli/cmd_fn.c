@@ -206,6 +206,12 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     if (*json_text(f, "envProcess"))
         printf("Process:   %s\n", json_text(f, "envProcess"));
     printf("Runner:    %s\nIsolation: %s\n", json_text(f, "runner"), json_text(f, "isolation"));
+    const json_t *slice = json_object_get(f, "slice");
+    if (slice)
+        printf("Slice:     %.0f %% of the SMs, %.3g to %.3g of the time\n", json_num(slice, "sm_pct"),
+               json_num(slice, "quota_request"), json_num(slice, "quota_limit"));
+    else
+        puts("Slice:     none: a plain process, without a GPU");
     print_profile(json_object_get(f, "profile"), json_text(f, "name"));
     print_map("Annotations", json_object_get(f, "annotations"));
     print_map("Labels", json_object_get(f, "labels"));

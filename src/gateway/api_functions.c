@@ -291,6 +291,13 @@ void gw_api_function(const struct gw_request *rq, const char *name)
     if (gw_query_get(rq->query, "usage", usage, sizeof(usage)) &&
         (!strcmp(usage, "1") || !strcmp(usage, "true")))
         add_usage(rq->gw, fn, o);
+    const struct fast_slice *slice = &fn->spec->slice;
+    if (fn->spec->gpu)
+        json_object_set_new(o, "slice",
+                            json_pack("{s:i, s:f, s:f, s:I}", "sm_pct", slice->sm_pct, "quota_request",
+                                      slice->request_milli / 1000.0, "quota_limit",
+                                      slice->limit_milli / 1000.0, "memory_bytes",
+                                      (json_int_t)slice->mem_bytes));
     if (*fn->trouble)
         json_object_set_new(o, "trouble", json_string(fn->trouble));
     if (*fn->decided)

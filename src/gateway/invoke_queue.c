@@ -133,17 +133,29 @@ void gw_job_stop_waiting(struct gw_job *j)
     j->queued = false;
 }
 
+/* Why no replica of |fn| is ready, as far as it is known; "". */
+static const char *why_none(const struct gw_function *fn, const struct gateway *gw)
+{
+    if (*fn->trouble)
+        return fn->trouble;
+    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
+        if (r->fn == fn && r->text && *r->text)
+            return r->text;
+    return "";
+}
+
 void gw_job_waited_out(struct gw_job *j)
 {
-    char text[400];
+    char text[600];
     struct gw_function *fn = j->fn;
+    const char *why = why_none(fn, j->gw);
     gw_job_stop_waiting(j);
     if (j->due && !j->cold) {
         too_late(j, expected(fn, fn->queue.n, fast_loop_now(j->gw->loop)));
         return;
     }
     snprintf(text, sizeof(text), "no replica of function %s within %lld s%s%s", fn->spec->name,
-             (long long)(j->gw->conf->queue_timeout / FAST_S(1)), *fn->trouble ? ": " : "", fn->trouble);
+             (long long)(j->gw->conf->queue_timeout / FAST_S(1)), *why ? ": " : "", why);
     gw_job_error(j, 503, 1, text);
 }
 

@@ -4,11 +4,13 @@
  * here, and what happens to a process is told to it. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -101,6 +103,31 @@ void node_agent_row(const struct agent_replica *r, struct fast_msg_replica_row *
 
 /* ---- events ---- */
 
+/* Room for one line of what a program said last. */
+#define LAST_LINE_MAX 160
+
+/* The last line of a log, cut, without what is not printable; "" when it is the node's own. */
+static void last_line(const char *path, char ret[LAST_LINE_MAX])
+{
+    char buf[1024];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    ssize_t n = fd < 0 ? 0 : pread(fd, buf, sizeof(buf) - 1, size > 1023 ? size - 1023 : 0);
+    ret[0] = 0;
+    if (fd >= 0)
+        close(fd);
+    while (n > 0 && buf[n - 1] == '\n')
+        n--;
+    buf[n > 0 ? n : 0] = 0;
+    const char *nl = strrchr(buf, '\n'), *line = nl ? nl + 1 : buf;
+    if (strstr(line, " fast-node: "))
+        return;
+    size_t at = 0;
+    for (; line[at] && at + 1 < LAST_LINE_MAX; at++)
+        ret[at] = line[at] >= 0x20 && line[at] < 0x7f ? line[at] : '?';
+    ret[at] = 0;
+}
+
 static void on_exited(void *arg, int events)
 {
     struct agent_replica *r = arg;
@@ -119,8 +146,11 @@ static void on_exited(void *arg, int events)
     r->exit_code = node_process_status_code(status);
     char how[96];
     node_process_status_text(status, how, sizeof(how));
-    if (!r->life.timed_out)
-        snprintf(r->text, sizeof(r->text), "%s", how);
+    if (!r->life.timed_out) {
+        char last[LAST_LINE_MAX];
+        last_line(r->log_path, last);
+        snprintf(r->text, sizeof(r->text), "%s%s%s", how, *last ? ": " : "", last);
+    }
     bool expected = r->life.state == FAST_REPLICA_STOPPING;
     int todo = node_life_died(&r->life, fast_loop_now(loop));
     if (expected)

@@ -224,7 +224,7 @@ class Death(AgentTest):
         for restarts in range(4):
             row = self.wait_state(BACKOFF)
             self.assertEqual((row.exit_status, row.restarts), (3, restarts))
-            self.assertIn("exit status 3", row.text)
+            self.assertIn("exit status 3: ", row.text)  # and what it said last
             starts.append(row.started_ms)
         gaps = [b - a for a, b in zip(starts, starts[1:])]
         for gap, least in zip(gaps, (100, 200, 400)):

@@ -140,6 +140,7 @@ class UpTest(unittest.TestCase):
 
     def test_ctrl_c_leaves_no_process(self):
         pid = self.deploy()
+        self.assertEqual(self.up.json("describe", "digits")["slice"]["sm_pct"], 12)
         pids = [pid, self.up.pid("fast-node"), self.up.pid("fast-gateway")]
         self.assertEqual(self.up.stop(), 0)
         self.assertEqual([p for p in pids if node.lives(p)], [])
