@@ -61,7 +61,7 @@ struct fast_http2_conn {
 
 static void add(struct text *t, const char *p, size_t len)
 {
-    if (t->failed || t->len + len > FAST_HTTP_HEAD_MAX * 2) {
+    if (t->failed || t->len + len > (size_t)FAST_HTTP_HEAD_MAX * 2) {
         t->failed = true;
         return;
     }
