@@ -15,6 +15,7 @@
 
 #define COPY_BYTES_PER_US 8000    /* about a PCIe 3 x16 link; only bounds the work in flight */
 #define BOUND_WAIT_NS FAST_S(2)   /* no marker came back for so long: let the launch through */
+#define MARK_PARTS 4              /* markers in what may be in flight: room is seen at one, before the last */
 #define TOKEN_WAIT_NS FAST_MS(50) /* looks whether the node is still there this often */
 
 /* What is estimated to end so short before a token does may well end after it: kernels do not all begin
@@ -406,7 +407,7 @@ static inline bool leave_quickly(const struct fast_gate_op *op, CUresult result)
     uint32_t own = atomic_load_explicit(&s->left_own, memory_order_relaxed) + op->cost;
     uint32_t unmarked = own + atomic_load_explicit(&s->left, memory_order_relaxed) -
                         atomic_load_explicit(&s->marked, memory_order_relaxed);
-    if (FAST_US(unmarked) * 2 >= bound)
+    if (FAST_US(unmarked) * MARK_PARTS >= bound)
         return false;
     add_plain64(&session->counters->gpu[gpu].launches);
     atomic_store_explicit(&s->left_own, own, memory_order_release);
@@ -429,7 +430,7 @@ __attribute__((noinline)) static void leave_slowly(struct fast_gate_op *op, CUre
         int64_t bound = session ? atomic_load(&session->limits->inflight_ns) : FAST_MS(1);
         uint32_t unmarked = left - atomic_load_explicit(&s->marked, memory_order_relaxed);
         /* Between overlapping launches a marker would part them, so it comes as late as possible. */
-        if (FAST_US(unmarked) * (op->pdl ? 1 : 2) >= bound)
+        if (FAST_US(unmarked) * (op->pdl ? 1 : MARK_PARTS) >= bound)
             fast_stream_mark(op->ctx, s, op->handle, op->per_thread);
         else
             owe_marker(op);
