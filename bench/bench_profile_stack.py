@@ -70,6 +70,10 @@ def profile(world, how):
     fast(world, MODEL, how, "--seconds", SECONDS, "--db", db)
     spent = time.monotonic() - begin
     measured = table(fast(world, "export", MODEL, "--db", db))
+    trials = json.loads(fast(world, "export", MODEL, "--format", "json", "--db", db))["trials"]
+    short = sum(t["text"].startswith("CPUs") for t in trials)
+    print(f"{MODEL}: in {short} of {len(trials)} trials something waited for a CPU 30 % of the time or more",
+          file=sys.stderr)
     return measured, table(fast(world, "export", MODEL, "--predicted", "--db", db)), spent
 
 

@@ -17,6 +17,7 @@
 #include "io/loop.h"
 
 #define TRIALS_MIN 4 /* before the stated confidence is believed */
+#define FAILED_MAX 3
 #define GATHERED_MAX 64
 #define PATH_LEN 4200
 
@@ -61,9 +62,10 @@ static int next_slice(struct session *s)
         return at[0];
     if (s->profile->trials >= s->plan->max_trials)
         return -1;
-    /* Without a number yet: the largest slice that has not been tried. */
+    /* Without a number yet: the largest slice that has not been tried. A function that fails on three of
+     * those fails. */
     if (profile_fit(s->profile, &f, &err))
-        return at[n - 1];
+        return s->profile->trials < FAILED_MAX ? at[n - 1] : -1;
     fast_predict_next(f, all, PROFILE_GRID, &mean);
     best = fast_predict_next(f, cand, n, NULL);
     fast_predict_free(f);

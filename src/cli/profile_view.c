@@ -129,7 +129,9 @@ void profile_print(const struct profile *p)
         add_known(t, 0, (double)r->memory_bytes / 1048576);
         table_add(t, "%.1f", 100 * r->error_rate);
         table_add(t, "%.1f", rpr(r));
-        table_add(t, "%s", r == best ? "<- most requests/s per GPU" : "");
+        bool noted = *r->text && strcmp(r->text, "imported") != 0;
+        table_add(t, "%s%s%s", r == best ? "<- most requests/s per GPU" : "", r == best && noted ? "; " : "",
+                  noted ? r->text : "");
     }
     table_print(t, stdout, 0);
     print_live(p);

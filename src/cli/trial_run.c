@@ -15,6 +15,7 @@
 #include "cli/api.h"
 #include "cli/load.h"
 #include "cli/view.h"
+#include "io/file.h"
 #include "io/loop.h"
 
 #define READY_TIMEOUT FAST_S(60)
@@ -27,6 +28,7 @@
 #define FAILURES_MAX 0.05       /* above this share of wrong answers a trial has failed */
 #define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
 #define LATENCY_PART 0.4        /* of the time of a trial */
+#define PRESSURE_MAX 0.3        /* of the time some task waits for a CPU: throughput may be too low */
 #define REQUESTS_MAX 200000     /* of one phase */
 #define SAMPLE_EVERY FAST_MS(500)
 #define CHARGE_MIN 0.3
@@ -402,12 +404,24 @@ static bool probe(struct run *r, struct fast_load_result *res)
     return failed(r, "errors", text);
 }
 
+/* How long so far some task of this machine has waited for a CPU, microseconds; 0: the kernel does not say. */
+static double cpu_pressure_us(void)
+{
+    fast_autofree char *text = NULL;
+    double us = 0;
+    const char *total = fast_file_read("/proc/pressure/cpu", 4096, &text, NULL, NULL)
+                            ? NULL
+                            : strstr(text, "total=");
+    return total && sscanf(total, "total=%lf", &us) == 1 ? us : 0;
+}
+
 /* All requests are due at once and |users| connections take one after the other: a closed loop. Those
  * left when the time is over were never sent; the load counts them as timed out. */
 static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
 {
     fast_ns length = (fast_ns)(r->conf->seconds * (1 - LATENCY_PART) * 1e9);
     memset(due, 0, sizeof(*due) * REQUESTS_MAX);
+    double pressure = cpu_pressure_us();
     r->saturating = true;
     r->first.busy_ms = r->last.busy_ms = 0;
     bool played = play(r, due, REQUESTS_MAX, r->conf->users, length, res);
@@ -432,6 +446,10 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
      * a dozen answers that is percents. */
     r->ret->rps = (double)res->ok / ((double)res->last_ok * 1e-9);
     r->ret->gpu_ms = charge_ms(r);
+    double share = (cpu_pressure_us() - pressure) * 1e3 / (double)length;
+    if (share > PRESSURE_MAX)
+        snprintf(r->ret->text, sizeof(r->ret->text), "CPUs were short %.0f %% of the time",
+                 100 * (share < 1 ? share : 1));
     return true;
 }
 

@@ -21,7 +21,7 @@ struct fast_trial {
     int sm_pct, quota_milli;
     int batch;      /* inputs in a request; 1 where the function takes no batches */
     char state[16]; /* "ok": the numbers hold; else "errors", "crashed", "timeout" or "unready", and
-                     * |text| says more */
+                     * |text| says more; of one that is "ok", what may have disturbed it */
     char text[200];
     double rps;                    /* saturated; requests, each of |batch| inputs */
     double p50_ms, p95_ms, p99_ms; /* without a queue */
