@@ -289,6 +289,8 @@ void gw_trials_tick(struct gateway *gw);
 
 /* Every second: scale what is scaled, reconcile everything. */
 void gw_scaler_tick(struct gateway *gw);
+/* Ten times a second: who has far more requests than replicas is not left to wait for the second. */
+void gw_scaler_rush(struct gateway *gw);
 void gw_scaling_free(struct gw_scaling *scaling); /* NULL is fine */
 
 /* ---- invoke.c, invoke_queue.c ---- */

@@ -276,6 +276,7 @@ static void on_job_tick(void *arg)
 {
     struct gateway *gw = arg;
     gw_invoke_tick(gw);
+    gw_scaler_rush(gw);
     if (gw->stopping && !open_conns(gw))
         fast_loop_stop(gw->loop);
     fast_timer_set(gw->job_timer, fast_loop_now(gw->loop) + FAST_MS(100));

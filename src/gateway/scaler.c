@@ -16,6 +16,9 @@
 #define START_DEFAULT FAST_S(2) /* until one has been seen */
 #define START_MAX FAST_S(60)
 #define SECONDS_MAX 60 /* that are caught up with */
+#define RUSH 4         /* requests for each that serves, and one */
+#define RUSH_PAUSE FAST_MS(300)
+#define RUNNING_MIN FAST_MS(200) /* less of a second is mostly chance */
 
 /* ---- what is known ---- */
 
@@ -222,6 +225,18 @@ static void set_record(struct gw_scaling *s, const struct gateway *gw, const str
         .replicas = in->nreplicas, .serving = serving, .start_ns = s->start_ns, .trace = *in->trace};
 }
 
+/* Between two ticks the second that runs counts too, once enough of it has passed. */
+static void add_running_second(const struct gw_function *fn, const struct gw_scaling *s,
+                               struct fast_scale_input *in)
+{
+    fast_ns part = in->now - s->second_at;
+    if (part < RUNNING_MIN)
+        return;
+    int64_t rate = (int64_t)(fn->stats.started - s->seen) * FAST_S(1) / part * 1000;
+    in->load_milli = rate > in->load_milli ? rate : in->load_milli;
+    in->expected_milli = rate > in->expected_milli ? rate : in->expected_milli;
+}
+
 static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling *s)
 {
     struct fast_scale_conf conf;
@@ -246,6 +261,8 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
     int waiting = fast_balance_in_flight(&fn->balance) - serving;
     in.queued = fn->queue.n + (waiting > 0 ? waiting : 0);
     fast_scale_load_tell(&s->load, &conf, whole, s->start_ns, &in);
+    if (conf.policy == FAST_SCALE_QUEUE)
+        add_running_second(fn, s, &in);
     if (conf.policy == FAST_SCALE_TARGET && !whole)
         in.load_milli = gw_stats_rate_milli(&fn->stats, now);
     if (whole)
@@ -275,6 +292,26 @@ static void tick_function(struct gateway *gw, struct gw_function *fn)
         }
     }
     gw_function_reconcile(gw, fn);
+}
+
+/* More wait than those that serve could have in hand, and nothing has been done about it just now. */
+static bool is_rush(const struct gw_function *fn, fast_ns now)
+{
+    int serving = fast_balance_ready(&fn->balance);
+    int busy = fast_balance_in_flight(&fn->balance) + (int)fn->queue.n;
+    return serving && busy >= RUSH * (serving + 1) && now - fn->last_up >= RUSH_PAUSE;
+}
+
+void gw_scaler_rush(struct gateway *gw)
+{
+    fast_ns now = fast_loop_now(gw->loop);
+    if (gw->conf->scaler != FAST_SCALER_QUEUE || !gw_link_synced(gw->link))
+        return;
+    for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
+        next = fn->next;
+        if (!fn->removed && fn->jobs && fn->scaling && fn->spec->profile && fn->spec->slo && is_rush(fn, now))
+            scale(gw, fn, fn->scaling);
+    }
 }
 
 void gw_scaler_tick(struct gateway *gw)
