@@ -215,7 +215,8 @@ static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 static void on_req_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
+    if (!j->tunnel)
+        j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
     keep_for_replay(j, data, len);
     if (j->call && !fast_http_call_write(j->call, data, len))
         fast_http_req_read(j->req, false);
@@ -272,12 +273,19 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
         length = -1;
     fast_http_req_start(j->req, h->status, lines, len, length);
     free(lines);
+    if (h->status == 101) { /* it may be silent for as long as it likes */
+        j->tunnel = true;
+        j->deadline = 0;
+        count(j, j->replica, 101); /* how long it lasts says nothing of the function */
+        fast_http_req_read(j->req, true);
+    }
 }
 
 static void on_call_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j); /* it is getting on */
+    if (!j->tunnel)
+        j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j); /* it is getting on */
     if (!fast_http_req_write(j->req, data, len) && j->call)
         fast_http_call_read(j->call, false);
 }
@@ -299,7 +307,8 @@ static void on_call_end(void *user)
     struct gw_job *j = user;
     j->call = NULL;
     count(j, j->replica, j->status);
-    gw_job_learn(j);
+    if (!j->tunnel)
+        gw_job_learn(j);
     leave(j);
     fast_http_req_end(j->req);
 }
@@ -386,6 +395,8 @@ static int open_call(struct gw_job *j, struct fast_err *err)
     int rc = fast_http_call_new(r->pool, j->batch ? &batch_ops : &call_ops, j, head, len, to_head,
                                 chunked, &j->call, err);
     free(head);
+    if (!rc && j->upgrade)
+        fast_http_call_upgrade(j->call);
     return rc;
 }
 
@@ -502,6 +513,17 @@ static void reply_unknown(struct gateway *gw, struct fast_http_req *req, const c
     fast_http_req_reply(req, 404, lines, "text/plain; charset=utf-8", text, (size_t)n);
 }
 
+/* A websocket; over HTTP/2 there is no such thing. */
+static bool wants_upgrade(const struct fast_http_req *req)
+{
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *text = fast_http_req_text(req);
+    const struct fast_http_field *f = fast_http_head_find(h, text, "upgrade");
+    return f && fast_http_is(text + f->value, f->value_len, "websocket") && h->minor == 1 &&
+           fast_http_is_exact(text + h->method, h->method_len, "GET") && h->length <= 0 && !h->chunked &&
+           fast_http_head_lists(h, text, "connection", "upgrade");
+}
+
 void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len)
 {
     size_t n = name_length(path, len);
@@ -523,6 +545,7 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
     j->rest = (uint32_t)(path + n - fast_http_req_text(req));
     j->rest_len = (uint32_t)(len - n);
     j->method = method->name;
+    j->upgrade = wants_upgrade(req);
     j->idempotent = fn->spec->repeatable || method->repeatable;
     gw_stats_start(&fn->stats, j->began);
     if (gw_batch_take(j))

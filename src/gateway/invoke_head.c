@@ -108,6 +108,8 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
         put_line(&w, "X-Forwarded-Host", text + h->host, h->host_len);
     if (!fast_http_head_find(h, text, "x-forwarded-for"))
         put_line(&w, "X-Forwarded-For", peer, strlen(peer));
+    if (j->upgrade)
+        put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
     if (h->chunked)
         put_text(&w, "Transfer-Encoding: chunked\r\n");
     else if (h->length >= 0)
@@ -129,7 +131,9 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
     if (!w.p)
         return 0;
     put_fields(&w, h, text, false);
-    if (!fast_http_head_find(h, text, "content-type") && h->status != 204 && h->status != 304) {
+    if (h->status == 101)
+        put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    else if (!fast_http_head_find(h, text, "content-type") && h->status != 204 && h->status != 304) {
         if (type)
             put_line(&w, "Content-Type", req_text + type->value, type->value_len);
         else

@@ -23,6 +23,7 @@ struct gw_job {
     struct fast_http_call *call;
     const char *method;
     uint32_t rest, rest_len; /* path and query for the function, within the head */
+    bool upgrade, tunnel; /* the caller asks for another protocol; the function has agreed */
     bool queued, cold, idempotent, answered, body_ended, counted;
     int attempts, connects, status;
     uint64_t avoid; /* key of the replica that failed it; 0: none */

@@ -32,6 +32,7 @@ struct fast_http_call {
     struct fast_http_head head;
     struct fast_http_body body;
     bool stepping, again, closed, idle;
+    bool upgrade; /* a 101 is welcome */
     bool connecting, to_head, chunked, finished, held, got_head;
     fast_ns idle_since;
 };
@@ -156,17 +157,19 @@ static bool step_head(struct fast_http_call *c)
     if (r == 0)
         return false;
     uint32_t len = c->head.len;
-    if (c->head.status == 101) {
+    if (c->head.status == 101 && !c->upgrade) {
         fail_call(c, "the function switched protocols without being asked");
         return true;
     }
-    if (c->head.status < 200) {
+    if (c->head.status < 200 && c->head.status != 101) {
         fast_http_stream_consume(&c->s, 0, len);
         fast_http_head_init(&c->head, true);
         return true;
     }
     c->got_head = true;
     fast_http_body_response(&c->body, &c->head, c->to_head);
+    if (c->head.status == 101)
+        c->body = (struct fast_http_body){.framing = FAST_HTTP_BODY_CLOSE};
     c->ops->head(c->user, &c->head, c->s.in, &c->body);
     if (!c->closed)
         fast_http_stream_consume(&c->s, 0, len);
@@ -380,11 +383,16 @@ int fast_http_call_new(struct fast_http_pool *p, const struct fast_http_call_ops
     c->user = user;
     c->to_head = to_head;
     c->chunked = chunked;
-    c->finished = c->held = c->got_head = c->s.full = false;
+    c->finished = c->held = c->got_head = c->s.full = c->upgrade = false;
     fast_http_head_init(&c->head, true);
     fast_http_stream_put(&c->s, head, len);
     *ret = c;
     return 0;
+}
+
+void fast_http_call_upgrade(struct fast_http_call *c)
+{
+    c->upgrade = true;
 }
 
 bool fast_http_call_write(struct fast_http_call *c, const char *data, size_t len)

@@ -46,6 +46,7 @@ struct fast_http_req {
     struct fast_http_collected collect;
     /* the response */
     bool started, ended, chunked, bodiless, close_after;
+    bool tunnel; /* another protocol is spoken, by others */
     int64_t left; /* of a response with a length, -1: none */
     int status;
     uint64_t sent; /* bytes of its body */

@@ -123,6 +123,20 @@ static bool has_no_body(const struct fast_http_req *c, int status)
     return c->bodiless || status < 200 || status == 204 || status == 304;
 }
 
+/* From here on neither direction has a framing of its own. */
+static void begin_tunnel(struct fast_http_req *c, const char *fields, size_t len)
+{
+    static const char line[] = "HTTP/1.1 101 Switching Protocols\r\n";
+    fast_http_stream_put(&c->s, line, sizeof(line) - 1);
+    fast_http_stream_put(&c->s, fields, len);
+    fast_http_stream_put(&c->s, "\r\n", 2);
+    c->tunnel = c->close_after = true;
+    c->bodiless = false;
+    c->left = -1;
+    c->body = (struct fast_http_body){.framing = FAST_HTTP_BODY_CLOSE};
+    fast_http_stream_flush(&c->s);
+}
+
 void fast_http_req_start(struct fast_http_req *c, int status, const char *fields, size_t len,
                          int64_t length)
 {
@@ -131,6 +145,10 @@ void fast_http_req_start(struct fast_http_req *c, int status, const char *fields
         return;
     c->started = true;
     c->status = status;
+    if (status == 101) {
+        begin_tunnel(c, fields, len);
+        return;
+    }
     if (!discardable(c) || c->server->draining)
         c->close_after = true;
     bool no_body = has_no_body(c, status);

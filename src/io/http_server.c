@@ -79,7 +79,7 @@ static void set_deadline(struct fast_http_req *c)
 {
     fast_ns now = fast_loop_now(c->s.loop);
     bool stuck = fast_http_stream_waiting(&c->s) > 0;
-    bool hungry = c->state == EXCHANGE && c->reading && !c->body.done;
+    bool hungry = c->state == EXCHANGE && c->reading && !c->body.done && !c->tunnel;
     if (c->state == HEAD) {
         /* The time for a head runs from its first byte and is not extended by the next ones. */
         bool begun = c->s.in_len > 0;
@@ -147,7 +147,7 @@ static void begin_exchange(struct fast_http_req *c)
     c->ops = NULL;
     c->user = NULL;
     c->reading = c->end_told = c->was_full = false;
-    c->started = c->ended = c->chunked = c->bodiless = false;
+    c->started = c->ended = c->chunked = c->bodiless = c->tunnel = false;
     c->close_after = !c->head.keep_alive;
     c->left = -1;
     c->status = 0;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A function that tells what it was sent, byte by byte: every request is answered with its own bytes, as
 they arrived, so that a test can see how the gateway frames what it passes on. It reads exactly what the
-framing says and nothing else; /seen answers how many requests came before it."""
+framing says and nothing else; a websocket echoes in capitals until "bye"; /seen answers how many requests came before it."""
 import os
 import socket
 import threading
@@ -48,6 +48,16 @@ def serve(sock):
             else:
                 end += int(named.get(b"content-length", b"0"))
                 got = take(sock, got, lambda g, e=end: len(g) >= e)
+            if named.get(b"upgrade") == b"websocket":
+                sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                             b"Sec-WebSocket-Accept: yes\r\n\r\n" + b"hello ")
+                got = got[end:]
+                while True:  # what comes goes back in capitals
+                    sock.sendall(got.upper())
+                    got = sock.recv(65536)
+                    if not got or got == b"bye":
+                        sock.close()
+                        return
             body = str(seen).encode() if b" /seen " in got[:end] else got[:end]
             seen += 1
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
