@@ -21,6 +21,7 @@ static const struct bench_figure figures[] = {
     {"scale.azure_violation_pct", "%", "<= 1"},
     {"scale.azure_gpu_ratio_paper", "", ">= 1.7"},
     {"scale.azure_gpu_ratio_whole", "", ">= 8"},
+    {"scale.defrag_gpus_ratio", "", NULL},
     {"scale.round_ms_10000", "ms", "<= 100"},
     {"simulate.speed", "1/s", ">= 1000"},
 };
@@ -262,6 +263,18 @@ static void paper_at_equal(struct sim_cluster_conf *conf, double ours_gpu_s)
     fprintf(stderr, "azure    paper has more than 1 %% late with 50 replicas each, too\n");
 }
 
+/* Time of GPUs that hold any replica, with plans carried out every 10 s over that without. */
+static void defrag(const struct bench *b, struct sim_cluster_conf *conf, double without)
+{
+    conf->policy = SIM_CLUSTER_LIVE;
+    conf->defrag_ns = FAST_S(10);
+    run(conf, "moving");
+    conf->defrag_ns = 0;
+    fprintf(stderr, "moving   %.0f to %.0f GPU s with any replica by %llu moves\n", without, result.gpus_s,
+            (unsigned long long)result.moves);
+    bench_print(b, "scale.defrag_gpus_ratio", result.gpus_s / without, 1, 0);
+}
+
 static void azure(const struct bench *b)
 {
     static const struct {
@@ -270,10 +283,10 @@ static void azure(const struct bench *b)
     } of[4] = {{"resnet50", 69, 1525}, {"rnnt", 1000, 2000}, {"bert", 500, 1800}, {"gnmt", 500, 2000}};
     char *text = azure_text();
     struct fast_arrivals all = {0}, part[AZURE_FUNCTIONS];
-    double gpu_s[SIM_CLUSTER_POLICIES], late[SIM_CLUSTER_POLICIES];
+    double gpu_s[SIM_CLUSTER_POLICIES], late[SIM_CLUSTER_POLICIES], live_gpus_s = 0;
     if (!text || fast_arrivals_parse(&all, text, "azure", NULL)) {
         free(text);
-        for (int i = 3; i < 6; i++)
+        for (int i = 3; i < 7; i++)
             if (bench_wants(b, figures[i].name))
                 bench_skip(b, figures[i].name, "the Azure trace is not there");
         return;
@@ -294,12 +307,15 @@ static void azure(const struct bench *b)
         run(&conf, "azure");
         gpu_s[p] = result.gpu_s;
         late[p] = violation_pct();
+        live_gpus_s = p == SIM_CLUSTER_LIVE ? result.gpus_s : live_gpus_s;
     }
     double least = 0; /* 99 of 100 requests have to be served, whoever decides */
     for (int k = 0; k < AZURE_FUNCTIONS; k++)
         least += 0.99e-9 * (double)result.function[k].least_ns;
     fprintf(stderr, "azure    least for 99 %% of the requests: %.1f GPU s; ratio to paper at most %.2f\n",
             least, gpu_s[SIM_CLUSTER_PAPER] / least);
+    if (bench_wants(b, "scale.defrag_gpus_ratio"))
+        defrag(b, &conf, live_gpus_s);
     paper_at_equal(&conf, gpu_s[SIM_CLUSTER_QUEUE]);
     if (bench_wants(b, "scale.azure_violation_pct"))
         bench_print(b, "scale.azure_violation_pct", late[SIM_CLUSTER_QUEUE], 1, 0);
@@ -387,7 +403,7 @@ int main(int argc, char **argv)
     bench_init(&b, figures, sizeof(figures) / sizeof(figures[0]), argc, argv);
     if (wants_some(&b, 0, 3))
         ramp(&b);
-    if (wants_some(&b, 3, 6))
+    if (wants_some(&b, 3, 7))
         azure(&b);
     if (bench_wants(&b, "scale.round_ms_10000"))
         round_of_decisions(&b);
