@@ -150,7 +150,14 @@ class Find(unittest.TestCase):
         other = os.path.join(self.folder.name, "gpukit-data")
         for path in (old, mine, other):
             os.makedirs(path)
+        left = subprocess.Popen(["sleep", "600"], env={"CUDA_MPS_PIPE_DIRECTORY": old + "/w/s/mps"})
+        stays = subprocess.Popen(["sleep", "600"], env={"CUDA_MPS_PIPE_DIRECTORY": mine + "/w/s/mps"})
+        self.addCleanup(stays.wait)
+        self.addCleanup(stays.kill)
+        self.addCleanup(left.kill)
         new = machine.temporary((self.folder.name,))
+        self.assertEqual(-9, left.wait(60))
+        self.assertIsNone(stays.poll())
         self.assertEqual(sorted([mine, other, new]), sorted(e.path for e in os.scandir(self.folder.name)))
 
 

@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -22,13 +23,26 @@ def text_of(*argv, timeout=30, env=None):
     return r.stdout.strip() if r.returncode == 0 else None
 
 
+def end_users(folder):
+    """Kills the processes whose environment names |folder|: their sockets or pipes lie there."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                if folder.encode() in f.read():
+                    os.kill(int(pid), signal.SIGKILL)
+        except OSError: # gone, or somebody else's
+            pass
+
+
 def temporary(dirs=("/tmp", "/dev/shm", "/run", "/var/tmp")):
-    """A folder with a short name, since sockets lie in it. What a run that was killed has left is removed."""
+    """A folder with a short name, since sockets lie in it. What a run that was killed has left is removed,
+    processes too: most end by themselves when it is killed, but an MPS daemon asks nobody."""
     for folder in dirs:
         try:
             for name in os.listdir(folder):
                 pid = re.fullmatch(TEMP + r"(\d+)-\w+", name)
                 if pid and not os.path.exists(f"/proc/{pid[1]}"):
+                    end_users(os.path.join(folder, name))
                     shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
             return tempfile.mkdtemp(prefix=f"{TEMP}{os.getpid()}-", dir=folder)
         except OSError:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import threading
 import time
 
 from gpukit.drive import end, spawn
-from gpukit.machine import ROOT
+from gpukit.machine import ROOT, end_users
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 import wire  # noqa: E402
@@ -300,21 +299,10 @@ class World:
         for p in (self.gateway, self.process):
             if p:
                 end(p, 25)
-        self.kill_leftovers()
+        end_users(self.folder) # what a node leaves that was killed, and its MPS daemon
         shutil.rmtree(self.folder, ignore_errors=True)
         if self in self.kit.open:
             self.kit.open.remove(self)
-
-    def kill_leftovers(self):
-        """Replicas are known by the socket in their environment."""
-        mark = b"FAST_NODE_SOCKET=" + os.path.join(self.state, "node.sock").encode()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    if mark in f.read().split(b"\0"):
-                        os.kill(int(pid), signal.SIGKILL)
-            except OSError:
-                pass
 
     def __enter__(self):
         return self
