@@ -299,7 +299,8 @@ static bool is_rush(const struct gw_function *fn, fast_ns now)
 {
     int serving = fast_balance_ready(&fn->balance);
     int busy = fast_balance_in_flight(&fn->balance) + (int)fn->queue.n;
-    return serving && busy >= RUSH * (serving + 1) && now - fn->last_up >= RUSH_PAUSE;
+    return serving && busy >= RUSH * (serving + 1) && now - fn->last_up >= RUSH_PAUSE &&
+           now - fn->scaling->rushed_at >= RUSH_PAUSE;
 }
 
 void gw_scaler_rush(struct gateway *gw)
@@ -309,8 +310,11 @@ void gw_scaler_rush(struct gateway *gw)
         return;
     for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
         next = fn->next;
-        if (!fn->removed && fn->jobs && fn->scaling && fn->spec->profile && fn->spec->slo && is_rush(fn, now))
-            scale(gw, fn, fn->scaling);
+        if (fn->removed || !fn->jobs || !fn->scaling || !fn->spec->profile || !fn->spec->slo ||
+            !gw_spec_is_scaled(fn->spec) || !is_rush(fn, now))
+            continue;
+        fn->scaling->rushed_at = now;
+        scale(gw, fn, fn->scaling);
     }
 }
 

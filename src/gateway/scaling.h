@@ -12,6 +12,7 @@ struct gw_scaling {
     uint64_t seen;     /* requests that |load| has been told of */
     fast_ns second_at; /* when the second that runs began */
     fast_ns start_ns;  /* what a start took of late */
+    fast_ns rushed_at; /* when it was last decided on between two ticks */
     uint64_t ticks;
     struct fast_scale_record latest; /* the decision of the last second, also when nothing was done */
     struct fast_scale_records records;
