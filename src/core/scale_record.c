@@ -50,7 +50,7 @@ static bool room_for_one(struct fast_scale_records *records)
 void fast_scale_records_add(struct fast_scale_records *records,
                             const struct fast_scale_record *record)
 {
-    if (!room_for_one(records))
+    if (!room_for_one(records) || !records->ring)
         return;
     struct fast_scale_record *last =
         records->total ? &records->ring[(records->total - 1) % FAST_RECORDS] : NULL;
