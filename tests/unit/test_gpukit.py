@@ -244,7 +244,7 @@ class Kept(unittest.TestCase):
 
     def test_results_of_other_kinds_are_not_mixed(self):
         self.results().save()
-        for other in ({"gpu": "H100"}, {"short": False}, {"simulated": False, "sim": None}):
+        for other in ({"gpu": "H100"}, {"short": False}, {"simulated": False, "sim": None}, {"stand_in": None}):
             with self.assertRaisesRegex(SystemExit, "another kind"):
                 self.results(**other)
 

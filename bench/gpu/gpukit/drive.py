@@ -55,7 +55,8 @@ def probe(kit, *what, env=None, timeout=60):
                            env=dict(kit.env, **(env or {})))
         out["exit"], text = r.returncode, r.stdout
     except subprocess.TimeoutExpired as e:
-        out["exit"], text = "timeout", (e.stdout or b"").decode(errors="replace")
+        text = e.stdout or "" # bytes, whatever was asked for, in some versions of Python
+        out["exit"], text = "timeout", text.decode(errors="replace") if isinstance(text, bytes) else text
     for row in lines_of_json(text):
         name, value = row.get("name"), row.get("value")
         if name in out:

@@ -6,7 +6,8 @@ import time
 import traceback
 
 # Results of different kinds are not mixed in one file: what a figure was measured on is in its head.
-FIXED = {"simulated": "simulated or not", "sim": "the simulated device", "gpu": "the GPU", "short": "short or not"}
+FIXED = {"simulated": "simulated or not", "sim": "the simulated device", "gpu": "the GPU", "short": "short or not",
+         "stand_in": "in the place of PyTorch"}
 OVERTIME = 45 # seconds that a stage may take beyond its budget before it is broken off
 
 
