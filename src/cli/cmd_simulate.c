@@ -11,6 +11,8 @@
 
 #define TRACE_MAX (256u << 20)
 #define PROFILE_MAX (1u << 20)
+#define RATE_FIRST 4000 /* thousandths of requests/s, of a search */
+#define RATE_MAX 100000000
 
 struct simulate {
     const char *trace, *rate, *seconds, *seed, *gpus, *node, *policy, *start, *mem, *svg, *report, *zero, *defrag;
@@ -37,8 +39,8 @@ static const struct cli_opt opts[] = {
     {"zero-after", 0, CLI_STR, offsetof(struct simulate, zero), "TIME",
      "without requests: no replica (default: one stays)"},
     {"scenario", 0, CLI_STR, offsetof(struct simulate, scenario), "NAME",
-     "of MLPerf's LoadGen, instead of a trace: single-stream, multi-stream, server (with --rate) or "
-     "offline"},
+     "of MLPerf's LoadGen, instead of a trace: single-stream, multi-stream, server (without --rate: the "
+     "highest) or offline"},
     {"samples", 0, CLI_STR, offsetof(struct simulate, samples), "N",
      "with --scenario offline (default 24576)"},
     {"gpus-per-node", 0, CLI_STR, offsetof(struct simulate, node), "N", "default 4"},
@@ -124,15 +126,27 @@ static int read_failures(struct sim_world *w, const struct simulate *o, struct f
     return r;
 }
 
+/* Makes the load anew: Poisson. */
+static int set_rate(struct sim_world *w, int64_t rate, struct fast_err *err)
+{
+    fast_arrivals_fini(&w->load);
+    w->load = (struct fast_arrivals){0};
+    w->rate_milli = rate;
+    int r = fast_arrivals_poisson(&w->load, rate, FAST_S(w->seconds), w->seed, err);
+    if (!r && w->load.count)
+        w->conf.end_ns = w->load.at[w->load.count - 1] + FAST_S(10);
+    return r;
+}
+
 static int read_load(struct sim_world *w, const struct simulate *o, struct fast_err *err)
 {
     int64_t rate = 0, seconds = 60, seed = 1;
     int r = read_scenario(w, o, err);
     if (r || (w->scenario != FAST_SCENARIO_COUNT && w->scenario != FAST_SCENARIO_SERVER))
         return r;
-    if (!o->trace == !o->rate || (o->trace && o->scenario))
+    if ((!o->trace == !o->rate && !o->scenario) || (o->trace && o->scenario))
         return fast_err_set(err, FAST_EINVAL, "%s", o->scenario
-                                                        ? "--scenario server needs --rate"
+                                                        ? "--scenario server has no --trace"
                                                         : "one of --trace, --rate and --scenario is "
                                                           "needed");
     if (o->trace) {
@@ -144,12 +158,59 @@ static int read_load(struct sim_world *w, const struct simulate *o, struct fast_
         return copy ? fast_arrivals_parse(&w->load, copy, o->trace, err)
                     : fast_err_set(err, FAST_ENOMEM, "no memory for %s", o->trace);
     }
-    r = fast_parse_milli(o->rate, "--rate", 1, 100000000, &rate, err);
-    if (!r && o->seconds)
+    if (o->rate)
+        r = fast_parse_milli(o->rate, "--rate", 1, RATE_MAX, &rate, err);
+    if (!r && !o->scenario && o->seconds)
         r = fast_parse_int(o->seconds, "--seconds", 1, 86400, &seconds, err);
     if (!r && o->seed)
         r = fast_parse_int(o->seed, "--seed", 0, INT64_MAX, &seed, err);
-    return r ? r : fast_arrivals_poisson(&w->load, rate, FAST_S(seconds), (uint64_t)seed, err);
+    w->seed = (uint64_t)seed;
+    w->seconds = o->scenario ? w->seconds : (int)seconds;
+    w->search = !o->rate;
+    return r ? r : set_rate(w, o->rate ? rate : RATE_FIRST, err);
+}
+
+/* Whether every function's latencies prove its SLO. */
+static bool is_proven(const struct sim_world *w)
+{
+    int milli = fast_scenario_percentile(w->scenario);
+    for (int f = 0; f < w->conf.functions; f++)
+        if (!fast_loadgen_proves((int64_t)w->result.function[f].requests,
+                                 (int64_t)w->result.function[f].violations, milli))
+            return false;
+    return true;
+}
+
+static int try_rate(struct sim_world *w, int64_t rate, bool *ret_proven, struct fast_err *err)
+{
+    int r = set_rate(w, rate, err);
+    if (!r)
+        r = sim_cluster_run(&w->conf, &w->result, err);
+    *ret_proven = !r && is_proven(w);
+    return r;
+}
+
+/* LoadGen's metric of the server scenario: the highest rate at which the SLO is proven, to 1 %. Doubled until
+ * it fails, then halved between; the result is left with that rate. */
+static int search_rate(struct sim_world *w, struct fast_err *err)
+{
+    int64_t low = 0, high = RATE_FIRST;
+    bool proven = true;
+    int r = try_rate(w, high, &proven, err);
+    while (!r && proven && high < RATE_MAX / 2) {
+        low = high;
+        high *= 2;
+        r = try_rate(w, high, &proven, err);
+    }
+    while (!r && high - low > low / 100 + RATE_FIRST / 100) {
+        int64_t middle = low + (high - low) / 2;
+        r = try_rate(w, middle, &proven, err);
+        *(proven ? &low : &high) = middle;
+    }
+    if (r || low)
+        return r ? r : try_rate(w, low, &proven, err);
+    return fast_err_set(err, FAST_EINVAL, "at no rate from %.1f/s on is the SLO proven in %d s: too few queries "
+                        "(--seconds), or the cluster is too slow", RATE_FIRST / 100 / 1000.0, w->seconds);
 }
 
 static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t *ret_mem,
@@ -204,7 +265,7 @@ static int read_all(struct sim_world *w, const struct simulate *o, struct fast_e
             w->conf.function[k].slo_ns = 0;
     }
     w->conf.functions = o->profiles.n;
-    if (!r)
+    if (!r && !w->rate_milli)
         w->conf.end_ns = w->query || w->scenario == FAST_SCENARIO_OFFLINE
                              ? FAST_S(w->seconds)
                              : w->load.at[w->load.count - 1] + FAST_S(10);
@@ -225,7 +286,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     int status = CLI_OK;
     if (read_all(w, o, &err))
         status = cli_fail(CLI_USAGE, "simulate: %s", err.msg);
-    else if (sim_cluster_run(&w->conf, &w->result, &err) || (o->svg && simulate_draw(w, o->svg, &err)) ||
+    else if ((w->search ? search_rate(w, &err) : sim_cluster_run(&w->conf, &w->result, &err)) || (o->svg && simulate_draw(w, o->svg, &err)) ||
              (o->report && simulate_write(w, o->report, &err)))
         status = cli_fail(CLI_FAILED, "simulate: %s", err.msg);
     else if (cli->json)

@@ -3,6 +3,8 @@
 
 /* The pieces of `fast simulate`: what is played, and what is told of it. */
 
+#include <stdbool.h>
+
 #include "base/err.h"
 #include "sim/cluster.h"
 #include "sim/loadgen.h"
@@ -12,6 +14,9 @@ struct sim_world {
     struct fast_arrivals load;
     enum fast_scenario scenario; /* FAST_SCENARIO_COUNT: none */
     int query, seconds;          /* of a scenario: samples of a query (0: open), and its length */
+    int64_t rate_milli;          /* of a Poisson load; 0: another one */
+    uint64_t seed;
+    bool search;                 /* for the highest rate */
     struct fast_profile *profiles[SIM_CLUSTER_FUNCTIONS];
     struct sim_cluster_result result;
 };

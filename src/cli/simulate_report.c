@@ -133,6 +133,8 @@ static json_t *claim_json(const struct sim_world *w, int f)
         return o;
     }
     fast_ns bound = fast_loadgen_estimate(h, milli);
+    if (w->search)
+        json_object_set_new(o, "highest_rate", json_real((double)w->rate_milli / 1e3));
     json_object_set_new(o, "percentile", json_real(milli / 10.0));
     json_object_set_new(o, "queries", json_integer((json_int_t)queries));
     json_object_set_new(o, "over_slo", json_integer((json_int_t)over));
@@ -147,6 +149,9 @@ static json_t *claim_json(const struct sim_world *w, int f)
 static void print_claim(const struct sim_world *w, int f)
 {
     json_t *o = claim_json(w, f);
+    if (w->search)
+        printf("  server: the highest rate at which the SLO is proven is %.1f requests/s\n",
+               (double)w->rate_milli / 1e3);
     if (w->scenario == FAST_SCENARIO_OFFLINE)
         printf("  offline: %.1f samples/s%s\n", json_num(o, "samples_per_second"),
                w->result.timeouts ? ", and some were not answered in time (--seconds)" : "");

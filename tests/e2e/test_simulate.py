@@ -49,6 +49,17 @@ class Simulate(unittest.TestCase):
         self.assertEqual(claim["over_slo"], server["violations"])
         self.assertEqual(claim["slo_proven"], claim["queries"] >= claim["queries_needed"])
 
+    def test_highest_rate(self):
+        found = self.report("--scenario", "server", "--slo", "2s", "--policy", "whole")
+        rate = found["functions"][0]["claim"]["highest_rate"]
+        args = ("--scenario", "server", "--slo", "2s", "--policy", "whole", "--rate")
+        proven = [self.report(*args, f"{rate * k:.3f}")["functions"][0]["claim"]["slo_proven"]
+                  for k in (1, 1.2)]
+        self.assertEqual(proven, [True, False])
+        done = run("--scenario", "server", "--slo", "1ms", "--seconds", "5")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("at no rate", done.stderr)
+
     def test_failures(self):
         load = ("--rate", "5", "--seconds", "120", "--slo", "2s", "--policy", "live")
         well = self.report(*load)
@@ -80,7 +91,7 @@ class Simulate(unittest.TestCase):
     def test_refusals(self):
         for args, words in ((("--rate", "3", "--fail", "gpx@3s"), "replica@TIME"),
                             (("--rate", "3", "--fail", "gpu@"), "--fail"),
-                            (("--scenario", "server"), "needs --rate"),
+                            (("--scenario", "server", "--trace", "x"), "no --trace"),
                             (("--scenario", "offline", "--rate", "3"), "load of its own"),
                             (("--scenario", "all"), "--scenario"), ((), "--scenario")):
             done = run(*args)
