@@ -209,8 +209,8 @@ static int search_rate(struct sim_world *w, struct fast_err *err)
     }
     if (r || low)
         return r ? r : try_rate(w, low, &proven, err);
-    return fast_err_set(err, FAST_EINVAL, "at no rate from %.1f/s on is the SLO proven in %d s: too few queries "
-                        "(--seconds), or the cluster is too slow", RATE_FIRST / 100 / 1000.0, w->seconds);
+    return fast_err_set(err, FAST_EINVAL, "at no rate is the SLO proven in %d s: there are too few queries "
+                        "(--seconds), or the cluster is too slow", w->seconds);
 }
 
 static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t *ret_mem,
@@ -286,7 +286,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     int status = CLI_OK;
     if (read_all(w, o, &err))
         status = cli_fail(CLI_USAGE, "simulate: %s", err.msg);
-    else if ((w->search ? search_rate(w, &err) : sim_cluster_run(&w->conf, &w->result, &err)) || (o->svg && simulate_draw(w, o->svg, &err)) ||
+    else if ((w->search ? search_rate(w, &err) : sim_cluster_run(&w->conf, &w->result, &err)) ||
+             (o->svg && simulate_draw(w, o->svg, &err)) ||
              (o->report && simulate_write(w, o->report, &err)))
         status = cli_fail(CLI_FAILED, "simulate: %s", err.msg);
     else if (cli->json)

@@ -56,7 +56,7 @@ class Simulate(unittest.TestCase):
         proven = [self.report(*args, f"{rate * k:.3f}")["functions"][0]["claim"]["slo_proven"]
                   for k in (1, 1.2)]
         self.assertEqual(proven, [True, False])
-        done = run("--scenario", "server", "--slo", "1ms", "--seconds", "5")
+        done = run("--scenario", "server", "--slo", "2s", "--seconds", "5", "--gpus", "1")
         self.assertEqual(done.returncode, 1)
         self.assertIn("at no rate", done.stderr)
 
