@@ -109,7 +109,7 @@ def by_nvcc(nvcc, source, target):
     least = min(int(k[3:]) for k in known if re.fullmatch(r"sm_\d+", k))
     codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in machines]
     codes.append(f"-gencode=arch=compute_{max(least, VIRTUAL)},code=compute_{max(least, VIRTUAL)}")
-    subprocess.run([nvcc, "-fatbin", "-fmad=false", *codes, source, "-o", target], check=True)
+    subprocess.run([nvcc, "-fatbin", "-fmad=false", "-no-compress", *codes, source, "-o", target], check=True)
 
 
 def contents(path):
