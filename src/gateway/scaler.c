@@ -306,7 +306,7 @@ static bool is_rush(const struct gw_function *fn, fast_ns now)
 void gw_scaler_rush(struct gateway *gw)
 {
     fast_ns now = fast_loop_now(gw->loop);
-    if (gw->conf->scaler != FAST_SCALER_QUEUE || !gw_link_synced(gw->link))
+    if (!gw->jobs || gw->conf->scaler != FAST_SCALER_QUEUE || !gw_link_synced(gw->link))
         return;
     for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
         next = fn->next;
