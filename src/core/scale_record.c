@@ -52,15 +52,16 @@ void fast_scale_records_add(struct fast_scale_records *records,
 {
     if (!room_for_one(records) || !records->ring)
         return;
-    struct fast_scale_record *last =
-        records->total ? &records->ring[(records->total - 1) % FAST_RECORDS] : NULL;
-    int times = 1;
-    if (last && repeats(last, record))
-        times += last->times;
-    else
-        last = &records->ring[records->total++ % FAST_RECORDS];
-    *last = *record;
-    last->times = times;
+    int times = 0;
+    if (records->total) {
+        const struct fast_scale_record *last = &records->ring[(records->total - 1) % FAST_RECORDS];
+        times = repeats(last, record) ? last->times : 0;
+    }
+    if (!times) /* else in place of the one that it repeats */
+        records->total++;
+    struct fast_scale_record *place = &records->ring[(records->total - 1) % FAST_RECORDS];
+    *place = *record;
+    place->times = times + 1;
 }
 
 const struct fast_scale_record *fast_scale_records_get(const struct fast_scale_records *records,
