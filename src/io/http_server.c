@@ -18,6 +18,7 @@
 #define ACCEPTS_PER_TURN 64
 #define BODY_WINDOW 65536   /* bytes of a body that are read at once */
 #define LINGER FAST_S(2)
+#define LAST_CALL FAST_S(3) /* for the first request of who came just before the doors closed */
 
 /* ---- the life of a connection ---- */
 
@@ -144,6 +145,7 @@ static void refuse(struct fast_http_req *c, int status)
 
 static void begin_exchange(struct fast_http_req *c)
 {
+    c->served = true;
     c->ops = NULL;
     c->user = NULL;
     c->reading = c->end_told = c->was_full = false;
@@ -522,20 +524,45 @@ int fast_http_server_new(struct fast_loop *loop, const struct fast_http_server_c
     return 0;
 }
 
-void fast_http_server_drain(struct fast_http_server *sv)
+/* Who was told by the kernel that it is connected is let in before the door closes. */
+static void accept_last(struct fast_http_server *sv)
 {
-    sv->draining = true;
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof(a);
+    for (int fd; (fd = accept4(sv->fd, (struct sockaddr *)&a, &len, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;
+         len = sizeof(a))
+        conn_accepted(sv, fd, &a);
+}
+
+static void close_door(struct fast_http_server *sv)
+{
     fast_watch_free(sv->watch);
     sv->watch = NULL;
     if (sv->fd >= 0)
         close(sv->fd);
     sv->fd = -1;
-    while (evict_idle(sv))
-        ;
+}
+
+static void drain_one(struct fast_http_req *c)
+{
+    fast_ns until = fast_loop_now(c->s.loop) + LAST_CALL;
+    if (c->state == UPGRADED)
+        fast_http_conn_step(c); /* says goodbye, and ends when its streams have */
+    else if (c->state == HEAD && !c->s.in_len && !c->stepping && c->served)
+        fast_http_conn_close(c);
+    else if (c->state == HEAD && c->deadline > until)
+        c->deadline = until;
+}
+
+void fast_http_server_drain(struct fast_http_server *sv)
+{
+    sv->draining = true;
+    if (sv->fd >= 0)
+        accept_last(sv);
+    close_door(sv);
     for (struct fast_http_req *c = sv->conns, *next; c; c = next) {
         next = c->next;
-        if (c->state == UPGRADED)
-            fast_http_conn_step(c); /* says goodbye, and ends when its streams have */
+        drain_one(c);
     }
 }
 
@@ -543,7 +570,8 @@ void fast_http_server_free(struct fast_http_server *sv)
 {
     if (!sv)
         return;
-    fast_http_server_drain(sv);
+    sv->draining = true;
+    close_door(sv); /* nobody is let in: what handlers need may be gone */
     while (sv->conns)
         fast_http_conn_close(sv->conns);
     fast_timer_free(sv->sweep);

@@ -618,6 +618,24 @@ class Life(GatewayTest):
         gw.start()
         self.assertEqual(gw.wait_ready()[0]["pid"], pid)
 
+    def test_who_came_before_the_doors_closed(self):
+        gw = self.gw
+        gw.up()
+        seen = len(gw.log())
+        waiting = [socket.create_connection(("127.0.0.1", gw.port), timeout=node.WAIT_S) for _ in range(20)]
+        gw.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in gw.log()[seen:])
+        for s in waiting:
+            s.sendall(b"GET /function/f HTTP/1.1\r\nHost: a\r\n\r\n")
+        for s in waiting:
+            got = b""
+            while part := s.recv(65536):
+                got += part
+            self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
+            s.close()
+        self.assertEqual(gw.process.wait(node.WAIT_S), 0)
+        gw.start()
+
     def test_only_one(self):
         gw = self.gw
         taken = subprocess.run([gateway.PROGRAM, "--state-dir", self.node.root, "--metrics", "", "--listen",
