@@ -25,7 +25,7 @@ void profile_bodies_free(struct profile_bodies *b)
 static int add(struct profile_bodies *b, char *data, size_t len, int batch, struct fast_err *err)
 {
     char *all = data;
-    if (batch > 1) {
+    if (data && batch > 1) {
         if (len > BODY_MAX / (size_t)batch) {
             free(data);
             return fast_err_set(err, FAST_EINVAL, "a body of %zu bytes %d times is more than %u MiB", len,
@@ -91,8 +91,8 @@ int profile_bodies(struct cli *cli, const json_t *function, const char *file, bo
         r = from_gateway(cli, function, ret, batch, err);
     } else if (*sample) {
         ret->source = "the sample that the function declares";
-        r = *sample == '@' ? from_file(ret, sample + 1, batch, err)
-                           : add(ret, strdup(sample), strlen(sample), batch, err);
+        /* The text itself and never a path: who deploys must not choose which of our files it gets. */
+        r = add(ret, strdup(sample), strlen(sample), batch, err);
         if (r)
             fast_err_wrap(err, SAMPLE);
     }
