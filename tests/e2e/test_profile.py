@@ -262,7 +262,8 @@ class ProfileTest(unittest.TestCase):
     def test_batches_and_bodies(self):
         seen = os.path.join(self.stack.root, "seen")
         self.db = os.path.join(self.stack.state_dir, "profiles.db")
-        body = {"service": "f", "image": BAD, "envVars": {"HOW": "seen", "SEEN": seen},
+        body = {"service": "f", "image": BAD, "envVars": {
+            "HOW": "seen", "SEEN": seen, "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
                 "annotations": {"fastgshare/gpu_sm_partition": "6", "fastgshare/gpu_quota_request": "0.1",
                                 "fastgshare/gpu_quota_limit": "0.1", "fastgshare/gpu_mem": str(1 << 28),
                                 "fastgshare/profile_batches": "1,3", "fastgshare/sample": "ab", "fastgshare/record": "2"}}
