@@ -28,7 +28,7 @@ struct fast_catalog {
     struct fast_model *models[FAST_CATALOG_MODELS];
     int count, waits;
     struct hold *holds; /* in the order in which they came */
-    struct fast_model *freed[FAST_CATALOG_MODELS]; /* that nobody was told of yet */
+    struct fast_model *freed[2 * FAST_CATALOG_MODELS]; /* that nobody was told of yet */
     int freed_count;
     struct fast_model *last_freed; /* told of; kept until the next call, for whoever was told */
 };
@@ -144,11 +144,52 @@ static int check_want(const struct fast_model_want *w, struct fast_err *err)
     return rc;
 }
 
+static void drop_model(struct fast_catalog *c, struct fast_model *m)
+{
+    int i = 0;
+    while (c->models[i] != m)
+        i++;
+    c->count--;
+    for (; i < c->count; i++)
+        c->models[i] = c->models[i + 1];
+    m->state = FAST_MODEL_GONE;
+    c->freed[c->freed_count++] = m;
+}
+
+/* The least recently used that may be dropped, of namespace |ns| or, with NULL, of all. */
+static struct fast_model *find_oldest(const struct fast_catalog *c, const char *ns)
+{
+    struct fast_model *oldest = NULL;
+    for (int i = 0; i < c->count; i++)
+        if (fast_model_is_cached(c->models[i]) && (!ns || !strcmp(c->models[i]->ns, ns)) &&
+            (!oldest || c->models[i]->used_at < oldest->used_at))
+            oldest = c->models[i];
+    return oldest;
+}
+
+/* A place for one more model of |ns|, if need be that of one that nobody uses. */
+static int make_place(struct fast_catalog *c, const char *ns, struct fast_err *err)
+{
+    int own = 0;
+    for (int i = 0; i < c->count; i++)
+        own += !strcmp(c->models[i]->ns, ns);
+    bool full = own >= FAST_CATALOG_NS_MODELS;
+    if (!full && c->count < FAST_CATALOG_MODELS)
+        return 0;
+    struct fast_model *oldest = find_oldest(c, full ? ns : NULL);
+    if (!oldest || c->freed_count >= FAST_CATALOG_MODELS)
+        return fast_err_set(err, FAST_ENOROOM, "there are %d models already, %d of namespace %.60s",
+                            c->count, own, ns);
+    drop_model(c, oldest);
+    return 0;
+}
+
 static int add_model(struct fast_catalog *c, const struct fast_model_want *w, struct fast_model **ret,
                      struct fast_err *err)
 {
-    if (c->count + c->freed_count >= FAST_CATALOG_MODELS)
-        return fast_err_set(err, FAST_ENOROOM, "there are %d models already", c->count);
+    int rc = make_place(c, w->ns, err);
+    if (rc)
+        return rc;
     struct fast_model *m = calloc(1, sizeof(*m));
     if (!m)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a model");
@@ -164,18 +205,6 @@ static int add_model(struct fast_catalog *c, const struct fast_model_want *w, st
     c->models[c->count++] = m;
     *ret = m;
     return 0;
-}
-
-static void drop_model(struct fast_catalog *c, struct fast_model *m)
-{
-    int i = 0;
-    while (c->models[i] != m)
-        i++;
-    c->count--;
-    for (; i < c->count; i++)
-        c->models[i] = c->models[i + 1];
-    m->state = FAST_MODEL_GONE;
-    c->freed[c->freed_count++] = m;
 }
 
 /* ---- holds ---- */
@@ -218,7 +247,13 @@ int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
                             w->name, *w->version ? " of version " : "", w->version, w->ns);
     if (c->waits >= FAST_CATALOG_WAITS)
         return fast_err_set(err, FAST_ENOROOM, "%d requests for models wait already", c->waits);
-    struct hold *h = calloc(1, sizeof(*h)), **at = &c->holds;
+    struct hold **at = &c->holds;
+    int of_client = 0;
+    for (; *at; at = &(*at)->next)
+        of_client += (*at)->client == client;
+    if (of_client >= FAST_CATALOG_HOLDS)
+        return fast_err_set(err, FAST_ENOROOM, "this client has %d references already", of_client);
+    struct hold *h = calloc(1, sizeof(*h));
     if (!h)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a reference");
     bool is_new = !m;
@@ -226,10 +261,10 @@ int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
         free(h);
         return rc;
     }
-    *h = (struct hold){.client = client, .id = id, .model = m, .can_load = w->bytes == m->bytes,
+    /* Who loads can write: never somebody of another namespace. */
+    bool can_load = w->bytes == m->bytes && !strcmp(w->ns, m->ns);
+    *h = (struct hold){.client = client, .id = id, .model = m, .can_load = can_load,
                        .until = w->wait < FAST_NEVER - now ? now + w->wait : FAST_NEVER};
-    while (*at)
-        at = &(*at)->next;
     *at = h;
     m->waiting++;
     c->waits++;
@@ -377,11 +412,7 @@ int fast_catalog_pin(struct fast_catalog *c, const char *ns, const char *name, c
 
 uint64_t fast_catalog_evict(struct fast_catalog *c)
 {
-    struct fast_model *oldest = NULL;
-    for (int i = 0; i < c->count; i++)
-        if (fast_model_is_cached(c->models[i]) &&
-            (!oldest || c->models[i]->used_at < oldest->used_at))
-            oldest = c->models[i];
+    struct fast_model *oldest = find_oldest(c, NULL);
     if (!oldest)
         return 0;
     drop_model(c, oldest);

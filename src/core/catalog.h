@@ -23,6 +23,8 @@
 #include "base/units.h"
 
 #define FAST_CATALOG_MODELS 256
+#define FAST_CATALOG_NS_MODELS 64 /* of one namespace */
+#define FAST_CATALOG_HOLDS 256    /* references and waits of one client */
 #define FAST_CATALOG_NAME 128   /* bytes of a model's name, with its NUL */
 #define FAST_CATALOG_VERSION 64 /* and of its version */
 #define FAST_CATALOG_NS 64      /* and of its namespace */

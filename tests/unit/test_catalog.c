@@ -310,6 +310,92 @@ static void step(struct fast_catalog *c, struct client *clients, unsigned *seed,
     perform(c, clients);
 }
 
+static void only_its_own_namespace_loads_a_model(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("m", 100), foreign = of("m", 100);
+    w.flags = FAST_MODEL_F_SHARED;
+    foreign.ns = "b";
+    want(c, 1, &w, 0);
+    struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
+    want(c, 2, &foreign, 0); /* waits; it may read, never write */
+    want(c, 3, &w, 0);
+    fast_catalog_client_gone(c, 1, 1);
+    assert_ptr_equal(expect(c, FAST_CATALOG_LOAD, 3), m);
+    fast_catalog_client_gone(c, 3, 1);
+    assert_ptr_equal(expect(c, FAST_CATALOG_FREE, 0), m);
+    expect(c, FAST_CATALOG_EXPIRE, 2);
+    nothing(c);
+    fast_catalog_free(c);
+}
+
+static void one_namespace_does_not_fill_the_catalogue(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_err err;
+    char name[16];
+    struct fast_model_want w = of(name, 1), other = of("m", 1);
+    other.ns = "b";
+    for (int i = 0; i < FAST_CATALOG_NS_MODELS; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        want(c, 1, &w, i);
+        const struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
+        assert_int_equal(fast_catalog_commit(c, 1, m->id, i, NULL), 0);
+    }
+    snprintf(name, sizeof(name), "more");
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 1000, &err), -FAST_ENOROOM);
+    want(c, 2, &other, 1000);
+    expect(c, FAST_CATALOG_LOAD, 2);
+    fast_catalog_client_gone(c, 1, 1001); /* what it does not use makes place */
+    want(c, 1, &w, 1002);
+    expect(c, FAST_CATALOG_FREE, 0);
+    expect(c, FAST_CATALOG_LOAD, 1);
+    assert_int_equal(fast_catalog_count(c), FAST_CATALOG_NS_MODELS + 1);
+    fast_catalog_free(c);
+}
+
+static void a_full_catalogue_drops_what_nobody_uses(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    char ns[16];
+    struct fast_model_want w = of("m", 1);
+    w.ns = ns;
+    for (int i = 0; i < 2 * FAST_CATALOG_MODELS; i++) {
+        struct fast_catalog_action a;
+        snprintf(ns, sizeof(ns), "n%d", i);
+        want(c, 1, &w, i);
+        assert_true(fast_catalog_next(c, &a));
+        if (a.what == FAST_CATALOG_FREE)
+            assert_true(fast_catalog_next(c, &a));
+        assert_int_equal(a.what, FAST_CATALOG_LOAD);
+        assert_int_equal(fast_catalog_commit(c, 1, a.model->id, i, NULL), 0);
+        fast_catalog_client_gone(c, 1, i);
+        nothing(c);
+    }
+    assert_int_equal(fast_catalog_count(c), FAST_CATALOG_MODELS);
+    fast_catalog_free(c);
+}
+
+static void a_client_has_only_so_many_references(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_err err;
+    struct fast_model_want look = of("m", 0);
+    load(c, 1, "m", 1);
+    for (int i = 0; i < FAST_CATALOG_HOLDS; i++) {
+        want(c, 2, &look, 2);
+        expect(c, FAST_CATALOG_GIVE, 2);
+    }
+    assert_int_equal(fast_catalog_want(c, 2, 1, &look, 2, &err), -FAST_ENOROOM);
+    want(c, 3, &look, 2);
+    expect(c, FAST_CATALOG_GIVE, 3);
+    fast_catalog_free(c);
+}
+
 static void references_always_add_up(void **state)
 {
     (void)state;
@@ -343,6 +429,10 @@ int main(void)
         cmocka_unit_test(removal_waits_for_the_last_reference),
         cmocka_unit_test(an_earlier_life_is_told_apart),
         cmocka_unit_test(bad_names_are_refused),
+        cmocka_unit_test(only_its_own_namespace_loads_a_model),
+        cmocka_unit_test(one_namespace_does_not_fill_the_catalogue),
+        cmocka_unit_test(a_full_catalogue_drops_what_nobody_uses),
+        cmocka_unit_test(a_client_has_only_so_many_references),
         cmocka_unit_test(references_always_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
