@@ -48,7 +48,7 @@ void node_job_end_process(struct node_job *job)
 static int spawn(struct node_store *s, const struct fast_msg_model_push *m, struct node_job *job,
                  struct fast_err *err)
 {
-    struct fast_pass pass = {.who = "push"};
+    struct fast_pass pass = {.admin = true, .who = "push"}; /* may pin and share */
     char text[FAST_PASS_MAX];
     const char *argv[12] = {s->all->node->conf->store_path, "--socket", s->socket, "--push", m->path.p,
                             "--model", m->name.p};

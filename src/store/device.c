@@ -23,6 +23,9 @@ int store_device_init(struct store_device *dev, const char *probe_file, struct f
     const struct fast_store_driver *d = &dev->d;
     int rc = fast_store_driver_load(&dev->d, err);
     rc = rc ? rc : fast_store_driver_check(d, d->device_get(&dev->device, 0), "cuDeviceGet", err);
+    rc = rc ? rc
+            : fast_store_driver_check(d, d->device_total(&dev->total, dev->device), "cuDeviceTotalMem",
+                                      err);
     rc = rc ? rc : store_probe(d, dev->device, probe_file, &dev->via, err);
     if (rc || dev->via == FAST_STORE_VIA_IPC)
         return rc ? rc : fast_store_driver_enter(d, &dev->ctx, err);
@@ -98,13 +101,12 @@ static int alloc_ipc(struct store_device *dev, uint64_t bytes, struct store_mem 
 int store_device_alloc(struct store_device *dev, uint64_t bytes, struct store_mem **ret,
                        struct fast_err *err)
 {
+    if (bytes > dev->total)
+        return fast_err_set(err, FAST_ENOROOM, "the device has %zu bytes and not %llu", dev->total,
+                            (unsigned long long)bytes);
     struct store_mem *mem = calloc(1, sizeof(*mem));
     if (!mem)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a model");
-    if (bytes > INT64_MAX / 2) {
-        free(mem);
-        return fast_err_set(err, FAST_ENOMEM, "no device has %llu bytes", (unsigned long long)bytes);
-    }
     int rc = dev->via == FAST_STORE_VIA_IPC ? alloc_ipc(dev, bytes, mem, err)
                                             : alloc_vmm(dev, bytes, mem, err);
     if (rc) {

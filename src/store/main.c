@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -180,6 +181,17 @@ static int begin(struct store *s, struct fast_err *err)
     return rc ? rc : store_sessions_begin(s, err);
 }
 
+/* Every client and every piece of a model is a descriptor; what one is given by default is few. */
+static void want_descriptors(void)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r))
+        return;
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r))
+        fast_log(WARN, "few descriptors", "error=\"%s\"", strerror(errno));
+}
+
 static int serve(const struct options *o)
 {
     static struct store s; /* large, and zero */
@@ -190,6 +202,7 @@ static int serve(const struct options *o)
     fast_log_set(FAST_LOG_INFO, fast_log_stderr);
     if (o->conf.listen_fd >= 0)
         fcntl(o->conf.listen_fd, F_SETFD, FD_CLOEXEC);
+    want_descriptors();
     int rc = begin(&s, &err);
     if (!rc) {
         fast_log(INFO, "store ready", "gpu=%d via=%s epoch=%llx: models of an earlier life are not "

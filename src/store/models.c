@@ -199,6 +199,10 @@ uint64_t store_evict(struct store *s, uint64_t bytes)
 int store_want(struct store_session *c, const struct fast_msg *m, struct fast_err *err)
 {
     const struct fast_msg_model_want *w = &m->model_want;
+    /* What others will read, or what stays for ever, is for whoever runs the machine to say. */
+    if (!c->pass.admin && (w->flags & (FAST_MODEL_F_SHARED | FAST_MODEL_F_PINNED)))
+        return fast_err_set(err, FAST_EPERM, "only fast model push may share a model with other "
+                                             "namespaces, or pin it");
     struct fast_model_want want = {.ns = c->pass.ns, .name = w->name.p, .version = w->version.p,
                                    .digest = {w->digest_hi, w->digest_lo}, .bytes = w->bytes,
                                    .flags = w->flags, .wait = FAST_MS(w->wait_ms)};

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "store/store.h"
 
 #define SESSIONS_MAX 1024
+#define SESSIONS_NS 256 /* of one namespace; the node's own are not counted */
 #define PACKETS_PER_TURN 16
 
 struct store_session *store_session_find(struct store *s, uint64_t id)
@@ -88,6 +90,12 @@ static int on_hello(struct store_session *c, const struct fast_msg *m, struct fa
     } else if (!fast_pass_read(s->key, m->store_hello.pass.p, &c->pass)) {
         return fast_err_set(err, FAST_EPERM, "this pass was not made by the node of this store");
     }
+    int others = 0;
+    for (const struct store_session *o = s->sessions; o && !c->pass.admin; o = o->next)
+        others += o->greeted && !o->closing && !o->pass.admin && !strcmp(o->pass.ns, c->pass.ns);
+    if (others >= SESSIONS_NS)
+        return fast_err_set(err, FAST_ENOROOM, "namespace %.60s has %d connections already",
+                            c->pass.ns, others);
     c->greeted = true;
     struct fast_msg out = {.type = FAST_MSG_T_store_welcome, .id = m->id,
                            .store_welcome = {.version = FAST_MSG_VERSION, .epoch = s->epoch,
@@ -225,19 +233,50 @@ static void on_readable(void *arg, int events)
 
 /* ---- coming ---- */
 
+/* Who has waited for longest without saying who it is. */
+static struct store_session *find_silent(struct store *s)
+{
+    struct store_session *oldest = NULL;
+    for (struct store_session *c = s->sessions; c; c = c->next)
+        if (!c->greeted && !c->closing)
+            oldest = c; /* the newest is the first */
+    return oldest;
+}
+
+/* Half of the descriptors are for memory and for what the driver opens. */
+static int sessions_max(void)
+{
+    struct rlimit r;
+    return getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur / 2 > SESSIONS_MAX ? SESSIONS_MAX
+                                                                         : (int)r.rlim_cur / 2;
+}
+
+/* No more connections until somebody goes; whoever only keeps a place goes now. */
+static void hold_the_door(struct store *s)
+{
+    struct store_session *silent = find_silent(s);
+    if (s->sessions)
+        fast_watch_set(s->listen_watch, 0);
+    if (silent)
+        session_end(silent);
+}
+
 static void on_connection(void *arg, int events)
 {
     struct store *s = arg;
     struct ucred who = {0};
     socklen_t len = sizeof(who);
     (void)events;
-    if (s->session_count >= SESSIONS_MAX) {
-        fast_watch_set(s->listen_watch, 0); /* until somebody goes */
+    if (s->session_count >= sessions_max()) {
+        hold_the_door(s);
         return;
     }
     int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE)
+            hold_the_door(s);
         return;
+    }
     struct store_session *c = calloc(1, sizeof(*c));
     if (c)
         c->watch = fast_watch_new(s->loop, fd, FAST_LOOP_IN, on_readable, c);

@@ -46,11 +46,12 @@ struct store_device {
     CUdevice device;
     CUcontext ctx; /* IPC needs one; VMM only if the driver says so */
     size_t granularity;
+    size_t total; /* bytes of the device */
     enum fast_store_via via;
 };
 
 int store_device_init(struct store_device *dev, const char *probe_file, struct fast_err *err);
-/* FAST_ENOMEM: the device has no room. */
+/* FAST_ENOMEM: the device has no room now; FAST_ENOROOM: it never has, whatever goes. */
 int store_device_alloc(struct store_device *dev, uint64_t bytes, struct store_mem **ret,
                        struct fast_err *err);
 void store_device_free(struct store_device *dev, struct store_mem *mem); /* NULL is fine */

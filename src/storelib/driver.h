@@ -14,6 +14,7 @@
     X(init, "cuInit", 1, (unsigned))                                                               \
     X(device_get, "cuDeviceGet", 1, (CUdevice *, int))                                             \
     X(device_attribute, "cuDeviceGetAttribute", 1, (int *, int, CUdevice))                         \
+    X(device_total, "cuDeviceTotalMem_v2", 1, (size_t *, CUdevice))                                \
     X(driver_version, "cuDriverGetVersion", 1, (int *))                                            \
     X(primary_retain, "cuDevicePrimaryCtxRetain", 1, (CUcontext *, CUdevice))                      \
     X(primary_release, "cuDevicePrimaryCtxRelease_v2", 1, (CUdevice))                              \

@@ -34,7 +34,7 @@ enum {
     FAST_STORE_EINVAL = -1,  /* the argument or the file is wrong */
     FAST_STORE_ENOENT = -2,  /* there is no such model, file or tensor */
     FAST_STORE_ENOMEM = -4,  /* out of memory, of the host or the device */
-    FAST_STORE_ENOROOM = -5, /* too many models */
+    FAST_STORE_ENOROOM = -5, /* too many models, references or connections; larger than the device */
     FAST_STORE_EPERM = -6,   /* not allowed */
     FAST_STORE_EBUSY = -7,
     FAST_STORE_EIO = -8,     /* a system call or the driver failed */
@@ -46,7 +46,8 @@ enum {
 
 /* Flags of loading. */
 enum {
-    FAST_STORE_SHARED = 1,  /* functions of other namespaces may use the model too */
+    FAST_STORE_SHARED = 1,  /* functions of other namespaces may use the model too; only for who may
+                             * administer the store, else FAST_STORE_EPERM. PINNED likewise */
     FAST_STORE_PINNED = 2,  /* it is never dropped for lack of memory */
     FAST_STORE_PRIVATE = 4, /* without a store, or after a time-out: load a copy of one's own */
 };

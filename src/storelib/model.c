@@ -195,8 +195,10 @@ int store_model_obtain(struct fast_store *s, const struct store_want *want,
     if (rc)
         return rc;
     rc = obtain_shared(s, want, tensors, n, fill, arg, ret, err);
-    /* A wrong file is wrong in a private copy as well. */
-    if (rc && rc != -FAST_EINVAL && fill && (want->flags & FAST_STORE_PRIVATE))
+    /* A wrong file is wrong in a private copy as well; who may not share should hear of it. */
+    bool wrong = rc == -FAST_EINVAL ||
+                 (rc == -FAST_EPERM && (want->flags & (FAST_STORE_SHARED | FAST_STORE_PINNED)));
+    if (rc && !wrong && fill && (want->flags & FAST_STORE_PRIVATE))
         rc = load_private(s, tensors, n, want->bytes, fill, arg, ret, err);
     if (!rc)
         store_client_use(s);

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""A tenant that means harm, at the socket of a store: it speaks the protocol by hand and takes what it can.
+Whatever it does, the tenant of another namespace gets in, loads and keeps what is its own."""
+import array
+import fcntl
+import os
+import resource
+import socket
+import struct
+import sys
+import unittest
+
+import node
+import store as e2e
+import wire
+
+MIB = 1 << 20
+KEY = bytes(range(16))
+MASK = (1 << 64) - 1
+SHARED, PINNED = 1, 2
+CONNECTIONS = 1500
+
+
+def code(data, key=KEY):
+    """SipHash-2-4, as core/pass.c has it."""
+    k0, k1 = struct.unpack("<QQ", key)
+    v = [k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d, k0 ^ 0x6c7967656e657261, k1 ^ 0x7465646279746573]
+
+    def rotate(x, by):
+        return (x << by | x >> (64 - by)) & MASK
+
+    def turn(times):
+        for _ in range(times):
+            v[0] = (v[0] + v[1]) & MASK
+            v[2] = (v[2] + v[3]) & MASK
+            v[1], v[3] = rotate(v[1], 13) ^ v[0], rotate(v[3], 16) ^ v[2]
+            v[0] = rotate(v[0], 32)
+            v[2] = (v[2] + v[1]) & MASK
+            v[0] = (v[0] + v[3]) & MASK
+            v[1], v[3] = rotate(v[1], 17) ^ v[2], rotate(v[3], 21) ^ v[0]
+            v[2] = rotate(v[2], 32)
+
+    end = len(data) // 8 * 8
+    words = [w for w, in struct.iter_unpack("<Q", data[:end])]
+    words.append(int.from_bytes(data[end:], "little") | (len(data) & 255) << 56)
+    for word in words:
+        v[3] ^= word
+        turn(2)
+        v[0] ^= word
+    v[2] ^= 0xff
+    turn(4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def make_pass(ns, admin=False, key=KEY):
+    text = f"1:{int(admin)}:{ns}:r"
+    return f"{text}:{code(text.encode(), key):016x}"
+
+
+class StoreAbuse(unittest.TestCase):
+    def setUp(self):
+        with open(f"/tmp/fast-key-{os.getpid()}", "wb") as f:
+            f.write(KEY)
+        self.addCleanup(os.unlink, f.name)
+        self.store = e2e.Store("--key-file", f.name)
+        self.addCleanup(self.store.close)
+        self.open = []
+        self.addCleanup(lambda: [s.close() for s in self.open])
+
+    def raw(self):
+        def connect():
+            try:
+                self.open.append(wire.Session(self.store.socket, hello=False))
+            except BlockingIOError:  # too many wait to be let in
+                return False
+            return True
+
+        node.wait_until(connect)
+        return self.open[-1]
+
+    def enter(self, ns, **more):
+        s = self.raw()
+        s.send("store_hello", 1, version=wire.VERSION, **{"pass": make_pass(ns, **more)})
+        return s, s.receive()
+
+    def member(self, ns, **more):
+        s, answer = self.enter(ns, **more)
+        self.assertEqual(answer.name, "store_welcome", answer)
+        return s
+
+    def want(self, s, name, size=MIB, flags=0):
+        """The answer; what belongs to it is left to be received."""
+        s.last_id += 1
+        s.send("model_want", s.last_id, digest_lo=1, bytes=size, name=name, version="1", flags=flags)
+        return s.receive()
+
+    def loads(self, s, name, size=MIB):
+        answer = self.want(s, name, size)
+        self.assertEqual(answer.name, "model_open", answer)
+        for _ in range(answer.chunks):
+            self.assertEqual(s.receive().name, "model_chunk")
+        return answer.model
+
+    def others_are_served(self):
+        good = self.member("good")
+        model = self.loads(good, "weights")
+        good.send("model_close", 7, model=model)
+        self.assertEqual(good.receive().code, 0)
+        good.close()
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.store.process.pid}/fd"))
+
+    def test_only_a_pass_of_the_node_lets_in(self):
+        for text in ("", "1:1:good:r", make_pass("good")[:-1], make_pass("good").replace("good", "evil"),
+                     make_pass("good").replace("1:0:", "1:1:"), make_pass("good", key=bytes(16)), "x" * 60000):
+            s = self.raw()
+            s.send("store_hello", 1, version=wire.VERSION, **{"pass": text})
+            self.assertEqual(s.receive().name, "refused", text[:80])
+        self.others_are_served()
+
+    def test_what_is_no_message_ends_a_connection_and_nothing_else(self):
+        before = self.descriptors()
+        hello = wire.encode("store_hello", 1, version=wire.VERSION, **{"pass": make_pass("evil")})
+        for packet in (b"\0", os.urandom(100), hello[:7], hello[:-3], hello + b"x", os.urandom(60000)):
+            for greeted in (False, True):
+                s = self.member("evil") if greeted else self.raw()
+                s.send_raw(packet)
+                self.assertEqual(s.receive().name, "refused")
+                self.assertRaises((EOFError, OSError), s.receive)
+        node.wait_until(lambda: self.descriptors() == before)
+        self.others_are_served()
+
+    def test_descriptors_that_nobody_asked_for_are_closed(self):
+        evil = self.member("evil")
+        before = self.descriptors()
+        with open("/dev/null", "rb") as null:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [null.fileno()] * 200))]
+            for name in ("model_commit", "model_close", "model_known"):
+                evil.socket.sendmsg([wire.encode(name, 2, model=5)], rights)
+                self.assertEqual(wire.CODES[evil.receive().code], "ENOENT")
+            self.assertEqual(self.descriptors(), before)
+            model = self.loads(evil, "m")
+            evil.socket.sendmsg([wire.encode("model_commit", 3, model=model)], rights)
+            self.assertEqual(wire.CODES[evil.receive().code], "EPROTO", "that is no table of tensors")
+        node.wait_until(lambda: self.descriptors() == before - 1)
+        self.others_are_served()
+
+    def test_connections_that_say_nothing_keep_nobody_out(self):
+        for _ in range(CONNECTIONS):
+            self.raw()
+        self.others_are_served()
+        self.assertEqual(self.enter("-", admin=True)[1].name, "store_welcome")
+
+    def test_a_store_without_descriptors_lets_in_again(self):
+        pid, limit = self.store.process.pid, resource.RLIMIT_NOFILE
+        resource.prlimit(pid, limit, (64, resource.prlimit(pid, limit)[1]))
+        for _ in range(200):
+            self.raw()
+        self.others_are_served()
+
+    def test_connections_of_one_namespace_keep_nobody_out(self):
+        names = {self.enter("evil")[1].name for _ in range(CONNECTIONS)}
+        self.assertEqual(names, {"store_welcome", "refused"})
+        self.others_are_served()
+        self.assertEqual(self.enter("-", admin=True)[1].name, "store_welcome")
+
+    def test_a_replica_can_neither_pin_nor_share(self):
+        evil = self.member("evil")
+        for flags in (SHARED, PINNED):
+            self.assertEqual(wire.CODES[self.want(evil, "m", flags=flags).get("code")], "EPERM")
+        for name in ("model_pin", "model_remove"):
+            _, done = evil.ask(name, ns="evil", name="m", version="1")
+            self.assertEqual(wire.CODES[done.code], "EPERM")
+        self.assertEqual(self.want(self.member("evil", admin=True), "m", flags=SHARED | PINNED).name, "model_open")
+
+    def test_what_no_device_has_drives_nobody_out(self):
+        good, evil = self.member("good", admin=True), self.member("evil")
+        manifest = os.memfd_create("m", os.MFD_ALLOW_SEALING)
+        self.addCleanup(os.close, manifest)
+        os.write(manifest, struct.pack("<IIQQ", 0x314d5346, 0, 0, 0))
+        fcntl.fcntl(manifest, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        model = self.loads(good, "cached")
+        good.socket.sendmsg([wire.encode("model_commit", 8, model=model)],
+                            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [manifest]))])
+        self.assertEqual(good.receive().code, 0)
+        good.send("model_close", 9, model=model)
+        self.assertEqual(good.receive().code, 0)
+        for size in (1 << 40, 1 << 50, MASK):
+            self.assertEqual(wire.CODES[self.want(evil, "m", size).get("code")], "ENOROOM")
+        good.send("model_known", 10, model=model)
+        self.assertEqual(good.receive().code, 0, "it is still there")
+
+
+if __name__ == "__main__":
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < CONNECTIONS + 100:
+        print(f"skipped: a process may have only {hard} descriptors")
+        sys.exit(77)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (CONNECTIONS + 100, hard))
+    unittest.main()
