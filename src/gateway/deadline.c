@@ -4,20 +4,47 @@
 #include "gateway/job.h"
 #include "gateway/link.h"
 
-static fast_ns earliest_due(const struct gateway *gw, const struct gw_replica *r)
+/* Of the few that are in flight at it. */
+static fast_ns earliest_due(const struct gw_replica *r)
 {
     fast_ns due = FAST_NEVER;
-    for (const struct gw_job *j = gw->jobs; j; j = j->next)
-        if (j->replica == r && j->due && j->due < due)
+    for (const struct gw_job *j = r->jobs; j; j = j->at_next)
+        if (j->due && j->due < due)
             due = j->due;
     return due;
+}
+
+void gw_job_arrives(struct gw_job *j, struct gw_replica *r)
+{
+    j->replica = r;
+    j->at_prev = NULL;
+    j->at_next = r->jobs;
+    if (r->jobs)
+        r->jobs->at_prev = j;
+    r->jobs = j;
+}
+
+struct gw_replica *gw_job_departs(struct gw_job *j)
+{
+    struct gw_replica *r = j->replica;
+    if (!r)
+        return NULL;
+    if (j->at_prev)
+        j->at_prev->at_next = j->at_next;
+    else
+        r->jobs = j->at_next;
+    if (j->at_next)
+        j->at_next->at_prev = j->at_prev;
+    j->replica = NULL;
+    j->at_next = j->at_prev = NULL;
+    return r;
 }
 
 void gw_replica_tell_due(struct gateway *gw, struct gw_replica *r)
 {
     if (r->gpu < 0 || r->phase == GW_GONE || !r->fn->spec->slo)
         return;
-    fast_ns due = r->in_flight ? earliest_due(gw, r) : FAST_NEVER;
+    fast_ns due = earliest_due(r);
     if (due == r->due)
         return;
     struct fast_msg m = {.type = FAST_MSG_T_replica_deadline,

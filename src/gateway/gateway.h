@@ -88,6 +88,7 @@ struct gw_replica {
     uint64_t session; /* of the link, when it was last told of */
     struct fast_balance_item item;
     int in_flight; /* changed by gw_replica_count_flight() only */
+    struct gw_job *jobs; /* that it is at */
     fast_ns due;   /* as told to the node; FAST_NEVER: none */
     fast_ns waiting_since, waiting_ns; /* with two or more in flight; since 0: not now */
     struct gw_span span;

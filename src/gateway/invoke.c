@@ -75,12 +75,11 @@ fast_ns gw_job_timeout(const struct gw_job *j)
 
 static void leave(struct gw_job *j)
 {
-    struct gw_replica *r = j->replica;
     struct gw_function *fn = j->fn;
     if (j->call)
         fast_http_call_cancel(j->call);
     j->call = NULL;
-    j->replica = NULL;
+    struct gw_replica *r = gw_job_departs(j);
     if (!r)
         return;
     fn->jobs++; /* the replica may be the last that holds the function */
@@ -443,7 +442,7 @@ void gw_job_dispatch(struct gw_job *j)
     while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
         struct gw_replica *r = FAST_CONTAINER_OF(item, struct gw_replica, item);
         gw_replica_count_flight(r, 1, fast_loop_now(j->gw->loop));
-        j->replica = r;
+        gw_job_arrives(j, r);
         if (!open_call(j, &err)) {
             j->attempts++;
             j->sent = fast_loop_now(j->gw->loop);

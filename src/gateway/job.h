@@ -18,6 +18,7 @@ struct gw_job {
     struct gateway *gw;
     struct gw_function *fn;
     struct gw_replica *replica; /* NULL: it waits */
+    struct gw_job *at_next, *at_prev; /* others at the same replica */
     struct fast_http_req *req;  /* NULL: it carries |batch| */
     struct gw_batch *batch, *in_batch; /* that it carries, that it travels in */
     struct fast_http_call *call;
@@ -64,7 +65,10 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
 
 /* ---- deadline.c ---- */
 
-/* A request has come to |r|, or has left it. */
+/* |j| goes to |r|; it leaves where it is, which is returned (NULL: it was nowhere). */
+void gw_job_arrives(struct gw_job *j, struct gw_replica *r);
+struct gw_replica *gw_job_departs(struct gw_job *j);
+/* After either. */
 void gw_replica_tell_due(struct gateway *gw, struct gw_replica *r);
 
 /* ---- invoke_queue.c ---- */
