@@ -29,8 +29,8 @@ CUresult drv_enter_ctx(struct ctx **ret)
         return drv_leave(CUDA_ERROR_INVALID_CONTEXT);
     if (ctx->handle.type != H_CTX)
         return drv_leave(CUDA_ERROR_CONTEXT_IS_DESTROYED);
-    if (ctx_error(ctx))
-        return drv_leave(ctx->error);
+    if ((rc = ctx_error(ctx)))
+        return drv_leave(rc);
     *ret = ctx;
     return CUDA_SUCCESS;
 }

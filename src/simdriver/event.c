@@ -108,8 +108,8 @@ static CUresult enter_event(CUevent handle, struct event **ret)
         return drv_leave(CUDA_ERROR_INVALID_HANDLE);
     if (e->capture_id)
         return drv_leave(CUDA_ERROR_CAPTURED_EVENT);
-    if (ctx_error(e->ctx))
-        return drv_leave(e->ctx->error);
+    if ((rc = ctx_error(e->ctx)))
+        return drv_leave(rc);
     if ((rc = capture_unsafe(e->ctx)))
         return drv_leave(rc);
     *ret = e;
@@ -124,8 +124,8 @@ CUAPI cuEventQuery(CUevent handle)
         return rc;
     if (e->recorded && !e->done)
         work_poll();
-    if (ctx_error(e->ctx))
-        return drv_leave(e->ctx->error);
+    if ((rc = ctx_error(e->ctx)))
+        return drv_leave(rc);
     return drv_leave(e->recorded && !e->done ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS);
 }
 
