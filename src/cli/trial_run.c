@@ -26,6 +26,8 @@
 #define DEFAULT_NS "openfaas-fn"
 #define LOCK_TIMEOUT FAST_S(3)
 #define FAILURES_MAX 0.05       /* above this share of wrong answers a trial has failed */
+#define SILENCE_PART 0.5        /* of the time, at its end, without an answer: it has stalled, */
+#define SILENCE_TURNS 4         /* if it has answered all users so often in a time as long */
 #define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
 #define LATENCY_PART 0.4        /* of the time of a trial */
 #define PRESSURE_MAX 0.3        /* of the time some task waits for a CPU: throughput may be too low */
@@ -415,6 +417,25 @@ static double cpu_pressure_us(void)
     return total && sscanf(total, "total=%lf", &us) == 1 ? us : 0;
 }
 
+/* Whether enough requests were answered well. |timeouts|: those of which no answer came in time. */
+static bool judge(struct run *r, const struct fast_load_result *res, uint64_t timeouts)
+{
+    uint64_t other = res->client_errors + res->throttled;
+    uint64_t bad = res->server_errors + other + res->lost + res->wrong + timeouts, all = res->ok + bad;
+    double rate = all ? (double)bad / (double)all : 0;
+    char text[200];
+    r->ret->error_rate = rate > r->ret->error_rate ? rate : r->ret->error_rate;
+    if (!res->ok && timeouts == all)
+        return failed(r, "timeout", "no answer in the time of the trial");
+    if (rate <= FAILURES_MAX)
+        return true;
+    snprintf(text, sizeof(text), "of %llu requests under load %llu were answered 5xx, %llu other than "
+             "2xx, %llu not at all, %llu not in time", (unsigned long long)all,
+             (unsigned long long)res->server_errors, (unsigned long long)other,
+             (unsigned long long)res->lost, (unsigned long long)timeouts);
+    return failed(r, 2 * timeouts > bad ? "timeout" : "errors", text);
+}
+
 /* All requests are due at once and |users| connections take one after the other: a closed loop. Those
  * left when the time is over were never sent; the load counts them as timed out. */
 static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
@@ -428,19 +449,14 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
     r->saturating = false;
     if (!played)
         return false;
-    uint64_t other = res->client_errors + res->throttled;
-    uint64_t bad = res->server_errors + other + res->lost + res->wrong, all = res->ok + bad;
-    char text[200];
-    r->ret->error_rate = all ? (double)bad / (double)all : 0;
-    if (!all)
-        return failed(r, "timeout", "no answer in the time of the trial");
-    if (r->ret->error_rate > FAILURES_MAX) {
-        snprintf(text, sizeof(text), "of %llu requests under load %llu were answered 5xx, %llu other than "
-                 "2xx, %llu not at all", (unsigned long long)all,
-                 (unsigned long long)res->server_errors,
-                 (unsigned long long)other,
-                 (unsigned long long)res->lost);
-        return failed(r, "errors", text);
+    if (!judge(r, res, 0))
+        return false;
+    double quiet = (double)(length - res->last_ok), turn = (double)res->last_ok * r->conf->users / (double)res->ok;
+    if (quiet > SILENCE_PART * (double)length && quiet > SILENCE_TURNS * turn) {
+        char text[120];
+        snprintf(text, sizeof(text), "no answer in the last %.1f s under load, after %llu answers", quiet * 1e-9,
+                 (unsigned long long)res->ok);
+        return failed(r, "timeout", text);
     }
     /* Up to the last answer: what was under way at the end would count for nothing otherwise, and with
      * a dozen answers that is percents. */
@@ -462,8 +478,8 @@ static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
         due[i] = (fast_ns)((double)i / rate * 1e9);
     if (!play(r, due, n, 64, FAST_S(60), res))
         return false;
-    if (!res->latency.count)
-        return failed(r, "timeout", "no answer at 60 % of the saturated rate");
+    if (!judge(r, res, res->timeouts))
+        return false;
     r->ret->p50_ms = (double)fast_hist_quantile(&res->latency, 500) * 1e-6;
     r->ret->p95_ms = (double)fast_hist_quantile(&res->latency, 950) * 1e-6;
     r->ret->p99_ms = (double)fast_hist_quantile(&res->latency, 990) * 1e-6;

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""A function that is healthy and does not do its work: HOW is 500, die or hang. Or it does, and writes down
-what came: HOW is seen, SEEN a file."""
+"""A function that is healthy and does not do its work: HOW is 500, die or hang. Or it does for a while: HOW is stall (ten
+answers, then none) or sour (500 from 2.5 s after its first request). Or it does, and writes down what came: HOW is
+seen, SEEN a file."""
 import http.server
 import os
 import time
 
+came = []  # moments of requests
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -21,6 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200)
 
     def do_POST(self):
+        came.append(time.monotonic())
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if os.environ["HOW"] == "seen":
             with open(os.environ["SEEN"], "ab") as f:
@@ -29,9 +32,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if os.environ["HOW"] == "die":
             os._exit(3)
-        if os.environ["HOW"] == "hang":
+        if os.environ["HOW"] == "hang" or (os.environ["HOW"] == "stall" and len(came) > 10):
             time.sleep(3600)
-        self.answer(500)
+        young = os.environ["HOW"] == "sour" and time.monotonic() - came[0] < 2.5
+        self.answer(200 if young or os.environ["HOW"] == "stall" else 500)
 
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

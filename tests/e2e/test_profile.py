@@ -259,6 +259,17 @@ class ProfileTest(unittest.TestCase):
             self.no_trial_left()
             self.stack.call("DELETE", "/system/functions", {"functionName": name})
 
+    def test_functions_that_fail_later(self):
+        """While it is saturated, or only afterwards, when latency is measured."""
+        for name, how, seconds, state in (("stalls", "stall", "2", "timeout"), ("sours", "sour", "4", "errors")):
+            self.stack.deploy(name, BAD, env={"HOW": how}, sm=6, request="0.1", limit="0.1", mem=1 << 28)
+            self.run_fast(name, "--seconds", seconds, "--max-trials", "1", status=1)
+            _, _, got, why, rps, p95, errors = self.rows()[-1]
+            self.assertEqual((got, rps, p95), (state, None, None), (name, why))
+            self.assertTrue(errors > 0 or state != "errors")
+            self.no_trial_left()
+            self.stack.call("DELETE", "/system/functions", {"functionName": name})
+
     def test_batches_and_bodies(self):
         seen = os.path.join(self.stack.root, "seen")
         self.db = os.path.join(self.stack.state_dir, "profiles.db")
