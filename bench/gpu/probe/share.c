@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +24,12 @@ static int finish(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* Who hangs in the driver ends with the one that waits for it, whose alarm rings. */
+static void end_with_parent(void)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 /* What a container has of its own, short of its files: exit status 126 where that is not allowed. Only
  * children are in the new space of process numbers, hence one more of them. */
 static void go_apart(void)
@@ -32,6 +39,7 @@ static void go_apart(void)
     pid_t pid = fork();
     if (pid)
         _exit(finish(pid));
+    end_with_parent();
 }
 
 /* Runs this program with |args|; returns its number. |in| is its standard input, -1: none. |apart|: in
@@ -45,6 +53,7 @@ static pid_t start(const struct probe *p, const char *const *args, int in, bool 
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
+        end_with_parent();
         if (in >= 0)
             dup2(in, STDIN_FILENO);
         if (apart)
@@ -211,6 +220,8 @@ static void suspend(struct probe *p, int pid)
         CUresult r = calls[i](pid, i == 0 ? lock_args : NULL);
         if (r != CUDA_SUCCESS) {
             probe_result(p, names[i], r);
+            if (i == 1) /* it holds the lock still, and would wait for ever */
+                calls[3](pid, NULL);
             return;
         }
         probe_number(names[i], (probe_now_us() - start) / 1000, "ms, 256 MiB");
