@@ -18,7 +18,7 @@ BUILD = os.environ.get("FAST_BUILD", os.path.join(ROOT, "build"))
 sys.path.insert(0, os.path.join(ROOT, "bench", "gpu"))
 TRACE = os.path.join(ROOT, "tests", "unit", "fake_trace.json")
 
-from gpukit import calibrate, find, machine, questions, results, schema, tables, targets  # noqa: E402
+from gpukit import calibrate, find, machine, questions, results, schema, stage_share, tables, targets, world  # noqa: E402
 
 
 class Calibrate(unittest.TestCase):
@@ -170,8 +170,8 @@ class Kept(unittest.TestCase):
         self.addCleanup(self.folder.cleanup)
         self.path = os.path.join(self.folder.name, "results.json")
 
-    def results(self, seconds=1000.0, **meta):
-        return results.Results(self.path, time.monotonic() + seconds, dict(self.META, **meta))
+    def results(self, seconds=1000.0, earlier=None, **meta):
+        return results.Results(self.path, time.monotonic() + seconds, dict(self.META, **meta), earlier)
 
     def stage(self, r, number=2, budget=1000):
         return results.Stage(r, number, "a title", budget, lambda text: None)
@@ -184,6 +184,19 @@ class Kept(unittest.TestCase):
         self.assertEqual({"rps": 1.0}, again.data["stages"]["2"]["cells"]["12.400"])
         again.forget([2, 3])
         self.assertEqual({}, again.data["stages"])
+
+    def test_an_earlier_file_is_gone_on_with_where_there_is_none(self):
+        """On a machine whose results folder is given back and is empty the next time."""
+        self.stage(self.results()).run(lambda s: s.cell("12.400", 1, lambda: rate(1.0)))
+        earlier = os.path.join(self.folder.name, "earlier.json")
+        os.rename(self.path, earlier)
+        r = self.results(earlier=earlier)
+        self.assertEqual("done", self.stage(r).run(lambda s: s.cell("12.400", 1, self.fail)))
+        self.stage(r).run(lambda s: s.cell("12.1000", 1, lambda: rate(2.0)))
+        r = self.results(earlier=earlier) # the newer one counts
+        self.assertEqual({"12.400", "12.1000"}, set(r.data["stages"]["2"]["cells"]))
+        with open(earlier, encoding="utf-8") as f:
+            self.assertEqual({"12.400"}, set(json.load(f)["stages"]["2"]["cells"]))
 
     def test_the_file_is_whole_in_the_middle_of_a_stage(self):
         def work(s):
@@ -253,6 +266,42 @@ class Kept(unittest.TestCase):
             f.write('{"meta": {')
         self.assertEqual({}, self.results().data["stages"])
         self.assertTrue(os.path.exists(self.path + ".unreadable"))
+
+
+class Loops(unittest.TestCase):
+    """Servers that are loaded at once."""
+
+    class Fake:
+        def __init__(self, error=None):
+            self.error = error
+
+        def loop(self, *_, **__):
+            if self.error:
+                raise RuntimeError(self.error)
+            return rate(10.0)
+
+    def test_the_sum_is_of_all_or_there_is_none(self):
+        self.assertEqual(20.0, world.total(world.loops([self.Fake(), self.Fake()], 1))["rps"])
+        with self.assertRaisesRegex(RuntimeError, "server 2 of 2: RuntimeError: out of memory"):
+            world.loops([self.Fake(), self.Fake("out of memory")], 1)
+
+
+class Replicas(unittest.TestCase):
+    def test_a_model_that_fails_leaves_the_others_their_figures(self):
+        done = []
+
+        def cells(_, __, model, config, *___):
+            if model == "bert":
+                raise RuntimeError("no capture")
+            done.append(f"{model}.{config}")
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(stage_share, "replicas_cells", cells), \
+                mock.patch.object(stage_share, "choose_slice", lambda *_: {"sm": 12}):
+            r = results.Results(os.path.join(folder, "results.json"), time.monotonic() + 1000, dict(Kept.META))
+            state = results.Stage(r, 3, "replicas", 1000, lambda text: None).run(
+                lambda s: stage_share.stage_replicas(mock.Mock(sim=None, replay=False), s, False))
+        self.assertEqual("failed", state)
+        self.assertIn("vit_huge.ours", done)
+        self.assertIn("bert.ours: RuntimeError: no capture", r.data["stages"]["3"]["why"])
 
 
 class Schema(unittest.TestCase):

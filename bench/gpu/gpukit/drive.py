@@ -31,7 +31,8 @@ def end(process, seconds):
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired): # one that hangs in the driver ends when that answers
+                process.wait(10)
 
 
 def lines_of_json(text):
@@ -45,14 +46,20 @@ def lines_of_json(text):
     return rows
 
 
+def alone(kit):
+    """The environment of a program that is no client of MPS, also where the machine has a daemon of its own; what
+    hangs is found by it when the kit ends."""
+    return dict(kit.env, CUDA_MPS_PIPE_DIRECTORY=os.path.join(kit.temp, "no-mps"))
+
+
 def probe(kit, *what, env=None, timeout=60):
     """Runs gpu-probe; returns {name: value}, with "exit" for its status. A name that comes more than
     once is a list."""
     argv = [kit.program("gpu-probe"), "--module", kit.probe_image, *map(str, what)]
-    out = {}
+    env, out = dict(alone(kit), **(env or {})), {}
     try:
         r = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False,
-                           env=dict(kit.env, **(env or {})))
+                           env=env)
         out["exit"], text = r.returncode, r.stdout
     except subprocess.TimeoutExpired as e:
         text = e.stdout or "" # bytes, whatever was asked for, in some versions of Python

@@ -189,6 +189,7 @@ class Kit:
     def close(self):
         for world in list(self.open):
             world.close()
+        end_users(self.temp) # a probe that hangs in the driver
         shutil.rmtree(self.temp, ignore_errors=True)
 
 

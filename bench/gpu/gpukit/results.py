@@ -1,6 +1,7 @@
 """What has been measured, in one JSON file that is whole after every cell, and how much time is left."""
 import json
 import os
+import shutil
 import signal
 import time
 import traceback
@@ -24,9 +25,12 @@ class Stop(BaseException):
 
 
 class Results:
-    def __init__(self, path, end, meta):
+    def __init__(self, path, end, meta, earlier=None):
+        """Goes on with |path|, where there is none with |earlier|, which is left as it is."""
         self.path, self.end = path, end
         self.data = {"meta": meta, "stages": {}}
+        if earlier and not os.path.exists(path):
+            shutil.copyfile(earlier, path)
         old = self.read()
         if old:
             for key, words in FIXED.items():
@@ -119,10 +123,14 @@ class Stage:
         return self.get(key)
 
     def try_cell(self, key, need, measure):
-        """As cell, for one that others do not rest on: when it fails, the stage goes on, and the failure
-        is its state in the end unless it is mended by the next run."""
+        """As cell, for one that others do not rest on."""
+        return self.attempt(key, lambda: self.cell(key, need, measure))
+
+    def attempt(self, key, work):
+        """A part that others do not rest on: when it fails, the stage goes on, and the failure is its state
+        in the end unless it is mended by the next run."""
         try:
-            return self.cell(key, need, measure)
+            return work()
         except Exception as e: # pylint: disable=broad-except
             if isinstance(e, (Cut, Skip)):
                 raise

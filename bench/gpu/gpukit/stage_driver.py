@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 
-from gpukit.drive import Watch, end, lines_of_json, mps, probe, spawn
+from gpukit.drive import Watch, alone, end, lines_of_json, mps, probe, spawn
 from gpukit.world import Server, World, quantile
 
 PERCENTAGES = (6, 10, 12, 24, 30, 40, 50, 60, 80, 100)
@@ -29,7 +29,7 @@ def pair(kit, env, *what):
 
 def spin_watched(kit, env, count, seconds=2.5):
     """What NVML says while |count| programs keep the GPU busy: per device, per process."""
-    spins = [spawn([kit.program("gpu-spin"), "2000", "64"], env=dict(kit.env, SPIN_IMAGE=kit.spin_image, **env),
+    spins = [spawn([kit.program("gpu-spin"), "2000", "64"], env=dict(alone(kit), SPIN_IMAGE=kit.spin_image, **env),
                               stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(count)]
     try:
         time.sleep(1)
@@ -49,7 +49,7 @@ def context_memory(kit, env):
     with Watch(kit, 100) as before:
         time.sleep(0.4)
     idle = spawn([kit.program("gpu-probe"), "--module", kit.probe_image, "idle"], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, text=True, env=dict(kit.env, **env))
+                            stdout=subprocess.PIPE, text=True, env=dict(alone(kit), **env))
     try:
         ready = any('"idle"' in line for line in iter(idle.stdout.readline, ""))
         with Watch(kit, 100) as during:
@@ -71,8 +71,8 @@ OVERRUN = ("overrun.excess_us_50us", "overrun.excess_us_200us", "overrun.excess_
 def overrun(kit):
     """How long kernels run on after a token is revoked, beyond the one that had begun: the 99th
     percentile by the length of kernels, and how they are spread."""
-    env = dict(kit.env, BENCH_HISTOGRAM="1", OVERRUN_CHILD=kit.path("bench/overrun_child"), OVERRUN_HOOK=kit.hook,
-               OVERRUN_IMAGE=kit.spin_image, CUDA_MPS_PIPE_DIRECTORY=os.path.join(kit.temp, "no-mps"))
+    env = dict(alone(kit), BENCH_HISTOGRAM="1", OVERRUN_CHILD=kit.path("bench/overrun_child"), OVERRUN_HOOK=kit.hook,
+               OVERRUN_IMAGE=kit.spin_image)
     r = subprocess.run([kit.path("bench/bench_overrun"), *OVERRUN], capture_output=True, text=True, timeout=90,
                        check=False, env=env)
     rows = {row["name"].split("_us_")[1]: {"p99_us": row["value"], "p50_us": row["spread"], "revocations": row["n"]}
@@ -172,9 +172,9 @@ def quota_cell(kit, window, seconds, kernel_us):
 def stage_quota(kit, stage, short):
     seconds = 1.5 if short else 3 if kit.sim else 6
     for window in ("100ms",) if short else ("10ms", "100ms", "1000ms"):
-        stage.cell(f"window.{window}", seconds + 10, lambda x=window: quota_cell(kit, x, seconds, 200))
+        stage.try_cell(f"window.{window}", seconds + 10, lambda x=window: quota_cell(kit, x, seconds, 200))
     if not short:
-        stage.cell("long_kernels", seconds + 10, lambda: quota_cell(kit, "100ms", seconds, 3000))
+        stage.try_cell("long_kernels", seconds + 10, lambda: quota_cell(kit, "100ms", seconds, 3000))
 
 
 def fault_cell(kit, seconds, break_it):
@@ -245,6 +245,6 @@ def illegal_neighbour(w, _):
 
 def stage_faults(kit, stage, short):
     seconds = 3 if short else 5 if kit.sim else 8
-    stage.cell("killed", seconds + 30, lambda: fault_cell(kit, seconds, kill_victim))
+    stage.try_cell("killed", seconds + 30, lambda: fault_cell(kit, seconds, kill_victim))
     if not short:
-        stage.cell("illegal", seconds + 60, lambda: fault_cell(kit, seconds, illegal_neighbour))
+        stage.try_cell("illegal", seconds + 60, lambda: fault_cell(kit, seconds, illegal_neighbour))

@@ -62,7 +62,7 @@ def stage_hook(kit, stage, short):
     for model in offered(kit, stage, ["resnet50"] if short else ["resnet50", "bert"]):
         for graphs in ((False,) if kit.replay else (True, False)):
             key = f"{model}.{'graph' if graphs else 'eager'}"
-            stage.cell(key, 2 * rounds * seconds + 5, lambda m=model, g=graphs: hook_cell(kit, m, g, seconds, rounds))
+            stage.try_cell(key, 2 * rounds * seconds + 5, lambda m=model, g=graphs: hook_cell(kit, m, g, seconds, rounds))
 
 
 # ---- 2 ----
@@ -89,7 +89,7 @@ def stage_grid(kit, stage, short):
         for sm, q in wanted:
             servers[sm].resize(q, q, sm, GIB_OF(kit))
             time.sleep(0.1)
-            stage.cell(f"{sm}.{q}", seconds + 1, lambda s=servers[sm]: loops([s], seconds)[0])
+            stage.try_cell(f"{sm}.{q}", seconds + 1, lambda s=servers[sm]: loops([s], seconds)[0])
 
 
 def GIB_OF(kit): # pylint: disable=invalid-name
@@ -151,12 +151,16 @@ def stage_replicas(kit, stage, short):
     plan = [(first, config, many) for config in (("timeshare", "ours") if short else CONFIGS)]
     plan += [(m, config, few) for m in others for config in ("timeshare", "ours")]
     plan += [(m, "racing", few) for m in others]
-    for model, config, counts in plan:
+
+    def part(model, config, counts):
         sm = None
         if config == "ours":
             sm = stage.cell(f"{model}.slice", 40 if not kit.sim else 5,
-                            lambda m=model, c=counts: choose_slice(kit, m, c, seconds / 2, short))["sm"]
+                            lambda: choose_slice(kit, model, counts, seconds / 2, short))["sm"]
         replicas_cells(kit, stage, model, config, counts, seconds, sm)
+
+    for row in plan:
+        stage.attempt(".".join(row[:2]), lambda r=row: part(*r))
 
 
 # ---- 4 ----
@@ -184,7 +188,7 @@ def stage_interference(kit, stage, short):
     seconds = cell_seconds(kit, short, 5)
     for name, (policy, sm) in INTERFERENCE.items():
         if name == "spatial" or not short:
-            stage.cell(name, 4 * seconds + 15, lambda p=policy, s=sm: interference_cell(kit, p, s, seconds))
+            stage.try_cell(name, 4 * seconds + 15, lambda p=policy, s=sm: interference_cell(kit, p, s, seconds))
 
 
 # ---- 5 ----
@@ -211,12 +215,12 @@ def pack_cell(kit, policy, which, seconds):
 def stage_packing(kit, stage, short):
     offered(kit, stage, ["resnet50", "rnnt", "bert"])
     seconds = cell_seconds(kit, short, 6) * (2 if kit.sim and not short else 1)
-    stage.cell("packed", seconds + 30, lambda: pack_cell(kit, "fast", range(len(PACK)), seconds))
+    stage.try_cell("packed", seconds + 30, lambda: pack_cell(kit, "fast", range(len(PACK)), seconds))
     for n, which in enumerate(TIME_SHARED[:1] if short else TIME_SHARED):
-        stage.cell(f"timeshare{n}", seconds + 20, lambda x=which: pack_cell(kit, "timeshare", x, seconds))
+        stage.try_cell(f"timeshare{n}", seconds + 20, lambda x=which: pack_cell(kit, "timeshare", x, seconds))
     if not short and not kit.sim:
-        stage.cell("one_gpu_timeshare", seconds + 30, lambda: pack_cell(kit, "timeshare", range(len(PACK)), seconds))
-        stage.cell("one_gpu_racing", seconds + 30, lambda: pack_cell(kit, "racing", range(len(PACK)), seconds))
+        stage.try_cell("one_gpu_timeshare", seconds + 30, lambda: pack_cell(kit, "timeshare", range(len(PACK)), seconds))
+        stage.try_cell("one_gpu_racing", seconds + 30, lambda: pack_cell(kit, "racing", range(len(PACK)), seconds))
 
 
 # ---- 7 ----
