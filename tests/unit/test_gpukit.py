@@ -370,6 +370,18 @@ class Told(unittest.TestCase):
                          self.row(data, "SM occupancy")[3:5])
         self.assertEqual(("not measured", "stage 1 was not run"), self.row(data, "hook")[3:5])
 
+    def test_the_mean_is_over_all_models_or_there_is_none(self):
+        cells = {f"{m}.{how}.8": rate(rps) for m in stage_share.MODELS_OF_3 for how, rps in (("ours", 500.0), ("timeshare", 100.0))}
+        data = self.data(s3=stage(cells))
+        self.assertEqual((5.0, "met"), self.row(data, "the same")[1:4:2])
+        cells["bert.ours.9"] = rate(5000.0) # time sharing was not measured there
+        self.assertEqual(5.0, targets.gain(data, "bert"))
+        del cells["vit_huge.ours.8"]
+        data["stages"]["3"].update(state="cut", why="no time")
+        row = self.row(data, "the same")
+        self.assertEqual((None, "not measured"), row[1:4:2])
+        self.assertIn("so far bert 5.00", row[4])
+
     def test_no_gpm_is_a_reason(self):
         cell = {"gpu": {"util": 50.0, "no_gpm": "a sample failed (only root may take one)"}, "rps": {}, "p99_ms": {}}
         data = self.data(s5=stage({"packed": cell, "timeshare0": cell}))

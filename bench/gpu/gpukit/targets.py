@@ -1,6 +1,8 @@
 """What the GPU run is to show, as ratios within one run: the figure, whether it is met, and if not why, out
 of what was measured beside it."""
 from gpukit.stage_goodput import SLO_MS, best
+from gpukit.stage_share import MODELS_OF_3
+from gpukit.world import MODELS
 
 
 def cells(data, stage):
@@ -27,14 +29,18 @@ def models(data):
 
 
 def gain(data, model):
-    """The most of ours over the most of token time sharing."""
-    return ratio(max(rates(data, model, "ours").values(), default=None),
-                 max(rates(data, model, "timeshare").values(), default=None))
+    """The most of ours over the most of token time sharing, at numbers of replicas that both were measured at."""
+    ours, base = rates(data, model, "ours"), rates(data, model, "timeshare")
+    both = ours.keys() & base.keys()
+    return ratio(max((ours[n] for n in both), default=None), max((base[n] for n in both), default=None))
 
 
 def mean_gain(data):
-    gains = [g for g in (gain(data, m) for m in models(data)) if g is not None]
-    return sum(gains) / len(gains) if gains else None
+    """None before all models are measured: the first is the one that gains most."""
+    meta = data["meta"]
+    wanted = [m for m in MODELS_OF_3[:1 if meta["short"] else None] if not meta.get("stand_in") or MODELS[m].sim]
+    gains = [gain(data, m) for m in wanted]
+    return None if None in gains else sum(gains) / len(gains)
 
 
 def why_gain(data, model="resnet50"):
@@ -148,7 +154,8 @@ def absent(data, stage, why):
     if not row:
         return f"stage {stage} was not run"
     if row["state"] != "done":
-        return f"stage {stage} is {row['state']}: {row['why']}"
+        so_far = f"; so far {why_mean(data)}" if why is why_mean and why_mean(data) else ""
+        return f"stage {stage} is {row['state']}: {row['why']}{so_far}"
     try:
         return why(data) or f"stage {stage} has no such figure"
     except (KeyError, ValueError):
