@@ -92,6 +92,7 @@ struct fast_scale_option {
 struct fast_scale_trace {
     int64_t load_milli; /* decided by */
     int late_milli, late_max_milli; /* of the replicas that there were; -1: not estimated */
+    bool needs_room;                /* quotas would be raised: |room_milli| counts */
     int noptions;
     struct fast_scale_option option[FAST_SCALE_OPTIONS];
 };

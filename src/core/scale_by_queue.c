@@ -27,14 +27,21 @@ struct crew {
     int n;
 };
 
-/* The queue of them; |serving|: of those that are there already. |without|: as if that one were not. */
+static bool too_slow(const struct scale_plan *plan, const struct fast_scale_replica *r)
+{
+    struct fast_profile_point p = fast_profile_look(plan->in->profile, r->sm_pct, r->quota_milli);
+    return plan->conf->slo_ns && scale_latency(plan, &p) > plan->conf->slo_ns;
+}
+
+/* The queue of them; |serving|: of those that are there already. |without|: as if that one were not.
+ * Who is too slow for the SLO is no help: with it among them no number of others would be enough. */
 static struct scale_queue queue_of(const struct scale_plan *plan, const struct crew *crew,
                                    bool serving, int without)
 {
     struct scale_queue q = {0};
     for (int i = 0; i < crew->n; i++) {
         const struct fast_scale_replica *r = &crew->r[i];
-        if (i == without || (serving && r->starting))
+        if (i == without || (serving && r->starting) || too_slow(plan, r))
             continue;
         struct fast_profile_point p =
             fast_profile_look(plan->in->profile, r->sm_pct, r->quota_milli);
@@ -138,12 +145,6 @@ static int64_t yield(const struct scale_plan *plan, const struct fast_scale_repl
     return area ? rps * 1000 / area : 0;
 }
 
-static bool too_slow(const struct scale_plan *plan, const struct fast_scale_replica *r)
-{
-    struct fast_profile_point p = fast_profile_look(plan->in->profile, r->sm_pct, r->quota_milli);
-    return plan->conf->slo_ns && scale_latency(plan, &p) > plan->conf->slo_ns;
-}
-
 /* Who is raised next: one that is too slow for the SLO, else where the step brings most. -1: nobody
  * can, or nothing would bring |worth|. */
 static int best_raise(const struct scale_plan *plan, const struct crew *crew, bool serving,
@@ -180,9 +181,7 @@ static void raise_until(const struct scale_plan *plan, struct crew *crew, bool s
     for (;;) {
         int quota = 0;
         const struct scale_queue q = queue_of(plan, crew, serving, -1);
-        int i = !q.servers || keeps(plan, &q, load)
-                    ? -1
-                    : best_raise(plan, crew, serving, worth, &quota);
+        int i = keeps(plan, &q, load) ? -1 : best_raise(plan, crew, serving, worth, &quota);
         if (i < 0)
             return;
         set_quota(plan, &crew->r[i], quota);
@@ -237,6 +236,8 @@ static int go_up(struct scale_plan *plan, struct crew *crew, int64_t load, int64
     if (!p)
         return scale_no_configuration(plan, err);
     if (plan->conf->in_place) {
+        if (plan->in->trace)
+            plan->in->trace->needs_room = true;
         int64_t worth = p->rps_milli * 1000 / ((int64_t)p->sm_pct * p->quota_milli);
         raise_until(plan, crew, false, load, worth * WORTH_MILLI / 1000);
         raise_until(plan, crew, true, now_load, 1);
@@ -246,8 +247,8 @@ static int go_up(struct scale_plan *plan, struct crew *crew, int64_t load, int64
     return 0;
 }
 
-/* One that is being started, of equal ones the youngest, else that with the least throughput per
- * resource. */
+/* One that is too slow, else one that is being started, else that with the least throughput per
+ * resource; of equal ones the youngest. */
 static int worst_of(const struct scale_plan *plan, const struct crew *crew)
 {
     int worst = -1;
@@ -259,6 +260,8 @@ static int worst_of(const struct scale_plan *plan, const struct crew *crew)
         int c = worst < 0 ? -1 : fast_profile_rpr_cmp(&p, &point);
         if (worst >= 0 && r->starting != crew->r[worst].starting)
             c = r->starting ? -1 : 1;
+        if (worst >= 0 && too_slow(plan, r) != too_slow(plan, &crew->r[worst]))
+            c = too_slow(plan, r) ? -1 : 1;
         if (c < 0 || (c == 0 && r->id > crew->r[worst].id)) {
             worst = i;
             point = p;

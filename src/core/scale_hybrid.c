@@ -136,6 +136,8 @@ int scale_hybrid(struct scale_plan *plan, int floor, bool up, bool down, struct 
         list[i] = (struct ranked){plan->in->replicas[i], plan->in->replicas[i].quota_milli, false};
     qsort(list, (size_t)n, sizeof(*list), by_sm);
     if (load > target && up) {
+        if (plan->in->trace)
+            plan->in->trace->needs_room = true;
         int64_t gap = raise_quotas(plan, list, n, load - target);
         const struct fast_profile_point p = most_efficient(plan);
         carry(plan, list, n);

@@ -88,14 +88,6 @@ static void find_room(const struct gateway *gw, struct fast_scale_replica *list,
         list[i].room_milli = fast_fleet_raise_room(gw->fleet, list[i].id, FAST_MILLI);
 }
 
-static bool wants_more(const struct fast_scale_action *actions, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (actions[i].kind == FAST_SCALE_START)
-            return true;
-    return false;
-}
-
 /* ---- telling ---- */
 
 void gw_scaling_keep(struct gw_function *fn, const struct fast_scale_record *record)
@@ -268,8 +260,7 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
     if (whole)
         in.profile = NULL; /* it would be asked for a throughput */
     int n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, &err);
-    if (n > 0 && conf.policy != FAST_SCALE_TARGET && conf.policy != FAST_SCALE_PAPER &&
-        wants_more(actions, n)) {
+    if (n >= 0 && trace.needs_room) {
         find_room(gw, list, in.nreplicas);
         n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, &err);
     }

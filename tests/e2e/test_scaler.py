@@ -83,6 +83,17 @@ class Ramp(Scaler):
         self.assert_answer(gw.get("/system/explain/nobody"), 404, "nobody.openfaas-fn")
 
 
+    def test_the_only_replica_allowed_is_raised(self):
+        gw = self.gw
+        labels = {**RAMP["labels"], "com.openfaas.scale.max": "1"}
+        first = gw.up("one", **MODEL, annotations=RAMP["annotations"], labels=labels)[0]
+        load = self.steady("one", 5)
+        wait_until(lambda: gw.replicas("one")[0]["quota_request"] > first["quota_request"],
+                   "its quota is not raised")
+        load.stop()
+        self.assertEqual(gw.replicas("one")[0]["pid"], first["pid"])
+
+
 class Full(Scaler):
     QUARTER = notes(sm_partition="50", quota_request="0.5", mem="1Gi")
 

@@ -420,6 +420,53 @@ static void vertical_first(void **state)
     fast_profile_free(profile);
 }
 
+/* A replica that is too slow for the SLO is no help: others are started for the load, once, and it goes. */
+static void too_slow_to_count(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 1, 200); /* 99 ms where 69 are asked for */
+    w.replicas[0].room_milli = 0;
+    assert_int_equal(tick(&w, FAST_S(1), 10000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_START);
+    assert_true(w.replicas[1].quota_milli > 200);
+    w.replicas[1].starting = true;
+    assert_int_equal(tick(&w, FAST_S(2), 10000), 0);
+    w.replicas[1].starting = false;
+    assert_int_equal(tick(&w, FAST_S(3), 10000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_STOP);
+    assert_int_equal(w.actions[0].id, 1);
+    fast_profile_free(profile);
+}
+
+/* More room is asked for whenever quotas would be raised, also when there may be no more replicas. */
+static void room_is_asked_for(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    struct fast_scale_trace trace;
+    in_place_init(&w, profile, 1, 400);
+    w.replicas[0].room_milli = 0;
+    w.conf.max = 1;
+    w.in.trace = &trace;
+    assert_int_equal(tick(&w, FAST_S(1), 10000), 0);
+    assert_false(trace.needs_room);
+    assert_int_equal(tick(&w, FAST_S(2), 30000), 0);
+    assert_true(trace.needs_room);
+    w.replicas[0].room_milli = 600;
+    assert_int_equal(tick(&w, FAST_S(3), 30000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+
+    w.conf.policy = FAST_SCALE_HYBRID;
+    w.in.expected_milli = 100000;
+    w.replicas[0].room_milli = 0;
+    assert_int_equal(tick(&w, FAST_S(20), 100000), 0);
+    assert_true(trace.needs_room);
+    fast_profile_free(profile);
+}
+
 /* While a start is under way those that serve get what there is, though it is not worth it for long. */
 static void help_at_once(void **state)
 {
@@ -553,6 +600,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vertical_first), cmocka_unit_test(help_at_once),
+        cmocka_unit_test(too_slow_to_count), cmocka_unit_test(room_is_asked_for),
         cmocka_unit_test(nothing_goes_too_early), cmocka_unit_test(cannot_flap),
         cmocka_unit_test(all_to_zero), cmocka_unit_test(says_why),
         cmocka_unit_test(paper_ramp), cmocka_unit_test(paper_up), cmocka_unit_test(paper_down),
