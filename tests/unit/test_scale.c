@@ -510,6 +510,26 @@ static void nothing_goes_too_early(void **state)
     fast_profile_free(profile);
 }
 
+/* A replica goes only with a margin: a seventh more load does not bring it back. */
+static void goes_with_a_margin(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    int gone = 0;
+    for (int64_t load = 1000; load < 60000; load += 500) {
+        in_place_init(&w, profile, 2, 800);
+        w.replicas[0].room_milli = w.replicas[1].room_milli = 0;
+        if (tick(&w, FAST_S(1), load) != 1 || w.actions[0].kind != FAST_SCALE_STOP)
+            continue;
+        gone++;
+        if (tick(&w, FAST_S(2), load * 114 / 100) > 0)
+            assert_int_not_equal(w.actions[0].kind, FAST_SCALE_START);
+    }
+    assert_true(gone > 10);
+    fast_profile_free(profile);
+}
+
 static int64_t guaranteed(const struct world *w)
 {
     int64_t sum = 0;
@@ -601,7 +621,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vertical_first), cmocka_unit_test(help_at_once),
         cmocka_unit_test(too_slow_to_count), cmocka_unit_test(room_is_asked_for),
-        cmocka_unit_test(nothing_goes_too_early), cmocka_unit_test(cannot_flap),
+        cmocka_unit_test(nothing_goes_too_early), cmocka_unit_test(goes_with_a_margin),
+        cmocka_unit_test(cannot_flap),
         cmocka_unit_test(all_to_zero), cmocka_unit_test(says_why),
         cmocka_unit_test(paper_ramp), cmocka_unit_test(paper_up), cmocka_unit_test(paper_down),
         cmocka_unit_test(limits),     cmocka_unit_test(to_zero_and_back),
