@@ -96,7 +96,7 @@ static double error_pct(double predicted, double truth)
 
 /* The other methods, for comparison, on the same trials. */
 
-/* Bilinear over (log SM, quota) where the cell's corners are known, from lines and columns that are:
+/* Bilinear over (SM, quota) where the cell's corners are known, from lines and columns that are:
  * unknown corners are first filled in along the quota, then along the SM partition, ends repeated. */
 static void fill_line(double *v, const double *x, size_t n, size_t step)
 {
