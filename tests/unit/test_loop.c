@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "test.h"
@@ -193,11 +194,45 @@ static void packets(void **state)
     rmdir(dir);
 }
 
+static int interrupted, peer_fd;
+
+/* Speaks at the third interruption, so that whoever waits must have gone on waiting. */
+static void on_alarm(int sig)
+{
+    static const struct fast_msg m = {.type = FAST_MSG_T_model_close, .id = 5};
+    (void)sig;
+    if (++interrupted == 3)
+        fast_packet_send(peer_fd, &m, NULL, 0, NULL);
+}
+
+static void a_signal_does_not_end_a_wait(void **state)
+{
+    (void)state;
+    int pair[2];
+    static char buf[FAST_MSG_MAX];
+    struct fast_msg got;
+    struct fast_err err;
+    struct sigaction act = {.sa_handler = on_alarm}, before;
+    const struct itimerval often = {{0, 2000}, {0, 2000}}, never = {0};
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+    peer_fd = pair[0];
+    sigaction(SIGALRM, &act, &before);
+    setitimer(ITIMER_REAL, &often, NULL);
+    int rc = fast_packet_recv_wait(pair[1], FAST_S(60), buf, &got, NULL, &err);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    assert_int_equal(rc, 0);
+    assert_int_equal(got.id, 5);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_in_order), cmocka_unit_test(removed_in_callback), cmocka_unit_test(lingers),
         cmocka_unit_test(signals), cmocka_unit_test(packets),
+        cmocka_unit_test(a_signal_does_not_end_a_wait),
     };
     return cmocka_run_group_tests_name("loop", tests, NULL, NULL);
 }
