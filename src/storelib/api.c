@@ -49,6 +49,7 @@ static int fill_from_file(void *arg, struct fast_store *s, CUdeviceptr base,
 {
     struct store_file *f = arg;
     int rc = store_stage_file(&s->d, f->fd, base, f->pieces, n, err);
+    rc = rc ? rc : store_file_check(f, err);
     for (size_t i = 0; i < n && !rc; i++)
         tensors[i].hash = f->pieces[i].hash;
     return rc;

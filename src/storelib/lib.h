@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "base/err.h"
 #include "base/units.h"
@@ -149,10 +150,14 @@ struct store_file {
     size_t count;
     uint64_t bytes; /* of the model */
     uint64_t stamp; /* of header, size and time of change */
+    off_t size;
+    struct timespec changed;
     char *names;
 };
 
 int store_file_open(const char *path, struct store_file *ret, struct fast_err *err);
+/* FAST_EIO: it is not any more what was opened. */
+int store_file_check(const struct store_file *file, struct fast_err *err);
 void store_file_fini(struct store_file *file);
 
 /* ---- api.c ---- */

@@ -58,7 +58,10 @@ struct entry {
 static int by_place(const void *a, const void *b)
 {
     const struct entry *x = a, *y = b;
-    return x->from < y->from ? -1 : x->from > y->from;
+    if (x->from != y->from)
+        return x->from < y->from ? -1 : 1;
+    /* An empty one has no bytes, wherever it lies: it comes first. */
+    return x->t.bytes < y->t.bytes ? -1 : x->t.bytes > y->t.bytes;
 }
 
 static int fill(struct store_file *f, struct entry *entries, size_t n, uint64_t data_at,
@@ -66,8 +69,11 @@ static int fill(struct store_file *f, struct entry *entries, size_t n, uint64_t 
 {
     size_t names = 0;
     qsort(entries, n, sizeof(*entries), by_place);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
+        if (i && entries[i - 1].from + entries[i - 1].t.bytes > entries[i].from)
+            return bad(entries[i].t.name, "its bytes overlap with those of another one", err);
         names += strlen(entries[i].t.name) + 1;
+    }
     f->tensors = calloc(n ? n : 1, sizeof(*f->tensors));
     f->pieces = calloc(n ? n : 1, sizeof(*f->pieces));
     char *at = f->names = malloc(names ? names : 1);
@@ -126,6 +132,8 @@ static int read_header(struct store_file *f, const struct stat *st, struct fast_
         return fast_err_set(err, FAST_EIO, "reading the header: %s", strerror(errno));
     const uint64_t numbers[] = {(uint64_t)st->st_size, (uint64_t)st->st_mtim.tv_sec,
                                 (uint64_t)st->st_mtim.tv_nsec};
+    f->size = st->st_size;
+    f->changed = st->st_mtim;
     f->stamp = fast_hash_of(text, len, fast_hash_of(numbers, sizeof(numbers), 0));
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
     if (!root)
@@ -135,10 +143,19 @@ static int read_header(struct store_file *f, const struct stat *st, struct fast_
     return rc;
 }
 
+int store_file_check(const struct store_file *f, struct fast_err *err)
+{
+    struct stat st;
+    if (fstat(f->fd, &st) || st.st_size != f->size || st.st_mtim.tv_sec != f->changed.tv_sec ||
+        st.st_mtim.tv_nsec != f->changed.tv_nsec)
+        return fast_err_set(err, FAST_EIO, "the file changed while it was read");
+    return 0;
+}
+
 int store_file_open(const char *path, struct store_file *ret, struct fast_err *err)
 {
     struct stat st;
-    *ret = (struct store_file){.fd = open(path, O_RDONLY | O_CLOEXEC)};
+    *ret = (struct store_file){.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)}; /* a pipe would wait */
     if (ret->fd < 0)
         return fast_err_set(err, errno == ENOENT ? FAST_ENOENT : FAST_EIO, "%.180s: %s", path,
                             strerror(errno));

@@ -36,6 +36,13 @@ def write_safetensors(path, tensors):
             f.write(data)
 
 
+def header(tensors):
+    """The start of a file of bytes: {name: [begin, end]}."""
+    text = json.dumps({name: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+                       for name, (begin, end) in tensors.items()}).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
 class Lib:
     """The C interface in this process. Errors are exceptions (code, text)."""
 
@@ -126,12 +133,13 @@ class Store:
     def path(self, name):
         return os.path.join(self.root, name)
 
-    def client(self, code, **more):
+    def client(self, code, stderr=None, **more):
         """A process that runs |code| with |lib| and |store|; it is one replica."""
         program = ("import os, sys; sys.path[:0] = %r\nimport store as e2e\nlib = e2e.Lib()\n"
                    "store = lib.connect()\n" % [os.path.dirname(os.path.abspath(__file__))]) + code
         return subprocess.Popen([sys.executable, "-c", program], env=dict(self.env, **more),
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                                text=True)
 
     def run(self, code, **more):
         """Runs |code| to its end; what it printed."""

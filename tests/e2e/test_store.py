@@ -1,8 +1,8 @@
 """Replicas that share a model through fast-store, on the simulated GPU with real bytes."""
-import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -157,7 +157,10 @@ except OSError as e:
 
     def test_bad_files_are_refused_and_leave_nothing(self):
         for data, word in [(b"", "shorter"), (b"\xff" * 16, "shorter"), (b"\x02" + b"\0" * 7 + b"{]", "JSON"),
-                           (b"\x02" + b"\0" * 7 + b"[]", "table")]:
+                           (b"\x02" + b"\0" * 7 + b"[]", "table"),
+                           (e2e.header({"a": [0, 4], "b": [3, 7]}) + bytes(7), "overlap"),
+                           (e2e.header({"a": [0, 4], "b": [0, 4]}) + bytes(4), "overlap"),
+                           (e2e.header({"a": [0, 4]}) + bytes(3), "do not lie in the file")]:
             with open(self.file, "wb") as f:
                 f.write(data)
             out = self.store.run("""
@@ -168,6 +171,21 @@ except OSError as e:
 """)
             self.assertIn(word, out)
         self.assertEqual(self.store.used(), 0)
+
+    def test_empty_tensors_lie_anywhere(self):
+        with open(self.file, "wb") as f:
+            f.write(e2e.header({"z": [0, 0], "a": [0, 4], "y": [4, 4], "b": [4, 6], "x": [6, 6]}) + b"abcdef")
+        self.finish([self.store.client(HOLD)])
+
+    def test_a_pipe_is_refused(self):
+        os.unlink(self.file)
+        os.mkfifo(self.file)
+        self.assertIn("regular file", self.store.run("""
+try:
+    lib.load(store, os.environ["MODEL_FILE"], "m")
+except OSError as e:
+    print(e)
+"""))
 
     def test_another_namespace_cannot_have_it(self):
         self.finish([self.store.client(HOLD)])
@@ -182,7 +200,7 @@ except OSError as e:
     def stopped_loader(self, big, version):
         """A process that is stopped while it loads that version; None: it was done before."""
         seen = self.store.log().count("model loads")
-        loader = self.store.client(LOAD_BIG, BIG=big, VERSION=version)
+        loader = self.store.client(LOAD_BIG, stderr=subprocess.PIPE, BIG=big, VERSION=version)
         node.wait_until(lambda: self.store.log().count("model loads") > seen)
         loader.send_signal(signal.SIGSTOP)
         self.store.run("")  # behind whatever it has said before
@@ -191,13 +209,40 @@ except OSError as e:
         self.kill(loader)
         return None
 
-    def test_who_waits_too_long_is_told_or_loads_for_itself(self):
+    def big_file(self):
+        """Of zeros, which take no room on the disk."""
         big = self.store.path("big.safetensors")
         size = 256 * MIB
-        with open(big, "wb") as f:  # zeros that take no room on the disk
-            header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-            f.write(len(header).to_bytes(8, "little") + header)
-            f.truncate(8 + len(header) + size)
+        with open(big, "wb") as f:
+            f.write(e2e.header({"w": [0, size]}))
+            f.truncate(f.tell() + size)
+        return big
+
+    def change_while_it_is_read(self, change):
+        """What a loader says whose file is changed meanwhile."""
+        for version in "12345":
+            big = self.big_file()
+            loader = self.stopped_loader(big, version)
+            if loader:
+                change(big)
+                loader.send_signal(signal.SIGCONT)
+                out, said = loader.communicate("\n", timeout=node.WAIT_S)
+                if not out:  # else it was done with reading
+                    return said
+        return self.fail("it is always done before")
+
+    def test_a_file_that_changes_while_it_is_read_is_no_model(self):
+        self.assertIn("shorter", self.change_while_it_is_read(lambda big: os.truncate(big, 1000)))
+        self.assertIn("changed", self.change_while_it_is_read(lambda big: os.utime(big, ns=(1, 1))))
+        self.assertEqual(self.store.run("""
+try:
+    lib.get(store, "big")
+except OSError as e:
+    print(e.errno)
+""").strip(), "2")
+
+    def test_who_waits_too_long_is_told_or_loads_for_itself(self):
+        big = self.big_file()
         for version in "12345":
             loader = self.stopped_loader(big, version)
             if loader:
