@@ -7,7 +7,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 quick=${1:-}
-build=build-clang
+build="build-clang"
 failed=
 
 step() {
