@@ -42,7 +42,8 @@ void fast_scale_records_fini(struct fast_scale_records *records);
 void fast_scale_records_add(struct fast_scale_records *records,
                             const struct fast_scale_record *record);
 
-/* The record |back| before the latest, 0: that one; NULL: there is none any more. */
+/* The record |back| before the latest, 0: that one; NULL: there is none any more. Good until the next one
+ * is added: they move. */
 const struct fast_scale_record *fast_scale_records_get(const struct fast_scale_records *records,
                                                        uint64_t back);
 

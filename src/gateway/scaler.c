@@ -94,11 +94,10 @@ void gw_scaling_keep(struct gw_function *fn, const struct fast_scale_record *rec
 {
     static const char *const words[] = {"start", "stop", "resize"};
     const struct fast_scale_did *d = &record->did[0];
-    const struct fast_scale_record *last = fast_scale_records_get(&fn->scaling->records, 0);
-    int times = last ? last->times : 0;
     fast_scale_records_add(&fn->scaling->records, record);
+    const struct fast_scale_record *last = fast_scale_records_get(&fn->scaling->records, 0);
     snprintf(fn->decided, sizeof(fn->decided), "%s: %.120s", words[d->action.kind], d->action.reason);
-    if (last && last->times > times)
+    if (last && last->times > 1)
         return; /* the same could not be done a second ago, too: it has been logged */
     for (int i = 0; i < record->nactions && i < FAST_RECORD_ACTIONS; i++, d++)
         fast_log(INFO, "decision",
