@@ -262,7 +262,7 @@ void gw_api_policy(const struct gw_request *rq)
 {
     if (!strcmp(rq->method, "PUT"))
         set_policy(rq);
-    else if (!rq->gw->welcomed)
+    else if (!gw_link_synced(rq->gw->link))
         fast_http_req_text_reply(rq->req, 503, "fast-node is not there");
     else
         gw_reply_json(rq->req, 200, policy_json(rq->gw));
