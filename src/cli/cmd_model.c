@@ -148,5 +148,5 @@ const struct cli_cmd cmd_model = {
               "and libfast-store.so or the Python package fastshare to use it; replicas then have one\n"
               "copy of the weights. `push` loads a file before anybody needs it; the file has to lie on\n"
               "the node's machine. What nobody uses stays until the memory is needed, unless it is\n"
-              "pinned; what is removed while it is in use goes with its last user.",
+              "pinned; what is removed while it is in use or loaded goes with its last user.",
     CLI_CMD_OPTS(opts, struct model), .run = run};

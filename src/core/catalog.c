@@ -93,7 +93,7 @@ bool fast_model_is_cached(const struct fast_model *m)
 
 static bool is_named(const struct fast_model *m, const char *name, const char *version)
 {
-    return m->state <= FAST_MODEL_READY && !strcmp(m->name, name) &&
+    return m->state <= FAST_MODEL_READY && !m->removed && !strcmp(m->name, name) &&
            (!*version || !strcmp(m->version, version));
 }
 
@@ -307,7 +307,7 @@ int fast_catalog_commit(struct fast_catalog *c, uint64_t client, uint64_t model,
     if (!m || m->state != FAST_MODEL_LOADING || m->loader != client)
         return fast_err_set(err, FAST_EPERM, "this client does not load model %llx",
                             (unsigned long long)model);
-    m->state = FAST_MODEL_READY;
+    m->state = m->removed ? FAST_MODEL_RETIRED : FAST_MODEL_READY;
     m->loader = 0;
     m->used_at = now;
     for (struct hold *h = c->holds; h; h = h->next)
@@ -386,8 +386,9 @@ int fast_catalog_remove(struct fast_catalog *c, const char *ns, const char *name
         if (strcmp(m->ns, ns) != 0 || !is_named(m, name, version))
             continue;
         n++;
+        m->removed = true;
         if (m->state == FAST_MODEL_LOADING)
-            return fast_err_set(err, FAST_EBUSY, "model %s is being loaded", m->name);
+            continue; /* goes on, for who waits for it already */
         if (m->refs)
             m->state = FAST_MODEL_RETIRED;
         else

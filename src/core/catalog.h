@@ -30,7 +30,7 @@
 #define FAST_CATALOG_NS 64      /* and of its namespace */
 #define FAST_CATALOG_WAITS 1024 /* requests that wait, of all clients */
 
-/* As told in model_row. */
+/* As told in model_row. One that is removed while it is loaded becomes FAST_MODEL_RETIRED by its commit. */
 enum fast_model_state {
     FAST_MODEL_LOADING, /* somebody writes it */
     FAST_MODEL_READY,
@@ -56,6 +56,7 @@ struct fast_model {
     enum fast_model_state state;
     uint64_t bytes;   /* as it was asked for */
     bool shared, pinned;
+    bool removed;     /* nobody new gets it */
     uint32_t refs;    /* of all clients, that of the loader included */
     uint32_t waiting; /* requests */
     uint64_t loader;  /* a client; 0: none */
@@ -112,7 +113,8 @@ int fast_catalog_close(struct fast_catalog *c, uint64_t client, uint64_t model, 
 /* The connection is gone, however that came. */
 void fast_catalog_client_gone(struct fast_catalog *c, uint64_t client, fast_ns now);
 
-/* Every model of that name; |version| "": every version. FAST_ENOENT: there is none. */
+/* Every model of that name; |version| "": every version. FAST_ENOENT: there is none. One that is in use
+ * or being loaded is given to nobody who asks from now on, and goes with its last reference. */
 int fast_catalog_remove(struct fast_catalog *c, const char *ns, const char *name,
                         const char *version, struct fast_err *err);
 int fast_catalog_pin(struct fast_catalog *c, const char *ns, const char *name, const char *version,

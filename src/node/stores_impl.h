@@ -24,7 +24,8 @@ struct node_job {
     void *arg;
     uint64_t key;
     int waiting; /* answers that are missing */
-    int code;    /* of the best answer so far */
+    int did;     /* stores that could */
+    int code;    /* of the answer that counts most so far */
     char text[256];
     struct node_process process; /* of a push */
     struct fast_watch *exited;

@@ -27,15 +27,32 @@ struct node_job *node_job_new(struct node_stores *all, node_stores_done_fn *done
     return j;
 }
 
-/* Several stores may be asked; it is enough that one of them could. */
+/* Several stores may be asked. One that has no such model (any more) says nothing against those that do;
+ * one that could not do it must not be hidden by those that could. */
+static int weight(int code)
+{
+    return code == FAST_ENOENT || code == FAST_EPEER ? 0 : code ? 2 : 1;
+}
+
+static void note(struct node_job *job, int code, const char *text)
+{
+    job->did += !code;
+    if (weight(code) < weight(job->code) || (weight(code) == weight(job->code) && *job->text))
+        return; /* the first of its weight counts; at first it is FAST_ENOENT without a word */
+    job->code = code;
+    snprintf(job->text, sizeof(job->text), "%s", text);
+}
+
 void node_job_answer(struct node_stores *all, struct node_job *job, int code, const char *text)
 {
-    if (job->code && (!code || job->code == FAST_ENOENT)) {
-        job->code = code;
-        snprintf(job->text, sizeof(job->text), "%s", text);
-    }
+    size_t len;
+    note(job, code, text);
     if (--job->waiting > 0)
         return;
+    len = strlen(job->text);
+    if (weight(job->code) == 2 && job->did)
+        snprintf(job->text + len, sizeof(job->text) - len, " (done on %d of the GPUs; try again for the rest)",
+                 job->did);
     struct node_job **at = &all->jobs;
     while (*at != job)
         at = &(*at)->next;
@@ -165,7 +182,9 @@ static void on_answer(struct node_store *s, uint32_t id, int code, const char *t
         if (a->id != id)
             continue;
         *at = a->next;
-        node_job_answer(s->all, a->job, code, text);
+        char where[256];
+        snprintf(where, sizeof(where), "GPU %u: %s", s->gpu, text);
+        node_job_answer(s->all, a->job, code, code ? where : text);
         free(a);
         return;
     }
@@ -292,8 +311,11 @@ static int ask_all(struct node_stores *all, const struct fast_msg *msg, struct n
                           ns.p);
     for (int i = 0; i < all->count; i++) {
         struct fast_msg m = *msg;
-        if (has(&all->store[i], ns, name, version))
-            rc = ask(&all->store[i], &m, job, err);
+        struct fast_err why;
+        if (!has(&all->store[i], ns, name, version) || !ask(&all->store[i], &m, job, &why))
+            continue;
+        rc = fast_err_set(err, why.code, "GPU %d: %.200s", i, why.msg);
+        note(job, why.code, err->msg);
     }
     return job->waiting ? 0 : rc;
 }

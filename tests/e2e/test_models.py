@@ -286,6 +286,29 @@ class ModelsTest(unittest.TestCase):
         _, done = self.session.ask("model_push", **dict(push, gpu=7))
         self.assertEqual(done.code, wire.CODES.index("EINVAL"))
 
+    def test_what_one_gpu_cannot_do_is_said_and_done_again(self):
+        for gpu in (0, 1):
+            _, done = self.session.ask("model_push", gpu=gpu, ns="openfaas-fn", name="m", path=self.file)
+            self.assertEqual(done.code, 0, done.text)
+        os.kill(self.stores()[1], signal.SIGSTOP)
+        try:  # more requests than its socket takes; its answers are missing until it goes on
+            for n in range(600):
+                self.session.send("model_pin", 1000 + n, ns="openfaas-fn", name="m", pin=1)
+            done = self.session.receive()
+            while done.name != "done":
+                done = self.session.receive()
+        finally:
+            os.kill(self.stores()[1], signal.SIGCONT)
+        self.assertEqual(wire.CODES[done.code], "EBUSY", done)
+        self.assertIn("GPU 1: ", done.text)
+        self.assertIn("done on 1 of the GPUs", done.text)
+        with self.node.session() as session:
+            rows, _ = session.ask("model_list")
+            self.assertEqual(sorted((r.gpu, r.pinned) for r in rows)[0], (0, 1))
+            _, done = session.ask("model_remove", ns="openfaas-fn", name="m")
+            self.assertEqual((done.code, done.text), (0, ""))
+            node.wait_until(lambda: session.ask("model_list")[0] == [])
+
 
 if __name__ == "__main__":
     with open(e2e.LIB, "rb") as library:
