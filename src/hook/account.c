@@ -86,8 +86,10 @@ void fast_gpu_begin(uint32_t gpu)
         return;
     fast_ns now = fast_hook_now();
     atomic_store(&g->busy_since, now);
+    uint32_t done = add_up(gpu, false, now).done;
     atomic_store(&g->seen_ns, now);
-    sample_start(gpu, now, add_up(gpu, false, now).done);
+    atomic_store(&g->seen_done, done);
+    sample_start(gpu, now, done);
     fast_hook_kick();
 }
 
@@ -170,12 +172,19 @@ static void publish(uint32_t gpu, const struct sum *sum)
     atomic_store(&session->counters->gpu[gpu].window, window < 1 ? 1 : (uint32_t)window);
 }
 
-static void close_interval(uint32_t gpu, fast_ns since, fast_ns now, bool at_sync)
+/* When the last work was complete, of which a look at |now| is the first to know: the look before saw it
+ * in flight, and what has been completed since takes its estimated time. */
+static fast_ns end_of_work(const struct fast_gpu *g, uint32_t done, fast_ns now)
+{
+    fast_ns seen = atomic_load(&g->seen_ns), work = FAST_US(done - atomic_load(&g->seen_done));
+    return now - seen < LATE_NS || now - seen < work ? now : seen + work;
+}
+
+static void close_interval(uint32_t gpu, fast_ns since, uint32_t done, fast_ns now, bool at_sync)
 {
     struct fast_gpu *g = &fast_hook.gpus[gpu];
     struct fast_session *session = atomic_load(&fast_hook.session);
-    fast_ns seen = atomic_load(&g->seen_ns);
-    fast_ns end = at_sync || now - seen < LATE_NS ? now : seen + (now - seen) / 2;
+    fast_ns end = at_sync ? now : end_of_work(g, done, now);
     fast_ns len = end > since ? end - since : 0;
     if (at_sync && atomic_load(&g->sample_ns) == since)
         learn_interval(gpu, len);
@@ -193,6 +202,7 @@ static bool settle(uint32_t gpu, bool at_sync, bool tails)
     publish(gpu, &sum);
     if (sum.pending) {
         atomic_store(&g->seen_ns, now);
+        atomic_store(&g->seen_done, sum.done);
         fast_ns start = atomic_load(&g->sample_ns);
         if (now - start > (atomic_load(&g->unit_ns) ? SAMPLE_NS : FIRST_SAMPLE_NS) &&
             learn_progress(gpu, now - start, sum.done))
@@ -206,7 +216,7 @@ static bool settle(uint32_t gpu, bool at_sync, bool tails)
             atomic_store(&g->busy_since, since);
         return false;
     }
-    close_interval(gpu, since, now, at_sync);
+    close_interval(gpu, since, sum.done, now, at_sync);
     return true;
 }
 

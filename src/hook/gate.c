@@ -22,6 +22,10 @@
  * at once, and none is as long as the mean. */
 #define END_MARGIN_NS FAST_US(200)
 
+/* A look for room and a launch take so long, so that a GPU with one long kernel in flight would be idle
+ * before the next. */
+#define LEAD_NS FAST_US(200)
+
 static void sleep_for(fast_ns ns)
 {
     struct timespec ts = {.tv_sec = ns / FAST_S(1), .tv_nsec = ns % FAST_S(1)};
@@ -134,8 +138,24 @@ static bool before_end(const struct fast_limits_page *limits, struct fast_gpu *g
     return fast_hook_now() + FAST_US(units) * (streams ? streams : 1) + END_MARGIN_NS <= until;
 }
 
+/* True when the |units| in flight are estimated to end within LEAD_NS: the next is let in though it is beyond
+ * the bound. Once until something more is |done|, or a bad estimate would let in any number. |waited|: how
+ * long they have had the GPU at least. */
+static bool ends_soon(struct fast_stream *s, struct fast_gpu *g, uint32_t units, uint32_t done, fast_ns waited)
+{
+    int64_t streams = atomic_load_explicit(&g->streams, memory_order_relaxed);
+    return FAST_US(units) * (streams ? streams : 1) <= waited + LEAD_NS && atomic_exchange(&s->led, ~done) != ~done;
+}
+
+/* A launch that waits for room. */
+struct room {
+    fast_ns since; /* 0: it does not wait */
+    fast_ns moved; /* since when no more than |done| is complete */
+    uint32_t done;
+};
+
 /* True when the stream has room for the work, which is in |entered| already. */
-static bool has_room(struct fast_session *session, struct fast_gate_op *op)
+static bool has_room(struct fast_session *session, struct fast_gate_op *op, const struct room *room)
 {
     struct fast_stream *s = op->stream;
     struct fast_gpu *g = &fast_hook.gpus[op->ctx->gpu];
@@ -148,14 +168,24 @@ static bool has_room(struct fast_session *session, struct fast_gate_op *op)
     uint32_t done = fast_stream_done(op->ctx, s);
     fast_stream_synced(s, done);
     units = atomic_load(&s->entered) - done;
-    return in_bound(session->limits, g, units, op->cost) &&
-           before_end(session->limits, g, gpu, units, op->cost);
+    if (!before_end(session->limits, g, gpu, units, op->cost))
+        return false;
+    if (in_bound(session->limits, g, units, op->cost))
+        return true;
+    fast_ns waited = room->since && room->done == done ? fast_hook_now() - room->moved : 0;
+    return ends_soon(s, g, units - op->cost, done, waited);
 }
 
 /* Room comes back with the markers; nothing tells when. A look may show that the work is shorter
  * than was thought. */
-static void wait_room(struct fast_gate_op *op)
+static void wait_room(struct fast_gate_op *op, struct room *room)
 {
+    uint32_t done = fast_stream_done(op->ctx, op->stream);
+    fast_ns now = fast_hook_now();
+    if (!room->since || room->done != done)
+        room->moved = now;
+    room->since = room->since ? room->since : now;
+    room->done = done;
     fast_stream_mark(op->ctx, op->stream, op->handle, op->per_thread);
     sleep_for(FAST_US(20));
     fast_gpu_settle((uint32_t)op->ctx->gpu, false, false);
@@ -183,16 +213,15 @@ static bool admit(struct fast_session *session, struct fast_gate_op *op)
 {
     uint32_t gpu = (uint32_t)op->ctx->gpu;
     struct fast_gpu *g = &fast_hook.gpus[gpu];
-    fast_ns room_since = 0;
+    struct room room = {0};
     for (;;) {
         atomic_fetch_add(&op->stream->entered, op->cost);
         bool token = have_token(session, g, gpu);
-        if (token && (has_room(session, op) || waited_long(room_since)))
+        if (token && (has_room(session, op, &room) || waited_long(room.since)))
             break;
         atomic_fetch_sub(&op->stream->entered, op->cost);
         if (token) {
-            room_since = room_since ? room_since : fast_hook_now();
-            wait_room(op);
+            wait_room(op, &room);
         } else {
             fast_gate_flush();
             wait_token(session, gpu);

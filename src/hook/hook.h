@@ -43,6 +43,7 @@ struct fast_stream {
     _Atomic uint32_t synced;   /* known to be complete by other means than the slot */
     _Atomic uintptr_t owner;   /* the thread that may count with plain stores, 0: nobody yet */
     _Atomic uint32_t marking;  /* somebody is enqueuing a marker */
+    _Atomic uint32_t led;      /* not of what was complete when work was let in early. See ends_soon() */
     _Atomic int64_t tail_ns;   /* since when there is unmarked work behind the last marker */
     _Atomic(CUevent) event;    /* FAST_MARK_EVENT */
     _Atomic uint32_t event_at; /* what had left at the event that was recorded last */
@@ -74,6 +75,7 @@ struct fast_gpu {
     _Atomic uint32_t in_flight; /* units at the last look */
     _Atomic int64_t busy_since; /* start of the busy interval, when |active| */
     _Atomic int64_t seen_ns;    /* last look that found work in flight */
+    _Atomic uint32_t seen_done; /* units complete then */
     _Atomic int64_t idle_since; /* end of the last busy interval */
     _Atomic int64_t busy_ns;    /* of the token held */
     _Atomic uint32_t unit_ns;     /* learned time of a kernel, 0: nothing learned yet */

@@ -1,6 +1,8 @@
 #include "../unit/test.h"
 
+#include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "hook/gate.h"
 
@@ -215,6 +217,80 @@ static void unmarked_tail(void **state)
     assert_int_equal(fast_gpu_pending(0), 0);
 }
 
+/* A look late after the end of the work charges what the work takes by its estimate, from the look before. */
+static void late_looks(void **state)
+{
+    (void)state;
+    struct fast_gpu *g = &fast_hook.gpus[0];
+    atomic_store(&g->unit_ns, FAST_MS(1));
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    fast_gate_flush();
+    assert_false(fast_gpu_settle(0, false, false));
+    fast_ns before = g->seen_ns - g->busy_since;
+    usleep(20000);
+    advance();
+    assert_true(fast_gpu_settle(0, false, false));
+    assert_int_equal(counters.gpu[0].busy_ns, before + FAST_MS(1));
+    /* Work that went on between the looks was not over in the middle between them. */
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    fast_gate_flush();
+    assert_false(fast_gpu_settle(0, false, false));
+    fast_ns seen = g->seen_ns, charged = (fast_ns)counters.gpu[0].busy_ns, since = g->busy_since;
+    for (int i = 0; i < 5; i++) {
+        advance();
+        usleep(1000);
+        launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+        fast_gate_flush();
+    }
+    advance();
+    assert_true(fast_gpu_settle(0, false, false));
+    assert_true((fast_ns)counters.gpu[0].busy_ns - charged >= seen - since + FAST_MS(5));
+}
+
+static void *wait_and_advance(void *arg)
+{
+    (void)arg;
+    usleep(300000);
+    advance();
+    return NULL;
+}
+
+/* The second of two kernels that do not fit in the bound is let in when the first has run for about as long
+ * as it takes, so that the GPU does not wait for it; a third is not. */
+static void lead(void **state)
+{
+    (void)state;
+    pthread_t other;
+    atomic_store(&fast_hook.gpus[0].unit_ns, FAST_MS(20));
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    fast_ns start = fast_hook_now();
+    struct fast_gate_op op = launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    assert_true(fast_hook_now() - start >= FAST_MS(19));
+    assert_int_equal(fast_gpu_pending(0), 2 * op.cost);
+    assert_int_equal(pthread_create(&other, NULL, wait_and_advance, NULL), 0);
+    start = fast_hook_now();
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    assert_true(fast_hook_now() - start >= FAST_MS(200));
+    pthread_join(other, NULL);
+}
+
+/* Nothing is let in early behind which a token ends. */
+static void no_lead_at_the_end(void **state)
+{
+    (void)state;
+    pthread_t other;
+    struct fast_gpu *g = &fast_hook.gpus[0];
+    atomic_store(&g->unit_ns, FAST_MS(20));
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    atomic_store(&g->tight, 1);
+    limits.gpu[0].until_ns = fast_hook_now() + FAST_MS(30);
+    assert_int_equal(pthread_create(&other, NULL, wait_and_advance, NULL), 0);
+    fast_ns start = fast_hook_now();
+    launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+    assert_true(fast_hook_now() - start >= FAST_MS(200));
+    pthread_join(other, NULL);
+}
+
 /* A marker between two overlapping launches would part them. */
 static void overlapping_launches(void **state)
 {
@@ -382,6 +458,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(markers), T(inside_a_call), T(sums_wrap_around), T(events_instead), T(unmarked_tail),
+        T(late_looks), T(lead), T(no_lead_at_the_end),
         T(overlapping_launches), T(broken_context), T(contexts_end), T(many_streams),
         T(small_copies_pass), T(graphs_are_learned), T(tables), T(owned_rows), T(entry_table),
     };
