@@ -202,6 +202,14 @@ int fast_parse_name(const char *text, const char *what, struct fast_err *err)
     return 0;
 }
 
+int fast_parse_name_of(const char *const *names, int n, const char *text)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(text, names[i]))
+            return i;
+    return -1;
+}
+
 int fast_parse_bool(const char *text, const char *what, bool *ret, struct fast_err *err)
 {
     static const char *const yes[] = {"on", "true", "yes", "1"};

@@ -33,6 +33,9 @@ int fast_parse_duration(const char *text, const char *what, fast_ns min, fast_ns
  * beginning and ending with a letter or a digit. */
 int fast_parse_name(const char *text, const char *what, struct fast_err *err);
 
+/* The place of |text| in |names|, of which the |n| entries are set; -1 if it is none of them. */
+int fast_parse_name_of(const char *const *names, int n, const char *text);
+
 /* "on/off", "true/false", "yes/no", "1/0". */
 int fast_parse_bool(const char *text, const char *what, bool *ret, struct fast_err *err);
 

@@ -22,7 +22,6 @@
 #define STOP_TIMEOUT FAST_S(15)
 #define POLL_STEP_US 20000
 #define ARGS_MAX 64
-#define LOG_TAIL_MAX (1u << 20)
 
 static const char *const names[PLATFORM_COUNT] = {"fast-node", "fast-gateway"};
 static const char *const folders[PLATFORM_COUNT] = {"node", "gateway"};
@@ -131,20 +130,6 @@ static int spawn(struct platform *p, int which, struct fast_err *err)
     return 0;
 }
 
-/* The last line that the program wrote: nearly always why it ended. */
-static void last_line(const char *path, char *buf, size_t cap)
-{
-    fast_autofree char *text = NULL;
-    size_t len = 0;
-    buf[0] = 0;
-    if (fast_file_read(path, LOG_TAIL_MAX, &text, &len, NULL))
-        return;
-    while (len && text[len - 1] == '\n')
-        text[--len] = 0;
-    const char *nl = strrchr(text, '\n');
-    snprintf(buf, cap, "%s", nl ? nl + 1 : text);
-}
-
 /* The gateway is there when it answers |path|: /healthz, or what needs the node behind it. */
 static bool answers(struct platform *p, int which, const char *path_asked)
 {
@@ -168,12 +153,16 @@ static bool answers(struct platform *p, int which, const char *path_asked)
 static int wait_for(struct platform *p, int which, struct fast_err *err)
 {
     fast_ns end = fast_clock_now() + START_TIMEOUT;
-    char line[180];
+    char line[180] = "";
     int status;
     while (fast_clock_now() < end) {
         if (waitpid(p->pid[which], &status, WNOHANG) == p->pid[which]) {
             p->pid[which] = 0;
-            last_line(p->log[which], line, sizeof(line));
+            int fd = open(p->log[which], O_RDONLY | O_CLOEXEC);
+            if (fd >= 0) {
+                fast_file_last_line(fd, line, sizeof(line));
+                close(fd);
+            }
             return fast_err_set(err, FAST_EPEER, "%s did not start: %s", names[which],
                                 *line ? line : "it ended without a word");
         }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/parse.h"
 #include "core/scale_impl.h"
 
 static const char *const policy_names[FAST_SCALE_COUNT] = {"paper", "target", "queue", "hybrid"};
@@ -19,13 +20,12 @@ const char *fast_scale_policy_name(enum fast_scale_policy policy)
 
 int fast_scale_policy_parse(const char *text, enum fast_scale_policy *ret, struct fast_err *err)
 {
-    for (int i = 0; i < FAST_SCALE_COUNT; i++)
-        if (!strcmp(text, policy_names[i])) {
-            *ret = (enum fast_scale_policy)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL,
+    int found = fast_parse_name_of(policy_names, FAST_SCALE_COUNT, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL,
                         "scaling policy: \"%.40s\" is not paper, target, queue or hybrid", text);
+    *ret = (enum fast_scale_policy)found;
+    return 0;
 }
 
 int fast_scale_quota(int full_milli, int in_flight, fast_ns was_busy, fast_ns now)

@@ -2,7 +2,7 @@
 
 #include "core/scale_load.h"
 
-#include <string.h>
+#include "base/parse.h"
 
 #define LOAD_SECONDS 3   /* that the load is the mean of */
 #define KALMAN_SECONDS 10
@@ -21,12 +21,11 @@ const char *fast_scaler_name(enum fast_scaler scaler)
 
 int fast_scaler_parse(const char *text, enum fast_scaler *ret, struct fast_err *err)
 {
-    for (int i = 0; i < FAST_SCALER_COUNT; i++)
-        if (!strcmp(text, names[i])) {
-            *ret = (enum fast_scaler)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL, "\"%.40s\" is not queue, paper, hybrid or whole", text);
+    int found = fast_parse_name_of(names, FAST_SCALER_COUNT, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "\"%.40s\" is not queue, paper, hybrid or whole", text);
+    *ret = (enum fast_scaler)found;
+    return 0;
 }
 
 void fast_scaler_conf(enum fast_scaler scaler, struct fast_scale_conf *conf)

@@ -1,6 +1,6 @@
 #include "core/types.h"
 
-#include <string.h>
+#include "base/parse.h"
 
 static const char *const policy_names[FAST_POLICY_COUNT] = {"fast", "timeshare", "racing"};
 static const char *const charge_names[FAST_CHARGE_COUNT] = {"busy", "held"};
@@ -38,21 +38,19 @@ const char *fast_charge_name(enum fast_charge charge)
 
 int fast_policy_parse(const char *text, enum fast_policy *ret, struct fast_err *err)
 {
-    for (int i = 0; i < FAST_POLICY_COUNT; i++)
-        if (!strcmp(text, policy_names[i])) {
-            *ret = (enum fast_policy)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL, "policy: \"%.40s\" is not fast, timeshare or racing",
+    int found = fast_parse_name_of(policy_names, FAST_POLICY_COUNT, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "policy: \"%.40s\" is not fast, timeshare or racing",
                         text);
+    *ret = (enum fast_policy)found;
+    return 0;
 }
 
 int fast_charge_parse(const char *text, enum fast_charge *ret, struct fast_err *err)
 {
-    for (int i = 0; i < FAST_CHARGE_COUNT; i++)
-        if (!strcmp(text, charge_names[i])) {
-            *ret = (enum fast_charge)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL, "charge: \"%.40s\" is not busy or held", text);
+    int found = fast_parse_name_of(charge_names, FAST_CHARGE_COUNT, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "charge: \"%.40s\" is not busy or held", text);
+    *ret = (enum fast_charge)found;
+    return 0;
 }

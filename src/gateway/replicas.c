@@ -420,15 +420,12 @@ void gw_replica_suspect(struct gateway *gw, struct gw_replica *r)
  * PF_EXITING, which is set before either. */
 static bool is_exiting(uint32_t pid)
 {
-    char path[32];
-    fast_autofree char *text = NULL;
+    char buf[FAST_PROC_STAT_MAX], state = 0;
     unsigned flags = 0;
-    char state = 0;
-    snprintf(path, sizeof(path), "/proc/%u/stat", pid);
-    if (fast_file_read(path, 4096, &text, NULL, NULL))
+    const char *at = fast_proc_stat(pid, buf);
+    if (!at)
         return access("/proc/self/stat", R_OK) == 0;
-    const char *at = strrchr(text, ')');
-    if (!at || sscanf(at, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+    if (sscanf(at, " %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
         return false;
     return state == 'Z' || state == 'X' || (flags & PF_EXITING);
 }

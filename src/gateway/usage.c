@@ -23,18 +23,14 @@ struct sum {
 
 /* Adds a process if it is of session |session|. Fields of proc(5), behind the name: 6 session, 14 and 15 times
  * of user and system, 24 resident pages. */
-static void add_process(const char *pid, uint32_t session, struct sum *sum)
+static void add_process(uint32_t pid, uint32_t session, struct sum *sum)
 {
-    char path[64];
-    fast_autofree char *text = NULL;
+    char buf[FAST_PROC_STAT_MAX];
     unsigned of = 0;
     unsigned long long user = 0, system = 0;
     long pages = 0;
-    snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
-    if (fast_file_read(path, 4096, &text, NULL, NULL))
-        return;
-    const char *at = strrchr(text, ')');
-    if (!at || sscanf(at + 1, " %*c %*d %*d %u %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d "
+    const char *at = fast_proc_stat(pid, buf);
+    if (!at || sscanf(at, " %*c %*d %*d %u %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d "
                               "%*d %*u %*u %ld", &of, &user, &system, &pages) != 4 || of != session)
         return;
     sum->cpu += (fast_ns)(user + system) * (FAST_S(1) / sysconf(_SC_CLK_TCK));
@@ -47,7 +43,7 @@ static struct sum sum_of(uint32_t session)
     DIR *proc = opendir("/proc");
     for (struct dirent *e; proc && (e = readdir(proc));)
         if (isdigit((unsigned char)e->d_name[0]))
-            add_process(e->d_name, session, &sum);
+            add_process((uint32_t)strtoul(e->d_name, NULL, 10), session, &sum);
     if (proc)
         closedir(proc);
     return sum;

@@ -58,6 +58,31 @@ int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, st
     return 0;
 }
 
+void fast_file_last_line(int fd, char *ret, size_t cap)
+{
+    off_t size = lseek(fd, 0, SEEK_END), from = size > (off_t)cap - 1 ? size - (off_t)cap + 1 : 0;
+    ssize_t n = size < 0 ? -1 : pread(fd, ret, cap - 1, from);
+    while (n > 0 && ret[n - 1] == '\n')
+        n--;
+    ret[n > 0 ? n : 0] = 0;
+    const char *nl = strrchr(ret, '\n');
+    if (nl)
+        memmove(ret, nl + 1, strlen(nl));
+}
+
+const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX])
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/%u/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, buf, FAST_PROC_STAT_MAX - 1);
+    if (fd >= 0)
+        close(fd);
+    buf[n > 0 ? n : 0] = 0;
+    const char *end = strrchr(buf, ')');
+    return end ? end + 1 : NULL;
+}
+
 static int write_all(int fd, const char *p, size_t len)
 {
     while (len) {

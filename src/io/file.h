@@ -4,6 +4,7 @@
 /* Whole files, directories, and the log sink. */
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -14,6 +15,15 @@ int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, st
 /* Writes |path| so that after a crash there is either the old file or the new one. */
 int fast_file_replace(const char *path, const void *data, size_t len, int mode,
                       struct fast_err *err);
+
+/* The last line of an open file that is not empty, without its end, of at most |cap| - 1 bytes counted from the
+ * end of the file; "" if there is none. */
+void fast_file_last_line(int fd, char *ret, size_t cap);
+
+/* /proc/PID/stat from its field 3 on, in |buf|; NULL if there is no such process. The name in field 2 may hold
+ * spaces and brackets: what counts begins behind the last one. */
+#define FAST_PROC_STAT_MAX 1024
+const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX]);
 
 /* mkdir -p with |mode| for what is made. */
 int fast_dir_make(const char *path, int mode, struct fast_err *err);

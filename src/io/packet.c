@@ -9,8 +9,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "io/loop.h"
 
 #define BACKLOG 512
 
@@ -162,18 +163,11 @@ int fast_packet_recv(int fd, void *buf, struct fast_msg *ret, int *ret_fds, stru
     return r;
 }
 
-static fast_ns monotonic(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return FAST_S(t.tv_sec) + t.tv_nsec;
-}
-
 int fast_packet_recv_wait(int fd, fast_ns timeout, void *buf, struct fast_msg *ret, int *ret_fds,
                           struct fast_err *err)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
-    fast_ns now = monotonic(), end = timeout < FAST_NEVER - now ? now + timeout : FAST_NEVER;
+    fast_ns now = fast_clock_now(), end = timeout < FAST_NEVER - now ? now + timeout : FAST_NEVER;
     int n;
     /* A signal that the program handles, and a time of more than an int has milliseconds, end nothing. */
     do {
@@ -181,7 +175,7 @@ int fast_packet_recv_wait(int fd, fast_ns timeout, void *buf, struct fast_msg *r
         n = poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX);
         if (n < 0 && errno != EINTR)
             return fast_err_set(err, FAST_EIO, "poll: %s", strerror(errno));
-    } while (n <= 0 && (now = monotonic()) < end);
+    } while (n <= 0 && (now = fast_clock_now()) < end);
     if (n <= 0)
         return fast_err_set(err, FAST_ETIME, "no answer within %lld ms",
                             (long long)(timeout / 1000000));

@@ -109,17 +109,13 @@ void node_agent_row(const struct agent_replica *r, struct fast_msg_replica_row *
 /* The last line of a log, cut, without what is not printable; "" when it is the node's own. */
 static void last_line(const char *path, char ret[LAST_LINE_MAX])
 {
-    char buf[1024];
+    char line[1024] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-    ssize_t n = fd < 0 ? 0 : pread(fd, buf, sizeof(buf) - 1, size > 1023 ? size - 1023 : 0);
-    ret[0] = 0;
-    if (fd >= 0)
+    if (fd >= 0) {
+        fast_file_last_line(fd, line, sizeof(line));
         close(fd);
-    while (n > 0 && buf[n - 1] == '\n')
-        n--;
-    buf[n > 0 ? n : 0] = 0;
-    const char *nl = strrchr(buf, '\n'), *line = nl ? nl + 1 : buf;
+    }
+    ret[0] = 0;
     if (strstr(line, " fast-node: "))
         return;
     size_t at = 0;

@@ -1,7 +1,6 @@
 /* fast-node: brings up the parts in their order and takes them down in the reverse one. An orderly
  * end stops the replicas; any other end leaves them running, to be adopted by the next life. */
 
-#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,18 +113,6 @@ static int begin(struct program *p, struct fast_err *err)
     return r;
 }
 
-/* What the simulated driver kept, files only. Nobody uses it any more: every replica has ended. */
-static void remove_sim_dir(const char *path)
-{
-    DIR *dir = opendir(path);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir)))
-        unlinkat(dirfd(dir), entry->d_name, 0);
-    if (dir)
-        closedir(dir);
-    rmdir(path);
-}
-
 static void end(struct program *p)
 {
     struct node *n = &p->node;
@@ -145,8 +132,9 @@ static void end(struct program *p)
     node_mps_free(n->mps);
     node_gpus_free(n->gpus);
     fast_loop_free(n->loop);
+    /* What the simulated driver kept. Nobody uses it any more: every replica has ended. */
     if (p->orderly && n->conf->sim_spec && n->conf->sim_dir_own)
-        remove_sim_dir(n->conf->sim_dir);
+        fast_dir_remove(n->conf->sim_dir, NULL);
 }
 
 static void tell_start(const struct node *n)

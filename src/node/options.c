@@ -70,12 +70,11 @@ static int parse_mps(const char *text, enum node_mps_mode *ret, struct fast_err 
 {
     static const char *const names[] = {
         [NODE_MPS_AUTO] = "auto", [NODE_MPS_ON] = "on", [NODE_MPS_OFF] = "off"};
-    for (size_t i = 0; i < FAST_COUNT_OF(names); i++)
-        if (!strcmp(text, names[i])) {
-            *ret = (enum node_mps_mode)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL, "--mps: \"%.40s\" is not auto, on or off", text);
+    int found = fast_parse_name_of(names, FAST_COUNT_OF(names), text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "--mps: \"%.40s\" is not auto, on or off", text);
+    *ret = (enum node_mps_mode)found;
+    return 0;
 }
 
 static int parse_level(const char *text, enum fast_log_level *ret, struct fast_err *err)

@@ -22,13 +22,13 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "io/file.h"
 #include "wire/page.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
 
-#define STAT_MAX 1024
 #define ENVIRON_MAX (1 << 20)
 
 static int pidfd_open_(pid_t pid)
@@ -36,25 +36,10 @@ static int pidfd_open_(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
 }
 
-/* /proc/PID/stat from field 3 on, in |buf| of STAT_MAX; NULL if there is no such process. The name in
- * field 2 may hold spaces and brackets: what counts begins after the last one. */
-static char *read_stat(pid_t pid, char *buf)
-{
-    char path[64];
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, buf, STAT_MAX - 1);
-    if (fd >= 0)
-        close(fd);
-    buf[n > 0 ? n : 0] = 0;
-    char *end = strrchr(buf, ')');
-    return end ? end + 1 : NULL;
-}
-
 uint64_t node_process_cpu(pid_t pid)
 {
-    char buf[STAT_MAX];
-    const char *p = read_stat(pid, buf);
+    char buf[FAST_PROC_STAT_MAX];
+    const char *p = fast_proc_stat((uint32_t)pid, buf);
     unsigned long long user = 0, kernel = 0;
     if (!p || sscanf(p, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &kernel) != 2)
         return 0;
@@ -63,8 +48,8 @@ uint64_t node_process_cpu(pid_t pid)
 
 bool node_process_stat(pid_t pid, uint64_t *ret_ticks, char *ret_state)
 {
-    char buf[STAT_MAX];
-    const char *p = read_stat(pid, buf);
+    char buf[FAST_PROC_STAT_MAX];
+    const char *p = fast_proc_stat((uint32_t)pid, buf);
     unsigned long long ticks = 0;
     char state = 0;
     if (!p || sscanf(p, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "

@@ -7,18 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-
-static void last_line(int fd, char *ret, size_t cap)
-{
-    ssize_t n = pread(fd, ret, cap - 1, 0);
-    ret[n > 0 ? n : 0] = 0;
-    char *end = ret + strlen(ret);
-    while (end > ret && end[-1] == '\n')
-        *--end = 0;
-    char *from = strrchr(ret, '\n');
-    if (from)
-        memmove(ret, from + 1, strlen(from));
-}
+#include "io/file.h"
 
 static void on_exited(void *arg, int events)
 {
@@ -29,7 +18,7 @@ static void on_exited(void *arg, int events)
     fast_watch_free(job->exited);
     job->exited = NULL;
     node_process_reap(&job->process, &status);
-    last_line(job->output_fd, text, sizeof(text));
+    fast_file_last_line(job->output_fd, text, sizeof(text));
     const char *at = strncmp(text, "fast-store: ", 12) ? text : text + 12;
     node_job_answer(job->all, job, status ? FAST_EIO : FAST_OK, at);
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/parse.h"
 #include "sim/cluster_impl.h"
 
 static const char *const names[SIM_CLUSTER_POLICIES] = {"queue", "flat", "live", "paper",
@@ -19,13 +20,12 @@ const char *sim_cluster_policy_name(enum sim_cluster_policy policy)
 
 int sim_cluster_policy_parse(const char *text, enum sim_cluster_policy *ret, struct fast_err *err)
 {
-    for (int i = 0; i < SIM_CLUSTER_POLICIES; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *ret = (enum sim_cluster_policy)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL, "policy: %.40s is not one of queue, flat, live, paper, hybrid, whole",
+    int found = fast_parse_name_of(names, SIM_CLUSTER_POLICIES, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "policy: %.40s is not one of queue, flat, live, paper, hybrid, whole",
                         text);
+    *ret = (enum sim_cluster_policy)found;
+    return 0;
 }
 
 /* ---- requests ---- */

@@ -5,7 +5,8 @@
 #include "sim/loadgen.h"
 
 #include <math.h>
-#include <string.h>
+
+#include "base/parse.h"
 
 #define DOUBT 0.01
 
@@ -19,13 +20,12 @@ const char *fast_scenario_name(enum fast_scenario scenario)
 
 int fast_scenario_parse(const char *text, enum fast_scenario *ret, struct fast_err *err)
 {
-    for (int i = 0; i < FAST_SCENARIO_COUNT; i++)
-        if (!strcmp(text, names[i])) {
-            *ret = (enum fast_scenario)i;
-            return 0;
-        }
-    return fast_err_set(err, FAST_EINVAL,
+    int found = fast_parse_name_of(names, FAST_SCENARIO_COUNT, text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL,
                         "\"%.40s\" is not single-stream, multi-stream, server or offline", text);
+    *ret = (enum fast_scenario)found;
+    return 0;
 }
 
 int fast_scenario_percentile(enum fast_scenario scenario)

@@ -100,11 +100,24 @@ static void wrapping(void **state)
     assert_int_equal(strlen(err.msg) < sizeof(err.msg), 1);
 }
 
+static void name_of_a_list(void **state)
+{
+    static const char *const names[] = {"auto", "on", "off"};
+    (void)state;
+    assert_int_equal(fast_parse_name_of(names, 3, "auto"), 0);
+    assert_int_equal(fast_parse_name_of(names, 3, "off"), 2);
+    assert_int_equal(fast_parse_name_of(names, 2, "off"), -1); /* only the first |n| */
+    assert_int_equal(fast_parse_name_of(names, 3, "o"), -1);
+    assert_int_equal(fast_parse_name_of(names, 3, "ON"), -1);
+    assert_int_equal(fast_parse_name_of(names, 3, ""), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers), cmocka_unit_test(fractions), cmocka_unit_test(sizes),
         cmocka_unit_test(durations), cmocka_unit_test(names), cmocka_unit_test(wrapping),
+        cmocka_unit_test(name_of_a_list),
     };
     return cmocka_run_group_tests_name("parse", tests, NULL, NULL);
 }
