@@ -26,6 +26,30 @@ static const struct cli_opt opts[] = {
     {"off", 0, CLI_FLAG, offsetof(struct model, off), NULL, "pin: it may be dropped again"},
 };
 
+/* What each namespace has on each GPU, of what it may have: behind the models, at the first of each. */
+static void print_limits(const json_t *all)
+{
+    json_t *m, *o;
+    size_t i, k;
+    char held[32], limit[32];
+    json_array_foreach(all, i, m) {
+        double sum = 0;
+        bool first = true;
+        json_array_foreach(all, k, o) {
+            if (strcmp(json_text(o, "namespace"), json_text(m, "namespace")) != 0 ||
+                json_num(o, "gpu") != json_num(m, "gpu"))
+                continue;
+            first &= k >= i;
+            sum += json_num(o, "bytes");
+        }
+        const json_t *most = json_object_get(m, "namespace_limit_bytes");
+        if (first && json_is_number(most))
+            printf("%s takes %s of %s on GPU %.0f.\n", json_text(m, "namespace"),
+                   view_bytes(sum, held, sizeof(held)),
+                   view_bytes(json_number_value(most), limit, sizeof(limit)), json_num(m, "gpu"));
+    }
+}
+
 static void print_models(const json_t *all)
 {
     static const char *const heads[] = {"MODEL", "VERSION", "NAMESPACE", "GPU", "STATE", "SIZE",
@@ -46,10 +70,13 @@ static void print_models(const json_t *all)
         table_add(t, "%.0f", json_num(m, "tensors"));
         table_add(t, "%.0f", json_num(m, "references"));
         table_add(t, "%.0f", json_num(m, "load_ms"));
-        table_add(t, "%s%s%s", pinned ? "pinned" : "", pinned && shared ? ", " : "",
-                  shared ? "shared" : "");
+        bool verified = json_is_true(json_object_get(m, "verified")), ready = json_num(m, "tensors") > 0;
+        table_add(t, "%s%s%s%s%s", pinned ? "pinned" : "", pinned && shared ? ", " : "",
+                  shared ? "shared" : "", (pinned || shared) && !verified && ready ? ", " : "",
+                  !verified && ready ? "unverified" : "");
     }
     table_print(t, stdout, 0);
+    print_limits(all);
 }
 
 static int list(struct cli *cli)
@@ -148,5 +175,7 @@ const struct cli_cmd cmd_model = {
               "and libfast-store.so or the Python package fastshare to use it; replicas then have one\n"
               "copy of the weights. `push` loads a file before anybody needs it; the file has to lie on\n"
               "the node's machine. What nobody uses stays until the memory is needed, unless it is\n"
-              "pinned; what is removed while it is in use or loaded goes with its last user.",
+              "pinned; what is removed while it is in use or loaded goes with its last user.\n"
+              "\"unverified\" is what a replica has loaded: its bytes are what it says that they are. `push`\n"
+              "of the same file compares them.",
     CLI_CMD_OPTS(opts, struct model), .run = run};

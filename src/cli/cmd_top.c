@@ -48,6 +48,20 @@ static void print_gpus(const json_t *gpus, FILE *out)
     table_print(t, out, 0);
 }
 
+/* Whose shared models a GPU holds, and how much of it they may take. */
+static void print_models(const json_t *gpu)
+{
+    json_t *n;
+    size_t i;
+    char held[32], limit[32];
+    json_array_foreach(json_object_get(gpu, "model_namespaces"), i, n) {
+        const json_t *most = json_object_get(n, "limit_bytes");
+        printf("GPU %.0f: models of %s take %s%s%s\n", json_num(gpu, "gpu"), json_text(n, "namespace"),
+               view_bytes(json_num(n, "bytes"), held, sizeof(held)), json_is_number(most) ? " of " : "",
+               json_is_number(most) ? view_bytes(json_number_value(most), limit, sizeof(limit)) : "");
+    }
+}
+
 /* The plane of one GPU: rows are SMs (top is 100 %), columns are the time of a window. */
 static void print_plane(const struct cli *cli, const json_t *gpu)
 {
@@ -94,6 +108,8 @@ static int run_gpu(struct cli *cli, void *arg, int argc, char **argv)
         api_print(gpus);
     } else {
         print_gpus(gpus, stdout);
+        json_array_foreach(gpus, i, g)
+            print_models(g);
         json_array_foreach(gpus, i, g)
             print_plane(cli, g);
         if (json_is_true(json_object_get(json_array_get(gpus, 0), "simulated")))

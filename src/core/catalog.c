@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MIB 1048576.0
+
 struct hold {
     struct hold *next;
     uint64_t client;
@@ -25,6 +27,8 @@ struct hold {
 
 struct fast_catalog {
     uint64_t epoch, last;
+    struct fast_limits limits;
+    uint64_t total, grain; /* of the device */
     struct fast_model *models[FAST_CATALOG_MODELS];
     int count, waits;
     struct hold *holds; /* in the order in which they came */
@@ -45,6 +49,7 @@ int fast_catalog_new(uint32_t epoch, struct fast_catalog **ret, struct fast_err 
     if (!c)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a catalogue");
     c->epoch = (uint64_t)epoch << 32;
+    c->grain = 1;
     *ret = c;
     return 0;
 }
@@ -64,6 +69,19 @@ void fast_catalog_free(struct fast_catalog *c)
         free(c->freed[i]);
     free(c->last_freed);
     free(c);
+}
+
+void fast_catalog_limit(struct fast_catalog *c, const struct fast_limits *limits, uint64_t total,
+                        uint64_t grain)
+{
+    c->limits = *limits;
+    c->total = total;
+    c->grain = grain;
+}
+
+uint64_t fast_catalog_limit_of(const struct fast_catalog *c, const char *ns)
+{
+    return fast_limits_of(&c->limits, ns, c->total);
 }
 
 /* ---- looking ---- */
@@ -167,27 +185,70 @@ static struct fast_model *find_oldest(const struct fast_catalog *c, const char *
     return oldest;
 }
 
-/* A place for one more model of |ns|, if need be that of one that nobody uses. */
-static int make_place(struct fast_catalog *c, const char *ns, struct fast_err *err)
+/* What the models of a namespace take. */
+struct account {
+    int models, cached;
+    uint64_t bytes, cached_bytes;
+};
+
+static struct account account_of(const struct fast_catalog *c, const char *ns)
 {
-    int own = 0;
-    for (int i = 0; i < c->count; i++)
-        own += !strcmp(c->models[i]->ns, ns);
-    bool full = own >= FAST_CATALOG_NS_MODELS;
-    if (!full && c->count < FAST_CATALOG_MODELS)
-        return 0;
-    struct fast_model *oldest = find_oldest(c, full ? ns : NULL);
-    if (!oldest || c->freed_count >= FAST_CATALOG_MODELS)
+    struct account a = {0};
+    for (int i = 0; i < c->count; i++) {
+        const struct fast_model *m = c->models[i];
+        if (strcmp(m->ns, ns) != 0)
+            continue;
+        a.models++;
+        a.bytes += m->charge;
+        a.cached += fast_model_is_cached(m);
+        a.cached_bytes += fast_model_is_cached(m) ? m->charge : 0;
+    }
+    return a;
+}
+
+/* Models whose end nobody was told of yet have a place in |freed|, and so has every model when it goes. */
+static bool has_place(const struct fast_catalog *c, const struct account *a)
+{
+    if (c->count + c->freed_count >= 2 * FAST_CATALOG_MODELS)
+        return false;
+    if (a->models >= FAST_CATALOG_NS_MODELS)
+        return a->cached > 0;
+    return c->count < FAST_CATALOG_MODELS || find_oldest(c, NULL);
+}
+
+/* A place for one more model of |ns|, if need be that of some that nobody uses. */
+static int make_place(struct fast_catalog *c, const char *ns, uint64_t charge, struct fast_err *err)
+{
+    struct account a = account_of(c, ns);
+    uint64_t limit = fast_catalog_limit_of(c, ns), firm = a.bytes - a.cached_bytes;
+    if (c->total && charge > c->total)
+        return fast_err_set(err, FAST_ENOROOM, "the GPU has %.1f MiB and not %.1f", (double)c->total / MIB,
+                            (double)charge / MIB);
+    if (charge > limit || firm > limit - charge)
+        return fast_err_set(err, FAST_ENOROOM,
+                            "namespace %s has %.1f MiB of models in use or pinned on this GPU, and %.1f MiB more "
+                            "pass its limit of %.1f MiB: fast model rm, or a higher fast-node --model-limit",
+                            ns, (double)firm / MIB, (double)charge / MIB, (double)limit / MIB);
+    if (!has_place(c, &a))
         return fast_err_set(err, FAST_ENOROOM, "there are %d models already, %d of namespace %.60s",
-                            c->count, own, ns);
-    drop_model(c, oldest);
+                            c->count, a.models, ns);
+    while (a.bytes > limit - charge || a.models >= FAST_CATALOG_NS_MODELS) {
+        struct fast_model *oldest = find_oldest(c, ns);
+        a.bytes -= oldest->charge;
+        a.models--;
+        drop_model(c, oldest);
+    }
+    if (c->count >= FAST_CATALOG_MODELS)
+        drop_model(c, find_oldest(c, NULL));
     return 0;
 }
 
 static int add_model(struct fast_catalog *c, const struct fast_model_want *w, struct fast_model **ret,
                      struct fast_err *err)
 {
-    int rc = make_place(c, w->ns, err);
+    uint64_t rest = w->bytes % c->grain, charge = w->bytes + (rest ? c->grain - rest : 0);
+    charge = charge < w->bytes ? UINT64_MAX : charge; /* more than there are */
+    int rc = make_place(c, w->ns, charge, err);
     if (rc)
         return rc;
     struct fast_model *m = calloc(1, sizeof(*m));
@@ -200,6 +261,7 @@ static int add_model(struct fast_catalog *c, const struct fast_model_want *w, st
     m->digest[0] = w->digest[0];
     m->digest[1] = w->digest[1];
     m->bytes = w->bytes;
+    m->charge = charge;
     m->shared = w->flags & FAST_MODEL_F_SHARED;
     m->pinned = w->flags & FAST_MODEL_F_PINNED;
     c->models[c->count++] = m;

@@ -21,6 +21,7 @@
 
 #include "base/err.h"
 #include "base/units.h"
+#include "core/limit.h"
 
 #define FAST_CATALOG_MODELS 256
 #define FAST_CATALOG_NS_MODELS 64 /* of one namespace */
@@ -55,8 +56,10 @@ struct fast_model {
     uint64_t digest[2];
     enum fast_model_state state;
     uint64_t bytes;   /* as it was asked for */
+    uint64_t charge;  /* what the device gives for it */
     bool shared, pinned;
     bool removed;     /* nobody new gets it */
+    bool verified;    /* compared with what it should be; the store's own, false at first */
     uint32_t refs;    /* of all clients, that of the loader included */
     uint32_t waiting; /* requests */
     uint64_t loader;  /* a client; 0: none */
@@ -92,9 +95,16 @@ struct fast_catalog_action {
 int fast_catalog_new(uint32_t epoch, struct fast_catalog **ret, struct fast_err *err);
 void fast_catalog_free(struct fast_catalog *c); /* NULL is fine; |data| of models is the caller's */
 
+/* The models of a namespace may take so much of a device of |total| bytes, which gives memory by multiples of
+ * |grain|. Those that are in use, are being loaded, are pinned or were removed and are still in use count; those
+ * that nobody uses make room for others of their namespace. What is above a new limit stays. */
+void fast_catalog_limit(struct fast_catalog *c, const struct fast_limits *limits, uint64_t total,
+                        uint64_t grain);
+uint64_t fast_catalog_limit_of(const struct fast_catalog *c, const char *ns);
+
 /* Request |id| of |client| (not 0). What becomes of it comes from fast_catalog_next(), now or later.
  * FAST_ENOENT: nothing of that name that this namespace may use, and it cannot be loaded.
- * FAST_EINVAL, FAST_ENOROOM: nothing was changed. */
+ * FAST_EINVAL, FAST_ENOROOM (of which the limit of its namespace is one): nothing was changed. */
 int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
                       const struct fast_model_want *want, fast_ns now, struct fast_err *err);
 

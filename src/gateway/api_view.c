@@ -51,6 +51,21 @@ static json_t *rectangles(const struct gateway *gw, int fleet)
     return list;
 }
 
+/* What each namespace has of the shared memory of |gpu|, and may have. */
+static json_t *model_namespaces(const struct gateway *gw, uint32_t gpu)
+{
+    json_t *list = json_array();
+    for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
+        uint64_t held;
+        if (m->gpu != gpu || !gw_models_held(gw, m, &held))
+            continue;
+        json_array_append_new(list, json_pack("{s:s, s:I, s:o}", "namespace", m->ns.p, "bytes", (json_int_t)held,
+                                              "limit_bytes", m->limit == UINT64_MAX ? json_null()
+                                                                 : json_integer((json_int_t)m->limit)));
+    }
+    return list;
+}
+
 static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
 {
     struct fast_gpu_room room = {0};
@@ -68,6 +83,7 @@ static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
     set_int(o, "memory_capped_bytes", row->mem_capped);
     set_int(o, "memory_shared_bytes", row->mem_shared);
     set_int(o, "memory_cached_bytes", row->mem_cached);
+    set(o, "model_namespaces", model_namespaces(gw, row->gpu));
     set(o, "shared_via", json_string(row->mem_shared ? fast_store_via_name(row->store_via) : ""));
     set(o, "utilization", fraction(row->util_milli));
     set(o, "sm_activity", fraction(row->sm_milli));

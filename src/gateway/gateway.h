@@ -353,6 +353,8 @@ void gw_models_told(void *gateway, const struct fast_msg_model_row *row);
 void gw_models_forget(struct gateway *gw);
 /* What the placement needs to know of the weights that |spec| shares. */
 void gw_models_want(const struct gateway *gw, const struct gw_spec *spec, struct fast_want *ret);
+/* What the models of |of|'s namespace take on its GPU. False: |of| is not the first of them. */
+bool gw_models_held(const struct gateway *gw, const struct fast_msg_model_row *of, uint64_t *ret);
 /* The models, one after the other; |before| NULL: the first. NULL: no more. */
 const struct fast_msg_model_row *gw_models_next(const struct gateway *gw,
                                                 const struct fast_msg_model_row *before);

@@ -165,12 +165,31 @@ static void models(struct gw_page *w, const struct gateway *gw)
     }
 }
 
+/* Models of each namespace that has some, and how much it may have. */
+static void model_namespaces(struct gw_page *w, const struct gateway *gw)
+{
+    static const struct {
+        const char *name, *help;
+    } rows[] = {{"fast_model_namespace_bytes", "Device memory of all models of a namespace"},
+                {"fast_model_namespace_limit_bytes", "How much of it they may take (fast-node --model-limit)"}};
+    for (int i = 0; i < 2; i++) {
+        gw_page_head(w, rows[i].name, "gauge", rows[i].help);
+        for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
+            uint64_t held;
+            if (gw_models_held(gw, m, &held) && (i == 0 || m->limit != UINT64_MAX))
+                gw_page_add(w, "%s{namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name, m->ns.p, m->gpu,
+                            (unsigned long long)(i ? m->limit : held));
+        }
+    }
+}
+
 void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw)
 {
     for (size_t i = 0; i < sizeof(gpu_rows) / sizeof(gpu_rows[0]); i++)
         gpu_value(w, gw, i);
     limits(w, gw);
     models(w, gw);
+    model_namespaces(w, gw);
 }
 
 /* ---- replicas ---- */

@@ -10,11 +10,13 @@
 #include "base/hash.h"
 #include "base/parse.h"
 #include "core/catalog.h"
+#include "core/pass.h"
 
 struct gw_model {
     struct gw_model *next;
     struct fast_msg_model_row row; /* its strings are those below */
     char ns[FAST_CATALOG_NS], name[FAST_CATALOG_NAME], version[FAST_CATALOG_VERSION];
+    char loader[FAST_PASS_NAME];
 };
 
 /* ---- what is there ---- */
@@ -75,6 +77,8 @@ static void take_row(struct gateway *gw, const struct fast_msg_model_row *row)
     snprintf(m->name, sizeof(m->name), "%s", row->name.p);
     snprintf(m->version, sizeof(m->version), "%s", row->version.p);
     m->row = *row;
+    snprintf(m->loader, sizeof(m->loader), "%s", row->loader.p);
+    m->row.loader = fast_str(m->loader);
     m->row.ns = fast_str(m->ns);
     m->row.name = fast_str(m->name);
     m->row.version = fast_str(m->version);
@@ -108,15 +112,35 @@ const struct fast_msg_model_row *gw_models_next(const struct gateway *gw,
     return m ? &m->row : NULL;
 }
 
+bool gw_models_held(const struct gateway *gw, const struct fast_msg_model_row *of, uint64_t *ret)
+{
+    bool found = false;
+    *ret = 0;
+    for (const struct gw_model *m = gw->models; m; m = m->next) {
+        if (m->row.gpu != of->gpu || strcmp(m->ns, of->ns.p) != 0)
+            continue;
+        if (!found && &m->row != of)
+            return false;
+        found = true;
+        *ret += m->row.bytes;
+    }
+    return found;
+}
+
 static json_t *row_json(const struct fast_msg_model_row *r)
 {
-    return json_pack(
+    json_t *o = json_pack(
         "{s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:b, s:I, s:I, s:f, s:f}", "gpu",
         (json_int_t)r->gpu, "namespace", r->ns.p, "name", r->name.p, "version", r->version.p, "state",
         fast_model_state_name(r->state), "tensors", (json_int_t)r->tensors, "bytes",
         (json_int_t)r->bytes, "references", (json_int_t)r->refs, "pinned", r->pinned != 0, "shared",
         r->shared != 0, "waiting", (json_int_t)r->waiting, "gets", (json_int_t)r->gets, "load_ms",
         (double)r->load_ns / 1e6, "idle_seconds", (double)r->idle_ms / 1e3);
+    json_object_set_new(o, "loaded_by", json_string(r->loader.p));
+    json_object_set_new(o, "verified", json_boolean(r->verified != 0));
+    json_object_set_new(o, "namespace_limit_bytes",
+                        r->limit == UINT64_MAX ? json_null() : json_integer((json_int_t)r->limit));
+    return o;
 }
 
 static void list(const struct gw_request *rq)

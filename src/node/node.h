@@ -39,6 +39,7 @@ struct node_conf {
     const char *store_path; /* fast-store, absolute; NULL: not installed */
     const char *store_lib;  /* libfast-store.so, absolute; NULL: where the loader finds it */
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
+    const char *model_limit; /* core/limit.h; checked */
     struct fast_sched_conf sched;
 };
 

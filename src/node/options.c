@@ -11,8 +11,10 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/parse.h"
+#include "core/limit.h"
 
-enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, MPS_CONTROL, NAME, LOG_LEVEL, HELP, VERSION, COUNT };
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, MPS_CONTROL, MODEL_LIMIT, NAME, LOG_LEVEL, HELP,
+       VERSION, COUNT };
 
 static const struct {
     const char *name, *arg, *text;
@@ -35,6 +37,10 @@ static const struct {
                                    "if it starts, on fails without it, off leaves partitions advisory"},
     [MPS_CONTROL] = {"mps-control", "FILE", "the control program of MPS; default: nvidia-cuda-mps-control\n"
                                             "of PATH, or the simulated one"},
+    [MODEL_LIMIT] = {"model-limit", "LIST",
+                     "how much of each GPU the shared models of a namespace may take, in use and\n"
+                     "pinned ones together: [NAMESPACE=]PERCENT% or [NAMESPACE=]SIZE, with commas; one\n"
+                     "without a name is for all others; default " FAST_LIMIT_DEFAULT},
     [NAME] = {"name", "NAME", "of this node, for the gateway; default: the host name"},
     [LOG_LEVEL] = {"log-level", "LEVEL", "error, warn, info (default) or debug; the log is stderr"},
     [HELP] = {"help", NULL, "print this"},
@@ -103,6 +109,7 @@ static int parse_name(const char *text, struct fast_err *err)
 static int take(struct node_options *o, int which, const char *value, struct fast_err *err)
 {
     struct node_conf *c = &o->conf;
+    struct fast_limits limits;
     switch (which) {
     case STATE_DIR:
         c->state_dir = value;
@@ -130,6 +137,9 @@ static int take(struct node_options *o, int which, const char *value, struct fas
         return *value && !access(value, X_OK)
                    ? 0
                    : fast_err_set(err, FAST_ENOENT, "--mps-control: %.150s is not a program", value);
+    case MODEL_LIMIT:
+        c->model_limit = value;
+        return fast_limits_parse(value, "--model-limit", &limits, err);
     case NAME:
         c->name = value;
         return parse_name(value, err);
@@ -295,6 +305,7 @@ int node_options_read(int argc, char **argv, struct node_options *ret, struct fa
 {
     memset(ret, 0, sizeof(*ret));
     ret->log_level = FAST_LOG_INFO;
+    ret->conf.model_limit = FAST_LIMIT_DEFAULT;
     int r = parse(argc, argv, ret, err);
     if (r || ret->help || ret->version)
         return r;

@@ -113,7 +113,8 @@ static int spawn(struct node_store *s, struct fast_err *err)
     snprintf(idle, sizeof(idle), "%lldms", (long long)(NODE_STORE_IDLE / FAST_MS(1)));
     snprintf(probe, sizeof(probe), "%s/store-probe", c->state_dir);
     const char *argv[] = {c->store_path, "--socket", s->socket, "--listen-fd", "3", "--gpu", gpu,
-                          "--key-file", s->all->key_path, "--probe-file", probe, "--idle", idle, NULL};
+                          "--key-file", s->all->key_path, "--probe-file", probe, "--idle", idle,
+                          "--limit", c->model_limit, NULL};
     char **env = node_store_environment(s, NULL);
     int log_fd = open_log(s);
     struct node_process_spec spec = {argv, (const char *const *)env, "/", log_fd, s->listen_fd};

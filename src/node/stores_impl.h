@@ -14,6 +14,7 @@ struct node_model {
     struct node_model *next;
     struct fast_msg_model_row row; /* its strings are those below */
     char ns[FAST_CATALOG_NS], name[FAST_CATALOG_NAME], version[FAST_CATALOG_VERSION];
+    char loader[FAST_PASS_NAME];
 };
 
 /* What somebody asked for; it may take several stores to do it. */

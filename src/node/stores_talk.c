@@ -108,6 +108,8 @@ static void on_row(struct node_store *s, const struct fast_msg_model_row *row)
     snprintf(m->version, sizeof(m->version), "%s", row->version.p);
     m->row = *row;
     m->row.gpu = s->gpu;
+    snprintf(m->loader, sizeof(m->loader), "%s", row->loader.p);
+    m->row.loader = fast_str(m->loader);
     m->row.ns = fast_str(m->ns);
     m->row.name = fast_str(m->name);
     m->row.version = fast_str(m->version);
@@ -200,12 +202,15 @@ static int on_welcome(struct node_store *s, const struct fast_msg_store_welcome 
                       struct fast_err *err)
 {
     struct fast_msg watch = {.type = FAST_MSG_T_store_watch};
+    struct fast_msg limit = {.type = FAST_MSG_T_store_limit,
+                             .store_limit = {.limits = fast_str(s->all->node->conf->model_limit)}};
     s->via = w->via;
     s->greeted = s->worked = true;
     s->deaths = 0;
     if (s->process.pidfd < 0 && node_store_adopt(s, (pid_t)w->pid))
         return fast_err_set(err, FAST_EPEER, "it is gone");
-    return send_next(s, &watch, err);
+    /* One of an earlier life of the node has the limits of then. */
+    return send_next(s, &limit, err) ? -err->code : send_next(s, &watch, err);
 }
 
 static int on_message(struct node_store *s, const struct fast_msg *m, struct fast_err *err)

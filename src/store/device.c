@@ -27,6 +27,7 @@ int store_device_init(struct store_device *dev, const char *probe_file, struct f
             : fast_store_driver_check(d, d->device_total(&dev->total, dev->device), "cuDeviceTotalMem",
                                       err);
     rc = rc ? rc : store_probe(d, dev->device, probe_file, &dev->via, err);
+    dev->granularity = FAST_MIB(2); /* less, and the driver may put it into a block with somebody else's */
     if (rc || dev->via == FAST_STORE_VIA_IPC)
         return rc ? rc : fast_store_driver_enter(d, &dev->ctx, err);
     CUmemAllocationProp prop = prop_of(dev->device);
@@ -77,14 +78,13 @@ static int alloc_vmm(struct store_device *dev, uint64_t bytes, struct store_mem 
     return 0;
 }
 
-/* At least 2 MiB, or the driver may put it into a block with somebody else's, and hand out all. */
 static int alloc_ipc(struct store_device *dev, uint64_t bytes, struct store_mem *mem,
                      struct fast_err *err)
 {
     const struct fast_store_driver *d = &dev->d;
     struct store_part_mem *p = &mem->parts[0];
-    *p = (struct store_part_mem){.fd = -1,
-                                 .bytes = (bytes + FAST_MIB(2) - 1) / FAST_MIB(2) * FAST_MIB(2)};
+    *p = (struct store_part_mem){
+        .fd = -1, .bytes = (bytes + dev->granularity - 1) / dev->granularity * dev->granularity};
     int rc = fast_store_driver_check(d, d->alloc(&p->ptr, p->bytes), "cuMemAlloc", err);
     if (rc)
         return rc;

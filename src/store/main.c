@@ -17,6 +17,7 @@
 #include "io/file.h"
 #include "store/store.h"
 #include "storelib/fast_store.h"
+#include "storelib/lib.h"
 
 static const char usage[] =
     "usage: fast-store --socket PATH [options]\n"
@@ -31,12 +32,14 @@ static const char usage[] =
     "  --key-file FILE  16 bytes: let in who has a pass made with them; without it everybody who may\n"
     "                   connect is let in\n"
     "  --probe-file F   where to keep what the driver was found to be able to\n"
+    "  --limit LIST     how much of the GPU the models of a namespace may take, as of fast-node's\n"
+    "                   --model-limit; default: all of it\n"
     "  --idle TIME      end after so long without models and clients; default: never\n"
     "  --push FILE      load a safetensors file into the store at PATH ($FAST_STORE_PASS) and end\n"
     "  --model NAME, --version V, --shared, --pinned   of the model that is pushed\n"
     "  --help, --version-of-program\n";
 
-enum { SOCKET = 1, LISTEN, GPU, KEY, PROBE_FILE, IDLE, PUSH, MODEL, VERSION, SHARED, PINNED, PROBE,
+enum { SOCKET = 1, LISTEN, GPU, KEY, PROBE_FILE, LIMIT, IDLE, PUSH, MODEL, VERSION, SHARED, PINNED, PROBE,
        HELP, PROGRAM };
 
 struct options {
@@ -68,6 +71,8 @@ static int take(struct options *o, int which, const char *value, struct fast_err
     case PROBE_FILE:
         o->conf.probe_file = value;
         break;
+    case LIMIT:
+        return fast_limits_parse(value, "--limit", &o->conf.limits, err);
     case IDLE:
         return fast_parse_duration(value, "--idle", 0, FAST_S(86400), &o->conf.idle, err);
     case PUSH:
@@ -99,6 +104,7 @@ static int parse(int argc, char **argv, struct options *o, struct fast_err *err)
         {"socket", required_argument, NULL, SOCKET}, {"listen-fd", required_argument, NULL, LISTEN},
         {"gpu", required_argument, NULL, GPU},       {"key-file", required_argument, NULL, KEY},
         {"probe-file", required_argument, NULL, PROBE_FILE},
+        {"limit", required_argument, NULL, LIMIT},
         {"idle", required_argument, NULL, IDLE},     {"push", required_argument, NULL, PUSH},
         {"model", required_argument, NULL, MODEL},   {"version", required_argument, NULL, VERSION},
         {"shared", no_argument, NULL, SHARED},       {"pinned", no_argument, NULL, PINNED},
@@ -124,6 +130,24 @@ static int parse(int argc, char **argv, struct options *o, struct fast_err *err)
     return 0;
 }
 
+/* This program has read the file itself; what a replica has loaded under its name it compares with it. */
+static int verify(const struct options *o, struct fast_store *store, const struct fast_store_model *model,
+                  char *msg, size_t msg_size)
+{
+    struct fast_err err;
+    char why[256];
+    int rc = fast_store_model_loaded(model) ? 0 : fast_store_model_compare(model, o->push, why, sizeof(why));
+    if (rc) {
+        snprintf(msg, msg_size, "what is stored as %.60s is not what is in the file: %.100s; fast model rm it and "
+                 "push again", o->model, why);
+        return rc;
+    }
+    rc = store_client_verified(store, model, &err);
+    if (rc)
+        snprintf(msg, msg_size, "%.200s", err.msg);
+    return rc;
+}
+
 static int push(const struct options *o)
 {
     struct fast_store *store = NULL;
@@ -133,12 +157,13 @@ static int push(const struct options *o)
     rc = rc ? rc
             : fast_store_load_file(store, o->push, o->model, o->version, o->flags, 600000, &model, msg,
                                    sizeof(msg));
+    rc = rc ? rc : verify(o, store, model, msg, sizeof(msg));
     if (rc)
         fprintf(stderr, "fast-store: %s\n", msg);
     else
         printf("%s: %zu tensors, %.1f MB, %s (%s)\n", o->model, fast_store_model_count(model),
                (double)fast_store_model_bytes(model) / 1e6,
-               fast_store_model_loaded(model) ? "loaded" : "was there already", fast_store_via(store));
+               fast_store_model_loaded(model) ? "loaded" : "was there already, byte for byte", fast_store_via(store));
     fast_store_release(model);
     fast_store_disconnect(store);
     return rc ? 1 : 0;
@@ -175,6 +200,8 @@ static int begin(struct store *s, struct fast_err *err)
     int rc = read_key(s, err);
     rc = rc ? rc : store_device_init(&s->device, s->conf->probe_file, err);
     rc = rc ? rc : fast_catalog_new(epoch, &s->catalog, err);
+    if (!rc)
+        fast_catalog_limit(s->catalog, &s->conf->limits, s->device.total, s->device.granularity);
     rc = rc ? rc : fast_loop_new(&s->loop, err);
     rc = rc ? rc : fast_loop_signal(s->loop, SIGTERM, on_signal, s, err);
     rc = rc ? rc : fast_loop_signal(s->loop, SIGINT, on_signal, s, err);

@@ -33,7 +33,9 @@ void store_row(const struct store *s, const struct fast_model *m, struct fast_ms
                       .bytes = d && d->mem ? d->mem->bytes : 0, .refs = m->refs, .pinned = m->pinned,
                       .shared = m->shared, .waiting = m->waiting, .gets = m->gets,
                       .load_ns = d ? d->load_ns : 0,
-                      .idle_ms = idle > 0 ? (uint64_t)(idle / 1000000) : 0}};
+                      .idle_ms = idle > 0 ? (uint64_t)(idle / 1000000) : 0,
+                      .limit = fast_catalog_limit_of(s->catalog, m->ns),
+                      .loader = fast_str(d ? d->loader : ""), .verified = m->verified}};
 }
 
 void store_usage(const struct store *s, struct fast_msg *ret)
@@ -246,6 +248,7 @@ int store_commit(struct store_session *c, const struct fast_msg *m, int fd, stru
     d->manifest_fd = fd;
     d->tensors = tensors;
     d->load_ns = m->model_commit.load_ns;
+    memcpy(d->loader, c->pass.who, sizeof(d->loader));
     fast_log(INFO, "model ready", "ns=%s model=\"%s\" version=\"%s\" tensors=%u bytes=%llu ms=%lld",
              model->ns, model->name, model->version, tensors, (unsigned long long)d->mem->bytes,
              (long long)(d->load_ns / 1000000));

@@ -118,20 +118,50 @@ static void watch_begin(struct store_session *c)
     store_send(c, &m, NULL, 0);
 }
 
+static int set_limit(struct store *s, const char *text, struct fast_err *err)
+{
+    struct fast_limits limits;
+    int rc = fast_limits_parse(text, "limits", &limits, err);
+    if (!rc)
+        fast_catalog_limit(s->catalog, &limits, s->device.total, s->device.granularity);
+    return rc;
+}
+
+/* Whoever says so had it in its hands: what is not ready, or is of an earlier life, cannot be meant. */
+static int set_verified(struct store *s, uint64_t id, struct fast_err *err)
+{
+    struct fast_model *m = fast_catalog_find(s->catalog, id);
+    if (!m)
+        return fast_catalog_known(s->catalog, id, err);
+    if (m->state == FAST_MODEL_LOADING)
+        return fast_err_set(err, FAST_EBUSY, "model %s is being loaded", m->name);
+    m->verified = true;
+    return 0;
+}
+
 static int administer(struct store_session *c, const struct fast_msg *m, struct fast_err *err)
 {
     struct store *s = c->store;
+    int rc = 0;
     if (!c->pass.admin)
         return fast_err_set(err, FAST_EPERM, "this pass does not give the right to administer");
-    if (m->type == FAST_MSG_T_model_remove)
+    switch (m->type) {
+    case FAST_MSG_T_model_remove:
         return fast_catalog_remove(s->catalog, m->model_remove.ns.p, m->model_remove.name.p,
                                    m->model_remove.version.p, err);
-    if (m->type == FAST_MSG_T_store_watch) {
+    case FAST_MSG_T_store_watch:
         watch_begin(c);
         return 0;
-    }
-    int rc = fast_catalog_pin(s->catalog, m->model_pin.ns.p, m->model_pin.name.p,
+    case FAST_MSG_T_store_limit:
+        rc = set_limit(s, m->store_limit.limits.p, err);
+        break;
+    case FAST_MSG_T_model_verified:
+        rc = set_verified(s, m->model_verified.model, err);
+        break;
+    default:
+        rc = fast_catalog_pin(s->catalog, m->model_pin.ns.p, m->model_pin.name.p,
                               m->model_pin.version.p, m->model_pin.pin != 0, err);
+    }
     for (int i = 0; i < fast_catalog_count(s->catalog) && !rc; i++)
         store_tell_model(s, fast_catalog_at(s->catalog, i));
     return rc;
@@ -182,6 +212,8 @@ static void on_message(struct store_session *c, const struct fast_msg *m, int *f
     case FAST_MSG_T_model_remove:
     case FAST_MSG_T_model_pin:
     case FAST_MSG_T_store_watch:
+    case FAST_MSG_T_store_limit:
+    case FAST_MSG_T_model_verified:
         rc = administer(c, m, &err);
         break;
     default:

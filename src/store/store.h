@@ -21,6 +21,7 @@ struct store_conf {
     int gpu;             /* index on the node, for its rows; the device is the first visible one */
     const char *key_file; /* NULL: everybody is let in, as |STORE_NS_DEFAULT|, and may administer */
     const char *probe_file; /* where the outcome of the probe is kept; NULL: nowhere */
+    struct fast_limits limits; /* of namespaces; zeros: none */
     fast_ns idle;        /* ends after so long without models and clients; FAST_NEVER: it does not */
 };
 
@@ -45,7 +46,7 @@ struct store_device {
     struct fast_store_driver d;
     CUdevice device;
     CUcontext ctx; /* IPC needs one; VMM only if the driver says so */
-    size_t granularity;
+    size_t granularity; /* the device gives memory by multiples of it */
     size_t total; /* bytes of the device */
     enum fast_store_via via;
 };
@@ -99,6 +100,7 @@ struct store_model {
     int manifest_fd;
     uint32_t tensors;
     fast_ns load_ns;
+    char loader[FAST_PASS_NAME]; /* who has loaded it */
 };
 
 int store_sessions_begin(struct store *s, struct fast_err *err);

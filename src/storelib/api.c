@@ -193,6 +193,52 @@ int fast_store_model_verify(const struct fast_store_model *m, char *msg, size_t 
     return store_tell(rc, &err, msg, msg_size);
 }
 
+/* The table of tensors of both; their places need not be the same. */
+static int same_table(const struct fast_store_model *m, const struct store_file *f, struct fast_err *err)
+{
+    if (m->count != f->count)
+        return fast_err_set(err, FAST_EIO, "it has %zu tensors and not %zu", m->count, f->count);
+    for (size_t i = 0; i < f->count; i++) {
+        struct fast_store_tensor t;
+        const struct fast_tensor *want = &f->tensors[i];
+        if (fast_store_model_find(m, want->name, &t) || strcmp(t.dtype, fast_dtype_name(want->dtype)) != 0 ||
+            t.bytes != want->bytes || t.ndim != want->ndim ||
+            memcmp(t.shape, want->shape, t.ndim * sizeof(*t.shape)) != 0)
+            return fast_err_set(err, FAST_EIO, "tensor \"%.100s\" is another one", want->name);
+        f->pieces[i].to = t.offset;
+    }
+    return 0;
+}
+
+static int compare(const struct fast_store_model *m, struct store_file *f, struct fast_err *err)
+{
+    const struct fast_store *s = m->store;
+    size_t first = 0;
+    int rc = same_table(m, f, err);
+    rc = rc ? rc : store_stage_compare(&s->d, f->fd, m->map.base, f->pieces, f->count, &first, err);
+    for (size_t i = 0; i < f->count && !rc; i++) {
+        struct fast_store_tensor t;
+        fast_store_model_find(m, f->tensors[i].name, &t);
+        if (i >= first || t.hash != f->pieces[i].hash)
+            rc = fast_err_set(err, FAST_EIO, "tensor \"%.100s\" has other bytes%s", t.name,
+                              i >= first ? "" : " than its hash says");
+    }
+    return rc ? rc : store_file_check(f, err);
+}
+
+int fast_store_model_compare(const struct fast_store_model *m, const char *path, char *msg, size_t msg_size)
+{
+    struct fast_err err = {0};
+    struct store_file f;
+    int rc = store_client_enter(m->store, &err);
+    rc = rc ? rc : store_file_open(path, &f, &err);
+    if (!rc) {
+        rc = compare(m, &f, &err);
+        store_file_fini(&f);
+    }
+    return store_tell(rc, &err, msg, msg_size);
+}
+
 int fast_store_model_known(const struct fast_store_model *m, char *msg, size_t msg_size)
 {
     struct fast_err err = {0};

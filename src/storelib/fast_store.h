@@ -122,6 +122,10 @@ FAST_STORE_API int fast_store_model_is_shared(const struct fast_store_model *mod
 /* Reads the model back and compares the hash of every tensor. FAST_STORE_EIO: one differs. */
 FAST_STORE_API int fast_store_model_verify(const struct fast_store_model *model, char *msg,
                                            size_t msg_size);
+/* Compares the model, byte for byte, with a safetensors file, and its hashes with those of the file's bytes: whether
+ * whoever loaded it has loaded that. FAST_STORE_EIO: it is something else. */
+FAST_STORE_API int fast_store_model_compare(const struct fast_store_model *model, const char *path, char *msg,
+                                            size_t msg_size);
 /* Whether the store still knows of it. FAST_STORE_ENOENT: the store has been started anew since; the
  * model goes on, and is not counted as the store's. */
 FAST_STORE_API int fast_store_model_known(const struct fast_store_model *model, char *msg,

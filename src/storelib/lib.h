@@ -94,6 +94,8 @@ int store_client_commit(struct fast_store *s, uint64_t epoch, uint64_t model, in
                         fast_ns load, struct fast_err *err);
 int store_client_close(struct fast_store *s, uint64_t epoch, uint64_t model, struct fast_err *err);
 int store_client_known(struct fast_store *s, uint64_t model, struct fast_err *err);
+/* Tells the store that |model| was compared with its file. */
+int store_client_verified(struct fast_store *s, const struct fast_store_model *model, struct fast_err *err);
 fast_ns store_now(void);
 
 /* ---- map.c ---- */
@@ -124,6 +126,10 @@ int store_stage_file(const struct fast_store_driver *d, int fd, CUdeviceptr base
 /* The hash of |bytes| at |data|, in host or device memory. */
 int store_stage_hash(const struct fast_store_driver *d, const void *data, uint64_t bytes,
                      uint64_t *ret, struct fast_err *err);
+/* Whether the pieces, at |base|, have the bytes that they have in |fd|. Returns in |ret_first| the first that has
+ * not, or |n|; sets the hashes of those before, of the bytes in the file. */
+int store_stage_compare(const struct fast_store_driver *d, int fd, CUdeviceptr base,
+                        struct store_piece *pieces, size_t n, size_t *ret_first, struct fast_err *err);
 /* The hashes of tensors on the device. */
 int store_stage_hash_all(const struct fast_store_driver *d, CUdeviceptr base,
                          struct fast_tensor *tensors, size_t n, struct fast_err *err);

@@ -125,6 +125,45 @@ int store_stage_file(const struct fast_store_driver *d, int fd, CUdeviceptr base
     return rc;
 }
 
+/* The first buffer is for the file, the second for the device. */
+static int compare_one(struct stage *s, int fd, CUdeviceptr base, struct store_piece *p, bool *ret_same,
+                       struct fast_err *err)
+{
+    unsigned char *ours = s->buf, *theirs = s->buf + STAGE_BYTES;
+    struct fast_hash hash;
+    int rc = 0;
+    fast_hash_init(&hash, 0);
+    *ret_same = true;
+    for (uint64_t done = 0; done < p->bytes && !rc && *ret_same;) {
+        size_t n = p->bytes - done < STAGE_BYTES ? (size_t)(p->bytes - done) : STAGE_BYTES;
+        rc = read_all(fd, ours, n, p->from + done, err);
+        rc = rc ? rc
+                : fast_store_driver_check(s->d, s->d->copy_dtoh(theirs, base + p->to + done, n),
+                                          "cuMemcpyDtoH", err);
+        *ret_same = !rc && !memcmp(ours, theirs, n);
+        fast_hash_add(&hash, ours, n);
+        done += n;
+    }
+    p->hash = fast_hash_value(&hash);
+    return rc;
+}
+
+int store_stage_compare(const struct fast_store_driver *d, int fd, CUdeviceptr base,
+                        struct store_piece *pieces, size_t n, size_t *ret_first, struct fast_err *err)
+{
+    struct stage s;
+    size_t i = 0;
+    bool same = true;
+    int rc = stage_init(&s, d, err);
+    if (rc)
+        return rc;
+    for (; i < n && !rc && same; i += same && !rc)
+        rc = compare_one(&s, fd, base, &pieces[i], &same, err);
+    stage_fini(&s);
+    *ret_first = i;
+    return rc;
+}
+
 static int hash_one(struct stage *s, CUdeviceptr from, uint64_t bytes, uint64_t *ret,
                     struct fast_err *err)
 {

@@ -54,7 +54,9 @@ class ModelCli(unittest.TestCase):
         self.assertEqual((m["name"], m["version"], m["namespace"], m["gpu"], m["bytes"], m["tensors"]),
                          ("tiny", "7", "openfaas-fn", 1, SIZE, 1))
         self.assertEqual((m["state"], m["pinned"], m["shared"]), ("ready", False, False))
-        self.assertIn("was there already",
+        self.assertTrue(m["verified"])
+        self.assertEqual(m["loaded_by"], "push")
+        self.assertIn("was there already, byte for byte",
                       self.fast("model", "push", self.file, "--gpu", "1", "--version", "7"))
         self.assertIn("tiny is pinned.", self.fast("model", "pin", "tiny"))
         wait_until(lambda: self.models()[0]["pinned"])
@@ -90,12 +92,23 @@ class ModelCli(unittest.TestCase):
             return (gpu["memory_shared_bytes"], gpu["shared_via"]) == (10 * MIB, "vmm-read-only")
 
         wait_until(shared)  # the node tells it twice a second
-        self.assertIn("SHARED", self.fast("gpu"))
+        text = self.fast("gpu")
+        self.assertIn("SHARED", text)
+        self.assertIn(f"GPU {m['gpu']}: models of openfaas-fn take 10 MiB of 15.8 GiB\n", text)
+        text = self.fast("model", "ls")
+        self.assertIn("unverified", text, "a replica has loaded it")
+        self.assertEqual((m["verified"], m["loaded_by"].startswith("r.openfaas-fn.")), (False, True))
+        self.assertIn(f"openfaas-fn takes 10 MiB of 15.8 GiB on GPU {m['gpu']}.\n", text)
+        self.assertEqual(json.loads(self.fast("gpu", "--json"))[m["gpu"]]["model_namespaces"],
+                         [{"namespace": "openfaas-fn", "bytes": 10 * MIB, "limit_bytes": m["namespace_limit_bytes"]}])
         page = self.gw.metrics()
         labels = f'model="resnet50",version="{m["version"]}",namespace="openfaas-fn",gpu="{m["gpu"]}"'
         self.assertIn(f"fast_model_bytes{{{labels}}} {10 * MIB}\n", page)
         self.assertIn(f"fast_model_references{{{labels}}} 3\n", page)
         self.assertIn("fast_gpu_memory_shared_bytes", page)
+        labels = f'namespace="openfaas-fn",gpu="{m["gpu"]}"'
+        self.assertIn(f"fast_model_namespace_bytes{{{labels}}} {10 * MIB}\n", page)
+        self.assertIn(f"fast_model_namespace_limit_bytes{{{labels}}} {m['namespace_limit_bytes']}\n", page)
 
     def test_a_replica_goes_where_its_model_is(self):
         # Without the model a replica goes to GPU 0, the first of two that are alike.

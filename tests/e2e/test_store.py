@@ -177,6 +177,56 @@ except OSError as e:
             f.write(e2e.header({"z": [0, 0], "a": [0, 4], "y": [4, 4], "b": [4, 6], "x": [6, 6]}) + b"abcdef")
         self.finish([self.store.client(HOLD)])
 
+    def push(self):
+        done = subprocess.run([e2e.STORE, "--socket", self.store.socket, "--push", self.file, "--model", "m"],
+                              env=self.store.env, capture_output=True, text=True, check=False, timeout=node.WAIT_S)
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def test_a_push_finds_out_what_another_has_stored(self):
+        self.finish([self.store.client(HOLD)])
+        self.assertIn("4 tensors, 6.1 MB, was there already, byte for byte", self.push())
+        # As long, and changed at the same time: by its name it is the same.
+        when = os.stat(self.file).st_mtime_ns
+        for at, tensor in ((-1, "decoder.weight"), (-421, "scale"), (-500, "encoder.weight")):
+            with open(self.file, "r+b") as f:
+                f.seek(at, os.SEEK_END)
+                byte = f.read(1)
+                f.seek(at, os.SEEK_END)
+                f.write(bytes([byte[0] ^ 1]))
+            os.utime(self.file, ns=(when, when))
+            said = self.push()
+            self.assertIn(f'what is stored as m is not what is in the file: tensor "{tensor}" has other bytes', said)
+            with open(self.file, "r+b") as f:
+                f.seek(at, os.SEEK_END)
+                f.write(byte)
+            os.utime(self.file, ns=(when, when))
+        self.assertIn("byte for byte", self.push())
+
+    def test_a_model_is_compared_with_a_file(self):
+        other = self.store.path("other.safetensors")
+        size = 5 * MIB + 3
+        w = random.Random(2).randbytes(size)
+        files = {"same": {"w": ("U8", [size], w)}, "bytes": {"w": ("U8", [size], w[:-1] + b"x")},
+                 "type": {"w": ("I8", [size], w)}, "shape": {"w": ("U8", [1, size], w)},
+                 "name": {"v": ("U8", [size], w)}, "length": {"w": ("U8", [size - 1], w[1:])},
+                 "more": {"w": ("U8", [size], w), "v": ("U8", [1], b"x")}}
+        for name, tensors in files.items():
+            e2e.write_safetensors(self.store.path(name), tensors)
+        e2e.write_safetensors(other, files["same"])
+        out = self.store.run("""
+model = lib.load(store, os.environ["OTHER"], "m")
+for name in os.environ["NAMES"].split():
+    try:
+        lib.call("fast_store_model_compare", model, os.path.join(os.path.dirname(os.environ["OTHER"]), name).encode())
+        print("same")
+    except OSError as e:
+        print(e.errno, e.strerror)
+""", OTHER=other, NAMES=" ".join([*files, "not-there"]))
+        self.assertEqual(out.splitlines(), [
+            "same", '8 tensor "w" has other bytes', *['8 tensor "w" is another one'] * 2,
+            '8 tensor "v" is another one', '8 tensor "w" is another one', "8 it has 1 tensors and not 2",
+            f"2 {self.store.path('not-there')}: No such file or directory"])
+
     def test_a_pipe_is_refused(self):
         os.unlink(self.file)
         os.mkfifo(self.file)

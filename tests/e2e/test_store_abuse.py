@@ -62,7 +62,7 @@ class StoreAbuse(unittest.TestCase):
         with open(f"/tmp/fast-key-{os.getpid()}", "wb") as f:
             f.write(KEY)
         self.addCleanup(os.unlink, f.name)
-        self.store = e2e.Store("--key-file", f.name)
+        self.store = e2e.Store("--key-file", f.name, "--limit", "32MiB,pinning=16MiB")
         self.addCleanup(self.store.close)
         self.open = []
         self.addCleanup(lambda: [s.close() for s in self.open])
@@ -100,6 +100,16 @@ class StoreAbuse(unittest.TestCase):
         for _ in range(answer.chunks):
             self.assertEqual(s.receive().name, "model_chunk")
         return answer.model
+
+    def commit(self, s, model):
+        """With an empty table of tensors."""
+        fd = os.memfd_create("m", os.MFD_ALLOW_SEALING)
+        os.write(fd, struct.pack("<IIQQ", 0x314d5346, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        s.socket.sendmsg([wire.encode("model_commit", 8, model=model)],
+                         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+        os.close(fd)
+        self.assertEqual(s.receive().code, 0)
 
     def others_are_served(self):
         good = self.member("good")
@@ -176,20 +186,72 @@ class StoreAbuse(unittest.TestCase):
 
     def test_what_no_device_has_drives_nobody_out(self):
         good, evil = self.member("good", admin=True), self.member("evil")
-        manifest = os.memfd_create("m", os.MFD_ALLOW_SEALING)
-        self.addCleanup(os.close, manifest)
-        os.write(manifest, struct.pack("<IIQQ", 0x314d5346, 0, 0, 0))
-        fcntl.fcntl(manifest, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         model = self.loads(good, "cached")
-        good.socket.sendmsg([wire.encode("model_commit", 8, model=model)],
-                            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [manifest]))])
-        self.assertEqual(good.receive().code, 0)
+        self.commit(good, model)
         good.send("model_close", 9, model=model)
         self.assertEqual(good.receive().code, 0)
         for size in (1 << 40, 1 << 50, MASK):
             self.assertEqual(wire.CODES[self.want(evil, "m", size).get("code")], "ENOROOM")
         good.send("model_known", 10, model=model)
         self.assertEqual(good.receive().code, 0, "it is still there")
+
+    def test_one_namespace_does_not_fill_the_device(self):
+        evil = self.member("evil")
+        for n in range(16):  # a byte costs 2 MiB
+            self.loads(evil, f"m{n}", 1)
+        for s in (evil, self.member("evil")):
+            refused = self.want(s, "more", 1)
+            self.assertEqual(wire.CODES[refused.code], "ENOROOM")
+            self.assertIn("namespace evil has 32.0 MiB of models in use or pinned on this GPU, and 2.0 MiB more pass "
+                          "its limit of 32.0 MiB: fast model rm, or a higher fast-node --model-limit", refused.text)
+        self.others_are_served()
+        evil.close()
+        node.wait_until(lambda: self.want(self.member("evil"), "again", 32 * MIB).name == "model_open")
+        self.assertEqual(wire.CODES[self.member("evil").ask("store_limit", limits="100%")[1].code], "EPERM")
+
+    def test_pins_count_and_unused_models_of_others_stay(self):
+        pinning, good = self.member("pinning", admin=True), self.member("good")
+        kept = self.loads(good, "kept")
+        self.commit(good, kept)
+        good.send("model_close", 9, model=kept)
+        self.assertEqual(good.receive().code, 0)
+        for n in range(4):
+            model = self.loads(pinning, f"m{n}", 4 * MIB)
+            self.commit(pinning, model)
+            if n < 3:
+                _, done = pinning.ask("model_pin", ns="pinning", name=f"m{n}", version="1", pin=1)
+                self.assertEqual(done.code, 0)
+            pinning.send("model_close", 9, model=model)
+            self.assertEqual(pinning.receive().code, 0)
+        self.assertEqual(wire.CODES[self.want(pinning, "more", 6 * MIB).code], "ENOROOM", "12 are pinned of 16")
+        self.loads(pinning, "more", 4 * MIB)  # in place of the one that is not
+        self.assertEqual(wire.CODES[pinning.ask("model_known", model=model)[1].code], "ENOENT")
+        self.assertEqual(good.ask("model_known", model=kept)[1].code, 0)
+        _, done = pinning.ask("store_limit", limits="nonsense")
+        self.assertEqual(wire.CODES[done.code], "EINVAL")
+        self.assertEqual(pinning.ask("store_limit", limits="100%")[1].code, 0)
+        self.loads(pinning, "larger", 64 * MIB)
+
+    def test_only_the_operator_calls_a_model_verified(self):
+        evil, admin = self.member("evil"), self.member("evil", admin=True)
+        model = self.loads(evil, "m")
+        self.assertEqual(wire.CODES[admin.ask("model_verified", model=model)[1].code], "EBUSY", "being loaded")
+        self.commit(evil, model)
+
+        def row():
+            with self.member("-", admin=True) as s:
+                rows = []
+                s.send("store_watch", 5)
+                while not rows or rows[-1].name != "done":
+                    rows.append(s.receive())
+                return [r for r in rows if r.name == "model_row"][0]
+
+        self.assertEqual((row().loader, row().verified, row().limit), ("r", 0, 32 * MIB))
+        self.assertEqual(wire.CODES[evil.ask("model_verified", model=model)[1].code], "EPERM")
+        self.assertEqual(row().verified, 0)
+        self.assertEqual(admin.ask("model_verified", model=model)[1].code, 0)
+        self.assertEqual(row().verified, 1)
+        self.assertEqual(wire.CODES[admin.ask("model_verified", model=model + 1)[1].code], "ENOENT")
 
 
 if __name__ == "__main__":

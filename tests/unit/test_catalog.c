@@ -392,6 +392,144 @@ static void one_namespace_does_not_fill_the_catalogue(void **state)
     fast_catalog_free(c);
 }
 
+/* A catalogue in which "a" may have 1000 bytes and others 300, of 4000, by multiples of 10. */
+static struct fast_catalog *make_limited(void)
+{
+    struct fast_catalog *c = make();
+    struct fast_limits l;
+    assert_int_equal(fast_limits_parse("a=1000,300", "x", &l, NULL), 0);
+    fast_catalog_limit(c, &l, 4000, 10);
+    return c;
+}
+
+static uint64_t load_bytes(struct fast_catalog *c, uint64_t client, const char *ns, const char *name,
+                           uint64_t bytes, fast_ns now)
+{
+    struct fast_model_want w = of(name, bytes);
+    w.ns = ns;
+    want(c, client, &w, now);
+    struct fast_model *m = expect(c, FAST_CATALOG_LOAD, client);
+    assert_int_equal(fast_catalog_commit(c, client, m->id, now, NULL), 0);
+    return m->id;
+}
+
+static void expect_refused(struct fast_catalog *c, const char *ns, const char *name, uint64_t bytes,
+                           const char *why)
+{
+    struct fast_err err;
+    struct fast_model_want w = of(name, bytes);
+    int before = fast_catalog_count(c);
+    w.ns = ns;
+    assert_int_equal(fast_catalog_want(c, 99, 1, &w, 100, &err), -FAST_ENOROOM);
+    if (!strstr(err.msg, why))
+        fail_msg("%s", err.msg);
+    assert_int_equal(fast_catalog_count(c), before);
+    nothing(c);
+}
+
+static void a_namespace_has_only_so_many_bytes(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make_limited();
+    struct fast_model_want again = of("two", 300), w = of("x", 300);
+    assert_true(fast_catalog_limit_of(c, "a") == 1000 && fast_catalog_limit_of(c, "z") == 300);
+    load_bytes(c, 1, "a", "one", 395, 1); /* 400 of the device */
+    uint64_t two = load_bytes(c, 2, "a", "two", 600, 2);
+    expect_refused(c, "a", "three", 1, "namespace a has");
+    expect_refused(c, "a", "three", UINT64_MAX, "the GPU has");
+    expect_refused(c, "a", "three", 4001, "the GPU has");
+    again.digest[0] = 77; /* a version of it that is there is no more bytes; another one is */
+    assert_int_equal(fast_catalog_want(c, 3, 1, &again, 3, NULL), -FAST_ENOROOM);
+    again = of("two", 600);
+    want(c, 3, &again, 3);
+    expect(c, FAST_CATALOG_GIVE, 3);
+    w.ns = "b"; /* others are not held back by it */
+    want(c, 4, &w, 3);
+    expect(c, FAST_CATALOG_LOAD, 4);
+    expect_refused(c, "b", "more", 1, "limit");
+    assert_int_equal(fast_catalog_remove(c, "a", "two", "", NULL), 0);
+    expect_refused(c, "a", "three", 1, "namespace a has"); /* in use by two: its bytes are there */
+    fast_catalog_client_gone(c, 2, 4);
+    expect_refused(c, "a", "three", 1, "namespace a has");
+    fast_catalog_client_gone(c, 3, 5);
+    assert_true(expect(c, FAST_CATALOG_FREE, 0)->id == two);
+    load_bytes(c, 5, "a", "three", 600, 6);
+    fast_catalog_free(c);
+}
+
+static void its_own_unused_models_make_room(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make_limited();
+    load_bytes(c, 1, "b", "other", 300, 1);
+    load_bytes(c, 1, "a", "old", 200, 2);
+    load_bytes(c, 1, "a", "pinned", 200, 3);
+    load_bytes(c, 1, "a", "young", 300, 4);
+    load_bytes(c, 2, "a", "used", 300, 5);
+    fast_catalog_client_gone(c, 1, 6);
+    assert_int_equal(fast_catalog_pin(c, "a", "pinned", "", true, NULL), 0);
+    expect_refused(c, "a", "large", 501, "has 0.0 MiB of models in use or pinned"); /* nothing is dropped for it */
+    assert_int_equal(fast_catalog_count(c), 5);
+    struct fast_model_want w = of("large", 500);
+    want(c, 3, &w, 7);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "young");
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "old");
+    expect(c, FAST_CATALOG_LOAD, 3);
+    nothing(c);
+    assert_int_equal(fast_catalog_count(c), 4); /* with that of the other namespace, though it is the oldest */
+    fast_catalog_client_gone(c, 3, 8);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "large");
+    load_bytes(c, 3, "a", "small", 200, 9);
+    fast_catalog_client_gone(c, 3, 9);
+    load_bytes(c, 3, "a", "tiny", 300, 10); /* just fits beside it */
+    nothing(c);
+    assert_int_equal(fast_catalog_count(c), 5);
+    fast_catalog_free(c);
+}
+
+static void a_new_limit_is_for_what_comes(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make_limited();
+    struct fast_limits l;
+    load_bytes(c, 1, "a", "one", 600, 1);
+    assert_int_equal(fast_limits_parse("500", "x", &l, NULL), 0);
+    fast_catalog_limit(c, &l, 4000, 10);
+    assert_int_equal(fast_catalog_count(c), 1);
+    expect_refused(c, "a", "two", 1, "limit");
+    fast_catalog_client_gone(c, 1, 2);
+    struct fast_model_want w = of("two", 1);
+    want(c, 2, &w, 3);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "one");
+    expect(c, FAST_CATALOG_LOAD, 2);
+    fast_catalog_free(c);
+}
+
+/* What is freed and told of to nobody yet has its place, whatever goes after it. */
+static void many_may_go_before_anybody_is_told(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_catalog_action a;
+    int came = 0, freed = 0;
+    char ns[16];
+    struct fast_model_want w = of("m", 1);
+    w.ns = ns;
+    for (int i = 0; i < 3 * FAST_CATALOG_MODELS; i++) {
+        snprintf(ns, sizeof(ns), "n%d", i);
+        came += !fast_catalog_want(c, 1 + (uint64_t)i / 100, 1, &w, i, NULL);
+        if (i % 100 == 99)
+            fast_catalog_client_gone(c, 1 + (uint64_t)i / 100, i);
+    }
+    for (uint64_t i = 1; i < 10; i++)
+        fast_catalog_client_gone(c, i, 1);
+    while (fast_catalog_next(c, &a))
+        freed += a.what == FAST_CATALOG_FREE;
+    assert_int_equal(came, 2 * FAST_CATALOG_MODELS);
+    assert_int_equal(freed, came);
+    fast_catalog_free(c);
+}
+
 static void a_full_catalogue_drops_what_nobody_uses(void **state)
 {
     (void)state;
@@ -463,6 +601,10 @@ int main(void)
         cmocka_unit_test(a_namespace_keeps_its_models),
         cmocka_unit_test(digest_and_version_tell_models_apart),
         cmocka_unit_test(removal_waits_for_the_last_reference),
+        cmocka_unit_test(a_namespace_has_only_so_many_bytes),
+        cmocka_unit_test(its_own_unused_models_make_room),
+        cmocka_unit_test(a_new_limit_is_for_what_comes),
+        cmocka_unit_test(many_may_go_before_anybody_is_told),
         cmocka_unit_test(what_is_being_loaded_can_be_removed),
         cmocka_unit_test(an_earlier_life_is_told_apart),
         cmocka_unit_test(bad_names_are_refused),
