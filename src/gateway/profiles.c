@@ -240,6 +240,29 @@ static void report(const struct gw_function *fn)
         fast_log(INFO, "profile drift over", "function=%s.%s", fn->spec->name, fn->spec->ns);
 }
 
+static void save(struct gateway *gw, struct gw_function *fn)
+{
+    struct gw_live *l = fn->live;
+    struct fast_live_cell cell[FAST_LIVE_CELLS];
+    struct fast_trial_live row[FAST_LIVE_CELLS];
+    struct fast_live_drift d = fast_live_drift(l->live);
+    struct fast_trial_drift drift = {d.drifting ? d.ratio_milli : 0, d.since / FAST_S(1)};
+    struct fast_err err;
+    char key[KEY_MAX];
+    int n = fast_live_cells(l->live, cell);
+    for (int i = 0; i < n; i++)
+        row[i] = (struct fast_trial_live){cell[i].sm_pct, cell[i].quota_milli,
+                                          (double)cell[i].rps_milli * 1e-3,
+                                          (double)cell[i].p95_ns * 1e-6, (double)cell[i].p99_ns * 1e-6,
+                                          cell[i].spans, cell[i].latency_spans,
+                                          cell[i].seen / FAST_S(1)};
+    key_of(fn->spec, key);
+    if (fast_trials_live_put(gw->profiles->db, key, l->version, row, n, &drift, &err))
+        fast_log(WARN, "cannot store what live requests say", "function=%s why=\"%s\"", key, err.msg);
+    else
+        l->saved_spans = fast_live_spans(l->live);
+}
+
 /* A replica that was busy with other things (restarted, failing, of an uneven slice) says nothing. */
 static void observe(struct gateway *gw, struct gw_replica *r)
 {
@@ -262,30 +285,8 @@ static void observe(struct gateway *gw, struct gw_replica *r)
     if (fast_live_add(r->fn->live->live, &s)) {
         report(r->fn);
         use(gw, r->fn);
+        save(gw, r->fn); /* `fast profile show` reads it there */
     }
-}
-
-static void save(struct gateway *gw, struct gw_function *fn)
-{
-    struct gw_live *l = fn->live;
-    struct fast_live_cell cell[FAST_LIVE_CELLS];
-    struct fast_trial_live row[FAST_LIVE_CELLS];
-    struct fast_live_drift d = fast_live_drift(l->live);
-    struct fast_trial_drift drift = {d.drifting ? d.ratio_milli : 0, d.since / FAST_S(1)};
-    struct fast_err err;
-    char key[KEY_MAX];
-    int n = fast_live_cells(l->live, cell);
-    for (int i = 0; i < n; i++)
-        row[i] = (struct fast_trial_live){cell[i].sm_pct, cell[i].quota_milli,
-                                          (double)cell[i].rps_milli * 1e-3,
-                                          (double)cell[i].p95_ns * 1e-6, (double)cell[i].p99_ns * 1e-6,
-                                          cell[i].spans, cell[i].latency_spans,
-                                          cell[i].seen / FAST_S(1)};
-    key_of(fn->spec, key);
-    if (fast_trials_live_put(gw->profiles->db, key, l->version, row, n, &drift, &err))
-        fast_log(WARN, "cannot store what live requests say", "function=%s why=\"%s\"", key, err.msg);
-    else
-        l->saved_spans = fast_live_spans(l->live);
 }
 
 void gw_profiles_tick(struct gateway *gw)

@@ -242,6 +242,47 @@ class ProfileTest(unittest.TestCase):
         self.assertEqual(status, 400, text)
         self.assertIn("fastgshare/slo", text)
 
+    def test_drift_of_a_live_function(self):
+        """Its requests take five times as long as in the trial, which no noise of a machine hides."""
+        def model(block_us):
+            with open(os.path.join(self.stack.root, "m.model"), "w", encoding="ascii") as f:
+                f.write("name = m\nmemory = 600MiB\nshared_memory = 0\ninput = 1KiB\noutput = 1KiB\n"
+                        "small_kernels = 4\nlarge_kernels = 1\nthreads_per_block = 256\nhost = 100us\n"
+                        "launch = 10us\nsmall_blocks = 1\nlarge_blocks = 1\noccupancy = 0.1\ndram = 0.1\n"
+                        f"small_block = {block_us}us\nlarge_block = {block_us}us\n")
+
+        def seen():
+            return self.stack.get("/system/function/f").get("profile", {})
+
+        self.db = os.path.join(self.stack.state_dir, "profiles.db")
+        env = {"MODEL": os.path.join(self.stack.root, "m.model"), "MEMORY_SCALE": "0.1"}
+        model(1000)
+        self.stack.deploy("f", "replay", env=env, most=4, sm=100, request="0.2", limit="0.2", mem=1 << 30)
+        self.run_fast("f", "--seconds", "3", "--max-trials", "1")
+        node.wait_until(lambda: seen().get("trials") == 1, "the gateway does not see the profile")
+        self.assertFalse(seen()["drifting"])
+        model(5000)
+        os.kill(self.stack.ready("f")[0]["pid"], signal.SIGKILL)
+        self.assertEqual(self.stack.call("POST", "/system/scale-function/f", {"serviceName": "f", "replicas": 4})[0],
+                         202)
+        self.stack.wait_ready("f", 4)
+        load = stack.Load(self.stack, "f", [b""], threads=12)
+        try:
+            end = time.monotonic() + 120
+            while not seen()["drifting"] and time.monotonic() < end:
+                time.sleep(0.2)
+        finally:
+            load.stop()
+        self.assertTrue(seen()["drifting"], seen())
+        self.assertIn("profile drift", self.stack.gateway_log())
+        self.assertRegex(self.run_fast("show", "f"), "drift since .*: live throughput is [1-6]?[0-9] % of that")
+        # Another version begins another profile.
+        self.stack.call("PUT", "/system/functions", {
+            "service": "f", "image": "replay", "envVars": dict(env, X="1"),
+            "annotations": {"fastgshare/gpu_sm_partition": "100", "fastgshare/gpu_quota_request": "0.2",
+                            "fastgshare/gpu_quota_limit": "0.2", "fastgshare/gpu_mem": str(1 << 30)}})
+        node.wait_until(lambda: not seen(), "the new version has the profile of the old one")
+
     def test_failing_functions(self):
         for name, how, state in (("wrong", "500", "errors"), ("dies", "die", "crashed"),
                                  ("hangs", "hang", "timeout")):
