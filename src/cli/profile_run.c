@@ -92,6 +92,7 @@ static int run_one(struct session *s, int slice)
     struct fast_trial t;
     struct fast_err err;
     fast_ns began = fast_clock_now();
+    s->conf.until = s->plan->max_time == FAST_NEVER ? FAST_NEVER : s->start + s->plan->max_time;
     progress(s, slice);
     enum trial_outcome outcome = trial_run(&s->conf, profile_sms[slice / PROFILE_QUOTAS],
                                            profile_quotas[slice % PROFILE_QUOTAS], &t);
@@ -100,6 +101,12 @@ static int run_one(struct session *s, int slice)
     if (outcome == TRIAL_YIELDED) {
         view_progress_end();
         fprintf(stderr, "the trial gave way to a live function that needed the room; going on\n");
+    }
+    if (outcome == TRIAL_LATE) {
+        view_progress_end();
+        fprintf(stderr, "the trial under way took longer than was left: it counts for nothing\n");
+        s->out_of_time = true;
+        return CLI_OK;
     }
     if (outcome != TRIAL_DONE) {
         s->no_room[slice] = true;
@@ -118,7 +125,7 @@ static int run_trials(struct session *s)
 {
     int slice, status = CLI_OK, full = 0;
     memset(s->no_room, 0, sizeof(s->no_room));
-    while (!status && (slice = next_slice(s)) >= 0) {
+    while (!status && !s->out_of_time && (slice = next_slice(s)) >= 0) {
         s->out_of_time = s->plan->max_time != FAST_NEVER &&
                          fast_clock_now() - s->start + s->longest > s->plan->max_time;
         if (s->out_of_time)

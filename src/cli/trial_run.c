@@ -156,6 +156,8 @@ struct run {
         double busy_ms; /* charged to the replica, as the node told last */
         uint64_t done;  /* requests then */
     } first, last;      /* news of that while saturated; busy_ms 0: none yet */
+    fast_ns alone;  /* what its first request took */
+    bool late;      /* conf->until has passed */
     bool unwatched; /* the gateway has been without its node for a while, or without an answer */
 };
 
@@ -286,6 +288,10 @@ static bool wait_ready(struct run *r, enum trial_outcome *ret_outcome)
         *ret_outcome = down ? TRIAL_ABORT : TRIAL_DONE;
         if (down || ready)
             return ready;
+        if (fast_clock_now() >= r->conf->until) {
+            *ret_outcome = TRIAL_LATE;
+            return false;
+        }
         if (missing && has_yielded(r)) {
             *ret_outcome = TRIAL_YIELDED;
             return false;
@@ -343,6 +349,9 @@ static bool sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
     (void)all;
     if (r->saturating)
         watch_charge(r, done);
+    r->late = r->late || fast_clock_now() >= r->conf->until;
+    if (r->late)
+        return false;
     if (fast_clock_now() < r->sampled + SAMPLE_EVERY)
         return true;
     r->sampled = fast_clock_now();
@@ -383,7 +392,7 @@ static bool play(struct run *r, const fast_ns *due, size_t n, int connections, f
     memset(ret, 0, sizeof(*ret));
     r->sampled = fast_clock_now();
     if (!fast_load_run(&spec, 1, sample, r, ret, &err))
-        return true;
+        return !r->late;
     return failed(r, "errors", err.msg);
 }
 
@@ -394,6 +403,7 @@ static bool probe(struct run *r, struct fast_load_result *res)
     char text[120];
     if (!play(r, &now, 1, 1, (fast_ns)(r->conf->seconds * 1e10), res))
         return false;
+    r->alone = res->last_ok;
     if (res->ok)
         return true;
     if (res->timeouts) {
@@ -425,8 +435,11 @@ static bool judge(struct run *r, const struct fast_load_result *res, uint64_t ti
     double rate = all ? (double)bad / (double)all : 0;
     char text[200];
     r->ret->error_rate = rate > r->ret->error_rate ? rate : r->ret->error_rate;
-    if (!res->ok && timeouts == all)
-        return failed(r, "timeout", "no answer in the time of the trial");
+    if (!res->ok && timeouts == all) {
+        snprintf(text, sizeof(text), "no answer in the time of the trial; its first request took %.1f s: more --seconds "
+                 "give it more time", (double)r->alone * 1e-9);
+        return failed(r, "timeout", text);
+    }
     if (rate <= FAILURES_MAX)
         return true;
     snprintf(text, sizeof(text), "of %llu requests under load %llu were answered 5xx, %llu other than "
@@ -473,7 +486,7 @@ static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
 {
     double length = r->conf->seconds * LATENCY_PART, rate = r->ret->rps * LATENCY_LOAD;
     size_t n = (size_t)(length * rate);
-    n = n < 3 ? 3 : n > REQUESTS_MAX ? REQUESTS_MAX : n;
+    n = n < 1 ? 1 : n > REQUESTS_MAX ? REQUESTS_MAX : n;
     for (size_t i = 0; i < n; i++)
         due[i] = (fast_ns)((double)i / rate * 1e9);
     if (!play(r, due, n, 64, FAST_S(60), res))
@@ -496,7 +509,7 @@ static enum trial_outcome load(struct run *r)
     fast_ns over = fast_clock_now();
     json_t *row = replica(r, &down);
     /* The death of a replica is known a little after the answers that it did not give. */
-    while (!ok && !r->unwatched && row && json_num(row, "restarts") == 0 &&
+    while (!ok && !r->late && !r->unwatched && row && json_num(row, "restarts") == 0 &&
            fast_clock_now() - over < DEATH_TIMEOUT) {
         usleep(POLL_US);
         json_decref(row);
@@ -516,6 +529,8 @@ static enum trial_outcome load(struct run *r)
     }
     if (has_yielded(r))
         return TRIAL_YIELDED;
+    if (r->late)
+        return TRIAL_LATE;
     if (!without_node)
         return TRIAL_DONE;
     cli_fail(CLI_FAILED, "fast-gateway or fast-node went away in the middle of a trial: it counts for "

@@ -22,6 +22,7 @@ struct trial_conf {
     int batch;             /* inputs in a request */
     int users;
     double seconds;        /* of load */
+    fast_ns until;         /* it is given up then; FAST_NEVER: it takes what it takes */
 };
 
 /* What the trial of |function| (NAME, or NAME.NAMESPACE) is called, in the same way. */
@@ -50,6 +51,7 @@ enum trial_outcome {
     TRIAL_DONE,    /* |ret| is a row, of a trial that succeeded or of one that failed */
     TRIAL_NO_ROOM, /* no GPU has so large a slice free now: nothing was tried */
     TRIAL_YIELDED, /* the gateway took the trial away, for a live function that needed the room */
+    TRIAL_LATE,    /* it was not over at |until| */
     TRIAL_ABORT,   /* the gateway does not answer or refuses; a message is on stderr */
 };
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A function that is healthy and does not do its work: HOW is 500, die or hang. Or it does for a while: HOW is stall (ten
 answers, then none) or sour (500 from 2.5 s after its first request). Or it does, and writes down what came: HOW is
-seen, SEEN a file."""
+seen, SEEN a file; or slowly: HOW is slow, SLEEP the seconds."""
 import http.server
 import os
 import time
@@ -28,6 +28,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if os.environ["HOW"] == "seen":
             with open(os.environ["SEEN"], "ab") as f:
                 f.write(os.environ.get("HAS_GPU_BATCH_SIZE", "1").encode() + b" " + body + b"\n")
+            self.answer(200)
+            return
+        if os.environ["HOW"] == "slow":
+            time.sleep(float(os.environ["SLEEP"]))
             self.answer(200)
             return
         if os.environ["HOW"] == "die":

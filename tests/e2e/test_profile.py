@@ -300,6 +300,22 @@ class ProfileTest(unittest.TestCase):
             self.no_trial_left()
             self.stack.call("DELETE", "/system/functions", {"functionName": name})
 
+    def test_slow_functions(self):
+        place = {"sm": 6, "request": "0.1", "limit": "0.1", "mem": 1 << 28}
+        self.stack.deploy("slow", BAD, env={"HOW": "slow", "SLEEP": "4"}, **place)
+        text = self.run_fast("slow", "--seconds", "1", "--max-time", "3s", status=1)
+        self.assertIn("took longer than was left", text)
+        self.assertIn("--max-time: stopped after 0 trials", text)
+        self.assertEqual(self.rows(), [])
+        self.no_trial_left()
+        self.run_fast("slow", "--seconds", "1", "--max-trials", "1", status=1)
+        self.assertEqual([r[2] for r in self.rows()], ["timeout"] * len(self.rows()))
+        self.assertRegex(self.rows()[0][3], "its first request took [4-9][.][0-9] s: more --seconds")
+        self.stack.deploy("slowish", BAD, env={"HOW": "slow", "SLEEP": "0.4"}, **place)
+        self.run_fast("slowish", "--seconds", "1", "--max-trials", "1")
+        self.assertEqual(self.rows()[-1][2], "ok")
+        self.assertGreaterEqual(self.rows()[-1][5], 400)
+
     def test_functions_that_fail_later(self):
         """While it is saturated, or only afterwards, when latency is measured."""
         for name, how, seconds, state in (("stalls", "stall", "2", "timeout"), ("sours", "sour", "4", "errors")):
