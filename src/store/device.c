@@ -101,9 +101,6 @@ static int alloc_ipc(struct store_device *dev, uint64_t bytes, struct store_mem 
 int store_device_alloc(struct store_device *dev, uint64_t bytes, struct store_mem **ret,
                        struct fast_err *err)
 {
-    if (bytes > dev->total)
-        return fast_err_set(err, FAST_ENOROOM, "the device has %zu bytes and not %llu", dev->total,
-                            (unsigned long long)bytes);
     struct store_mem *mem = calloc(1, sizeof(*mem));
     if (!mem)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a model");

@@ -52,7 +52,7 @@ struct store_device {
 };
 
 int store_device_init(struct store_device *dev, const char *probe_file, struct fast_err *err);
-/* FAST_ENOMEM: the device has no room now; FAST_ENOROOM: it never has, whatever goes. */
+/* At most what the device has in all. FAST_ENOMEM: it has no room now. */
 int store_device_alloc(struct store_device *dev, uint64_t bytes, struct store_mem **ret,
                        struct fast_err *err);
 void store_device_free(struct store_device *dev, struct store_mem *mem); /* NULL is fine */

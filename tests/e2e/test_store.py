@@ -23,9 +23,20 @@ lib.c.fast_store_release(model)
 """
 
 LOAD_BIG = """
-model = lib.load(store, os.environ["BIG"], "big", os.environ["VERSION"])
-print("loaded", flush=True)
+try:
+    model = lib.load(store, os.environ["BIG"], "big", os.environ["VERSION"])
+    print("loaded", flush=True)
+except OSError as e:
+    print(e, flush=True)
 sys.stdin.readline()
+"""
+
+
+GET_BIG = """
+try:
+    lib.get(store, "big")
+except OSError as e:
+    print(e.errno)
 """
 
 
@@ -81,18 +92,23 @@ print(buf.raw.hex())
             self.assertEqual(out[-1], f.read()[-420:].hex())
 
     def test_a_replica_cannot_write(self):
-        self.finish([self.store.client(HOLD)])
+        # The loader first, then who finds it there.
+        for loaded in "10":
+            self.cannot_write(loaded)
+        self.store.run("lib.verify(lib.get(store, 'm'))")
+
+    def cannot_write(self, loaded):
         out = self.store.run("""
 import ctypes
-model = lib.get(store, "m")
+model = lib.load(store, os.environ["MODEL_FILE"], "m")
+print(lib.c.fast_store_model_loaded(model))
 cuda = ctypes.CDLL("libcuda.so.1")
 at = ctypes.c_uint64(lib.c.fast_store_model_device(model))
 print(lib.c.fast_store_via(store).decode())
 print(cuda.cuMemsetD32_v2(at, 0, ctypes.c_size_t(4)) or cuda.cuCtxSynchronize())
 """).split()
-        self.assertEqual(out[0], "vmm-read-only")
-        self.assertNotEqual(out[1], "0")
-        self.store.run("lib.verify(lib.get(store, 'm'))")
+        self.assertEqual(out[:2], [loaded, "vmm-read-only"])
+        self.assertNotEqual(out[2], "0")
 
     def test_a_killed_loader_is_replaced_and_killed_readers_are_forgotten(self):
         rng = random.Random(int(os.environ.get("FAST_STORE_SEED", "7")))
@@ -150,10 +166,11 @@ except OSError as e:
         with open(self.file, "r+b") as f:
             f.seek(-1, os.SEEK_END)
             f.write(b"x")
-        os.utime(self.file, ns=(1, 1))
-        p = self.store.client(HOLD)
-        self.assertEqual(p.stdout.readline().split()[0], "1")
-        self.finish([p])
+        for ns in (1, 2):
+            os.utime(self.file, ns=(ns, ns))
+            p = self.store.client(HOLD)
+            self.assertEqual(p.stdout.readline().split()[0], "1")
+            self.finish([p])
 
     def test_bad_files_are_refused_and_leave_nothing(self):
         for data, word in [(b"", "shorter"), (b"\xff" * 16, "shorter"), (b"\x02" + b"\0" * 7 + b"{]", "JSON"),
@@ -227,6 +244,56 @@ for name in os.environ["NAMES"].split():
             '8 tensor "v" is another one', '8 tensor "w" is another one', "8 it has 1 tensors and not 2",
             f"2 {self.store.path('not-there')}: No such file or directory"])
 
+    def test_what_is_wrong_is_no_copy_of_ones_own_either(self):
+        self.assertEqual(self.store.run("""
+try:
+    lib.load(store, os.environ["MODEL_FILE"], "two\\nlines", flags=4)
+except OSError as e:
+    print(e.errno)
+""").strip(), "1")
+
+    def test_a_forked_child_has_no_connection(self):
+        self.finish([self.store.client(HOLD)])
+        self.assertEqual(self.store.run("""
+model = lib.get(store, "m")
+child = os.fork()
+if not child:
+    try:
+        lib.get(store, "m")
+        os._exit(100)
+    except OSError as e:
+        lib.c.fast_store_release(model)  # leaves the parent's alone
+        os._exit(e.errno)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+lib.verify(model)
+""").strip(), "6")
+
+    def test_threads_share_a_connection(self):
+        self.finish([self.store.client(HOLD)])
+        self.assertEqual(self.store.run("""
+import threading
+def work():
+    mine = e2e.Lib()
+    for _ in range(200):
+        model = mine.get(store, "m")
+        mine.c.fast_store_release(model)
+    done.append(1)
+done = []
+threads = [threading.Thread(target=work) for _ in range(8)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+print(len(done))
+""").strip(), "8")
+
+    def test_a_file_that_is_larger_than_all_stages_arrives(self):
+        self.file = self.store.path("large.safetensors")
+        size = 48 * MIB + 1
+        e2e.write_safetensors(self.file, {"w": ("U8", [size], random.Random(3).randbytes(size))})
+        self.assertIn("loaded", self.push())
+        self.assertIn("byte for byte", self.push())
+
     def test_a_pipe_is_refused(self):
         os.unlink(self.file)
         os.mkfifo(self.file)
@@ -276,20 +343,19 @@ except OSError as e:
             if loader:
                 change(big)
                 loader.send_signal(signal.SIGCONT)
-                out, said = loader.communicate("\n", timeout=node.WAIT_S)
-                if not out:  # else it was done with reading
+                said = loader.stdout.readline()
+                if said != "loaded\n":  # else it was done with reading
+                    # It has given the model up, and its mapping, while it goes on.
+                    self.assertEqual(self.store.run(GET_BIG).strip(), "2")
+                    self.assertEqual(self.store.used(), CONTEXT)
+                    self.kill(loader)
                     return said
+                self.kill(loader)
         return self.fail("it is always done before")
 
     def test_a_file_that_changes_while_it_is_read_is_no_model(self):
         self.assertIn("shorter", self.change_while_it_is_read(lambda big: os.truncate(big, 1000)))
         self.assertIn("changed", self.change_while_it_is_read(lambda big: os.utime(big, ns=(1, 1))))
-        self.assertEqual(self.store.run("""
-try:
-    lib.get(store, "big")
-except OSError as e:
-    print(e.errno)
-""").strip(), "2")
 
     def test_who_waits_too_long_is_told_or_loads_for_itself(self):
         big = self.big_file()

@@ -101,15 +101,35 @@ class StoreAbuse(unittest.TestCase):
             self.assertEqual(s.receive().name, "model_chunk")
         return answer.model
 
-    def commit(self, s, model):
+    def commit(self, s, model, table=struct.pack("<IIQQ", 0x314d5346, 0, 0, 0),
+               seals=fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW, code="OK"):
         """With an empty table of tensors."""
         fd = os.memfd_create("m", os.MFD_ALLOW_SEALING)
-        os.write(fd, struct.pack("<IIQQ", 0x314d5346, 0, 0, 0))
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        os.write(fd, table)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         s.socket.sendmsg([wire.encode("model_commit", 8, model=model)],
                          [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
         os.close(fd)
+        self.assertEqual(wire.CODES[s.receive().code], code)
+
+    def cached(self, s, name, size=MIB):
+        """A model that nobody uses."""
+        model = self.loads(s, name, size)
+        self.commit(s, model)
+        s.send("model_close", 9, model=model)
         self.assertEqual(s.receive().code, 0)
+        return model
+
+    def state(self):
+        """The models, and what the store takes of the device."""
+        with self.member("-", admin=True) as s:
+            rows, done = [], None
+            s.send("store_watch", 5)
+            while not done:
+                rows.append(s.receive())
+                done = rows[-1].name == "done"
+        usage = [r for r in rows if r.name == "store_usage"][-1]
+        return [r for r in rows if r.name == "model_row"], usage
 
     def others_are_served(self):
         good = self.member("good")
@@ -186,10 +206,7 @@ class StoreAbuse(unittest.TestCase):
 
     def test_what_no_device_has_drives_nobody_out(self):
         good, evil = self.member("good", admin=True), self.member("evil")
-        model = self.loads(good, "cached")
-        self.commit(good, model)
-        good.send("model_close", 9, model=model)
-        self.assertEqual(good.receive().code, 0)
+        model = self.cached(good, "cached")
         for size in (1 << 40, 1 << 50, MASK):
             self.assertEqual(wire.CODES[self.want(evil, "m", size).get("code")], "ENOROOM")
         good.send("model_known", 10, model=model)
@@ -211,18 +228,12 @@ class StoreAbuse(unittest.TestCase):
 
     def test_pins_count_and_unused_models_of_others_stay(self):
         pinning, good = self.member("pinning", admin=True), self.member("good")
-        kept = self.loads(good, "kept")
-        self.commit(good, kept)
-        good.send("model_close", 9, model=kept)
-        self.assertEqual(good.receive().code, 0)
+        kept = self.cached(good, "kept")
         for n in range(4):
-            model = self.loads(pinning, f"m{n}", 4 * MIB)
-            self.commit(pinning, model)
+            model = self.cached(pinning, f"m{n}", 4 * MIB)
             if n < 3:
                 _, done = pinning.ask("model_pin", ns="pinning", name=f"m{n}", version="1", pin=1)
                 self.assertEqual(done.code, 0)
-            pinning.send("model_close", 9, model=model)
-            self.assertEqual(pinning.receive().code, 0)
         self.assertEqual(wire.CODES[self.want(pinning, "more", 6 * MIB).code], "ENOROOM", "12 are pinned of 16")
         self.loads(pinning, "more", 4 * MIB)  # in place of the one that is not
         self.assertEqual(wire.CODES[pinning.ask("model_known", model=model)[1].code], "ENOENT")
@@ -232,6 +243,72 @@ class StoreAbuse(unittest.TestCase):
         self.assertEqual(pinning.ask("store_limit", limits="100%")[1].code, 0)
         self.loads(pinning, "larger", 64 * MIB)
 
+    def test_only_the_operator_makes_room(self):
+        good, evil = self.member("good"), self.member("evil")
+        model = self.cached(good, "cached")
+        evil.send("store_evict", 7, bytes=MASK)
+        self.assertEqual(evil.receive().bytes, 0)
+        self.assertEqual(good.ask("model_known", model=model)[1].code, 0)
+        admin = self.member("-", admin=True)
+        admin.send("store_evict", 7, bytes=1)
+        self.assertEqual(admin.receive().bytes, 2 * MIB)
+        self.assertEqual(wire.CODES[good.ask("model_known", model=model)[1].code], "ENOENT")
+
+    def test_a_table_that_could_change_or_lies_is_none(self):
+        s = self.member("evil")
+        model = self.loads(s, "m")
+        self.commit(s, model, seals=fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW, code="EPROTO")
+        for table in (b"x" * 100, b"x", struct.pack("<IIQQ", 0x314d5346, 0, 1, 0)):
+            s = self.member("evil")
+            model = self.loads(s, "m")
+            self.commit(s, model, table=table, code="EPROTO")
+        self.others_are_served()
+
+    def test_bytes_that_are_not_those_of_their_hash_are_found(self):
+        s = self.member("good")
+        model = self.loads(s, "m", 4096)
+        row = struct.pack("<QQQQII8Q", 0, 4096, 12345, 0, 1, 1, 4096, *[0] * 7)
+        self.commit(s, model, table=struct.pack("<IIQQ", 0x314d5346, 0, 1, 2) + row + b"w\0")
+        zeros = self.store.path("zeros")
+        e2e.write_safetensors(zeros, {"w": ("U8", [4096], bytes(4096))})
+        said = self.store.run("""
+model = lib.get(store, "m")
+for name, args in (("verify", ()), ("compare", (os.environ["ZEROS"].encode(),))):
+    try:
+        lib.call("fast_store_model_" + name, model, *args)
+    except OSError as e:
+        print(e.errno, e.strerror)
+""", FAST_STORE_PASS=make_pass("good"), ZEROS=zeros)
+        self.assertEqual(said.splitlines(), ['8 tensor "w" has other bytes than were stored',
+                                             '8 tensor "w" has other bytes than its hash says'])
+
+    def test_a_model_that_goes_leaves_nothing(self):
+        admin = self.member("good", admin=True)
+        self.assertEqual(self.state()[1].bytes, 0)
+        before = self.descriptors()
+        self.cached(admin, "m", 2 * MIB)
+        self.cached(admin, "n", 2 * MIB + 1)
+        rows, usage = self.state()
+        self.assertEqual(([r.bytes for r in rows], usage.bytes, usage.cached), ([2 * MIB, 4 * MIB], 6 * MIB, 6 * MIB))
+        for name in "mn":
+            self.assertEqual(admin.ask("model_remove", ns="good", name=name)[1].code, 0)
+        self.assertEqual((self.state()[0], self.state()[1].bytes), ([], 0))
+        node.wait_until(lambda: self.descriptors() == before)
+
+    def test_a_full_device_gives_back_what_nobody_uses_and_nothing_else(self):
+        gib = 1 << 30
+        admin = self.member("good", admin=True)
+        self.assertEqual(admin.ask("store_limit", limits="100%")[1].code, 0)
+        self.cached(admin, "cached", 9 * gib)
+        used = self.loads(admin, "used", 10 * gib)  # of not quite 16: the other one goes
+        self.assertEqual([r["name"] for r in self.state()[0]], ["used"])
+        for _ in range(2):  # some pieces fit, and are not left behind
+            self.assertEqual(wire.CODES[self.want(self.member("other"), "more", 8 * gib).code], "ENOMEM")
+            rows, usage = self.state()
+            self.assertEqual(([r["name"] for r in rows], usage.bytes), (["used"], 10 * gib))
+        self.loads(admin, "fits", 5 * gib)
+        self.assertEqual(admin.ask("model_known", model=used)[1].code, 0)
+
     def test_only_the_operator_calls_a_model_verified(self):
         evil, admin = self.member("evil"), self.member("evil", admin=True)
         model = self.loads(evil, "m")
@@ -239,12 +316,7 @@ class StoreAbuse(unittest.TestCase):
         self.commit(evil, model)
 
         def row():
-            with self.member("-", admin=True) as s:
-                rows = []
-                s.send("store_watch", 5)
-                while not rows or rows[-1].name != "done":
-                    rows.append(s.receive())
-                return [r for r in rows if r.name == "model_row"][0]
+            return self.state()[0][0]
 
         self.assertEqual((row().loader, row().verified, row().limit), ("r", 0, 32 * MIB))
         self.assertEqual(wire.CODES[evil.ask("model_verified", model=model)[1].code], "EPERM")

@@ -134,6 +134,42 @@ static void least_recently_used_goes_first(void **state)
     fast_catalog_free(c);
 }
 
+static void giving_back_is_a_use(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want w = of("long", 100);
+    want(c, 1, &w, 1);
+    const struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
+    assert_int_equal(fast_catalog_commit(c, 1, m->id, 1, NULL), 0);
+    load(c, 2, "short", 2);
+    assert_int_equal(fast_catalog_close(c, 1, m->id, 3, NULL), 0);
+    fast_catalog_evict(c);
+    assert_string_equal(expect(c, FAST_CATALOG_FREE, 0)->name, "short");
+    w.bytes = 0; /* and so is taking it */
+    load(c, 2, "short", 4);
+    want(c, 1, &w, 5);
+    expect(c, FAST_CATALOG_GIVE, 1);
+    assert_true(m->used_at == 5);
+    fast_catalog_free(c);
+}
+
+static void what_a_client_does_not_know_of_it_cannot_give_back(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want look = of("m", 0);
+    load(c, 1, "m", 1);
+    want(c, 2, &look, 2);
+    uint64_t id = fast_catalog_at(c, 0)->id;
+    assert_int_equal(fast_catalog_close(c, 2, id, 3, NULL), -FAST_ENOENT);
+    expect(c, FAST_CATALOG_GIVE, 2);
+    assert_int_equal(fast_catalog_close(c, 1, id, 3, NULL), -FAST_ENOENT);
+    assert_int_equal(fast_catalog_close(c, 2, id, 3, NULL), 0);
+    nothing(c);
+    fast_catalog_free(c);
+}
+
 static void a_namespace_keeps_its_models(void **state)
 {
     (void)state;
@@ -163,6 +199,12 @@ static void digest_and_version_tell_models_apart(void **state)
     struct fast_catalog *c = make();
     struct fast_model_want w = of("m", 100);
     load(c, 1, "m", 1);
+    w.digest[1] = 77;
+    want(c, 3, &w, 1);
+    expect(c, FAST_CATALOG_LOAD, 3);
+    fast_catalog_client_gone(c, 3, 1);
+    expect(c, FAST_CATALOG_FREE, 0);
+    w = of("m", 100);
     w.digest[0] = 77;
     want(c, 1, &w, 2);
     struct fast_model *m = expect(c, FAST_CATALOG_LOAD, 1);
@@ -598,6 +640,8 @@ int main(void)
         cmocka_unit_test(a_dead_loader_is_replaced),
         cmocka_unit_test(a_wait_ends),
         cmocka_unit_test(least_recently_used_goes_first),
+        cmocka_unit_test(giving_back_is_a_use),
+        cmocka_unit_test(what_a_client_does_not_know_of_it_cannot_give_back),
         cmocka_unit_test(a_namespace_keeps_its_models),
         cmocka_unit_test(digest_and_version_tell_models_apart),
         cmocka_unit_test(removal_waits_for_the_last_reference),
