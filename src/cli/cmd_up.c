@@ -17,7 +17,7 @@
 #define PAUSE_MAX FAST_S(10)
 
 struct up {
-    const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window;
+    const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window, *model_limit;
     const char *basic_auth;
     struct cli_list images, more;
 };
@@ -40,6 +40,8 @@ static const struct cli_opt opts[] = {
      "how many there are: queue, paper, hybrid or whole (fast-gateway --policy)", "queue paper hybrid whole"},
     {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held", "busy held"},
     {"window", 0, CLI_STR, offsetof(struct up, window), "TIME", "accounting period, default 100ms"},
+    {"model-limit", 0, CLI_STR, offsetof(struct up, model_limit), "LIST",
+     "how much of a GPU shared models of a namespace may take (fast-node --model-limit)"},
 };
 
 /* Waits for one of the signals; 0 on a time-out. */
@@ -128,7 +130,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     struct platform_conf conf = {.state_dir = up->state_dir, .listen = up->listen,
                                  .metrics = up->metrics, .sim = up->sim, .policy = up->policy,
                                  .scaling = up->scaling,
-                                 .charge = up->charge, .window = up->window, .images = &up->images,
+                                 .charge = up->charge, .window = up->window,
+                                 .model_limit = up->model_limit, .images = &up->images,
                                  .more = &up->more};
     struct platform p;
     struct fast_err err;

@@ -73,6 +73,7 @@ static void build_args(const struct platform *p, int which, struct args *a)
         add_arg(a, "--policy", c->policy);
         add_arg(a, "--charge", c->charge);
         add_arg(a, "--window", c->window);
+        add_arg(a, "--model-limit", c->model_limit);
         return;
     }
     add_arg(a, "--listen", c->listen);

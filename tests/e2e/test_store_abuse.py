@@ -299,7 +299,7 @@ for name, args in (("verify", ()), ("compare", (os.environ["ZEROS"].encode(),)))
         gib = 1 << 30
         admin = self.member("good", admin=True)
         self.assertEqual(admin.ask("store_limit", limits="100%")[1].code, 0)
-        self.cached(admin, "cached", 9 * gib)
+        self.cached(self.member("other"), "cached", 9 * gib)
         used = self.loads(admin, "used", 10 * gib)  # of not quite 16: the other one goes
         self.assertEqual([r["name"] for r in self.state()[0]], ["used"])
         for _ in range(2):  # some pieces fit, and are not left behind
