@@ -436,8 +436,8 @@ static bool judge(struct run *r, const struct fast_load_result *res, uint64_t ti
     char text[200];
     r->ret->error_rate = rate > r->ret->error_rate ? rate : r->ret->error_rate;
     if (!res->ok && timeouts == all) {
-        snprintf(text, sizeof(text), "no answer in the time of the trial; its first request took %.1f s: more --seconds "
-                 "give it more time", (double)r->alone * 1e-9);
+        snprintf(text, sizeof(text), "no answer in the time of the trial; its first request took %.1f s: more "
+                 "--seconds give it more time", (double)r->alone * 1e-9);
         return failed(r, "timeout", text);
     }
     if (rate <= FAILURES_MAX)
