@@ -229,6 +229,6 @@ int api_host(const struct cli *cli, char *ret_host, size_t cap, int *ret_port, s
 
 void api_print(const json_t *json)
 {
-    fast_autofree char *text = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    fast_autofree char *text = json_dumps(json, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9));
     puts(text ? text : "null");
 }

@@ -32,6 +32,8 @@ static json_t *trial_json(const struct fast_trial *t)
                    {"dram_activity", t->dram}};
     for (size_t i = 0; i < FAST_COUNT_OF(numbers); i++)
         json_object_set_new(o, numbers[i].key, ok ? json_real(numbers[i].v) : json_null());
+    if (!(t->p50_ms > 0)) /* imported: the table does not say */
+        json_object_set_new(o, "p50_ms", json_null());
     return o;
 }
 
@@ -42,7 +44,7 @@ static void write_json(const struct profile *p, FILE *out)
         json_array_append_new(list, trial_json(&p->trial[i]));
     json_t *o = json_pack("{s:i, s:s, s:s, s:o}", "schema", 1, "function", p->name, "version",
                           p->version, "trials", list);
-    json_dumpf(o, out, JSON_INDENT(2));
+    json_dumpf(o, out, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     fputc('\n', out);
     json_decref(o);
 }
@@ -141,8 +143,7 @@ static int read_csv(const char *text, struct profile *ret, struct fast_err *err)
         const struct fast_profile_point *at = fast_profile_at(table, i);
         struct fast_trial t = {.sm_pct = at->sm_pct, .quota_milli = at->quota_milli, .batch = 1,
                           .state = "ok", .text = "imported", .rps = (double)at->rps_milli * 1e-3,
-                          .p50_ms = (double)at->p95_ns * 1e-6, .p95_ms = (double)at->p95_ns * 1e-6,
-                          .p99_ms = (double)at->p99_ns * 1e-6};
+                          .p95_ms = (double)at->p95_ns * 1e-6, .p99_ms = (double)at->p99_ns * 1e-6};
         r = add(ret, &t, err);
     }
     fast_profile_free(table);
@@ -226,7 +227,7 @@ static int authors_row(char field[6][FIELD_MAX], struct fast_trial *ret, struct 
     ret->occupancy = text_num(more, "DCGM_FI_PROF_SM_OCCUPANCY");
     ret->dram = text_num(more, "DCGM_FI_PROF_DRAM_ACTIVE");
     ret->error_rate = text_num(more, "error_rate");
-    ret->p50_ms = ret->p95_ms = ret->p99_ms = text_num(more, "p95");
+    ret->p95_ms = ret->p99_ms = text_num(more, "p95");
     if (ret->rps < 0) {
         ret->rps = 0;
         snprintf(ret->state, sizeof(ret->state), "errors");

@@ -120,7 +120,7 @@ void profile_print(const struct profile *p)
             continue;
         }
         table_add(t, "%.2f", r->rps);
-        table_add(t, "%.1f", r->p50_ms);
+        add_known(t, 1, r->p50_ms);
         table_add(t, "%.1f", r->p95_ms);
         table_add(t, "%.1f", r->p99_ms);
         add_known(t, 0, 100 * r->utilization);

@@ -440,6 +440,10 @@ class FormsTest(unittest.TestCase):
         self.assertEqual(json.loads(self.fast("export", "g", "--format", "json"))["trials"],
                          json.loads(again)["trials"])
         self.assertIn("6,0.200,13.500,8300.000,8300.000", self.fast("export", "g"))
+        # They do not say what the median was.
+        self.assertRegex(self.fast("show", "g"), r" 6 +0[.]2 +13[.]50 +- +8300[.]0 ")
+        self.assertIsNone(json.loads(again)["trials"][0]["p50_ms"])
+        self.assertIn('"quota": 0.2,', again)
 
     def test_slo_and_rate(self):
         rows = "".join(f"{sm},{q},{min(60 * sm / (sm + 12), 90 * q * sm / (sm + 12)):.3f},20,25\n"
