@@ -1,4 +1,4 @@
-/* Keeps the accounts of core/sched.h and turns events into decisions of sched_pick.c. It assumes
+/* Takes the events of core/sched.h and turns them into decisions of sched_pick.c. It assumes
  * that every event of the GPU goes through here, in the order of time. Memory is taken when a client
  * is added, never later. What is to be told is kept as flags at its client, so that it needs no
  * room of its own however late the caller asks. */
@@ -69,154 +69,6 @@ bool fast_sched_next(struct fast_sched *s, struct fast_sched_action *ret)
     else
         c->tell &= ~what;
     return true;
-}
-
-/* ---- windows and slots ---- */
-
-static void rekey(struct fast_sched *s, struct client *c)
-{
-    if (c->state != CLIENT_READY)
-        return;
-    sched_ready_remove(s, c);
-    sched_ready_insert(s, c);
-}
-
-/* Notes what the window that ends at |end| gave to |c|; the last of |windows|, in which nothing has
- * happened but the first. */
-static void close_window(const struct fast_sched *s, struct client *c, fast_ns end, int64_t windows)
-{
-    bool holds = c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN;
-    fast_ns from = c->granted_at > s->window_at ? c->granted_at : s->window_at;
-    c->sum.windows += (uint64_t)windows;
-    c->sum.windows_ns = c->sum.charged_ns + (holds ? end - c->granted_at : 0);
-    fast_ns got = c->quota.used_ns - c->quota.debt_ns + (holds ? end - from : 0);
-    fast_ns due = c->quota.limit_ns - c->quota.debt_ns;
-    due = c->quota.request_ns < due ? c->quota.request_ns : due;
-    if (windows == 1 && !c->rested && got < due)
-        c->sum.short_ns += due - got;
-    c->rested = c->state == CLIENT_IDLE;
-}
-
-static int64_t area(const struct fast_sched *s, const struct client *c)
-{
-    return (int64_t)sched_width(s, c) * c->quota.request_ns;
-}
-
-/* Takes the clients with the largest requests into the plan; beyond FAST_PLAN_CLIENTS they get
- * theirs by order alone. */
-static void replan(struct fast_sched *s)
-{
-    struct fast_plan_item items[FAST_PLAN_CLIENTS];
-    int n = 0;
-    s->plan_old = false;
-    memset(&s->plan, 0, sizeof(s->plan));
-    for (int i = 0; i < s->used; i++)
-        s->clients[i].plan_i = -1;
-    if (s->conf.greedy || s->conf.policy == FAST_POLICY_RACING)
-        return;
-    for (int i = 0; i < s->used; i++) {
-        struct client *c = &s->clients[i];
-        int at = n;
-        if (c->state == CLIENT_FREE || c->quota.request_ns <= 0)
-            continue;
-        if (n == FAST_PLAN_CLIENTS) {
-            at = 0;
-            for (int k = 1; k < n; k++)
-                if (area(s, &s->clients[s->plan_client[k]]) <
-                    area(s, &s->clients[s->plan_client[at]]))
-                    at = k;
-            if (area(s, &s->clients[s->plan_client[at]]) >= area(s, c))
-                continue;
-        } else {
-            n++;
-        }
-        s->plan_client[at] = i;
-    }
-    for (int k = 0; k < n; k++) {
-        struct client *c = &s->clients[s->plan_client[k]];
-        c->plan_i = k;
-        items[k] = (struct fast_plan_item){sched_width(s, c), c->quota.request_ns};
-    }
-    fast_plan_make(items, n, s->conf.window_ns, &s->plan);
-}
-
-static int slot_at(const struct fast_sched *s, fast_ns offset)
-{
-    int i = 0;
-    while (i < s->plan.slots - 1 && s->plan.end_ns[i] <= offset)
-        i++;
-    return i;
-}
-
-static void begin_window(struct fast_sched *s, fast_ns at)
-{
-    s->window_at = at;
-    s->window_used = false;
-    s->slot = 0;
-    for (int i = 0; i < s->used; i++) {
-        struct client *c = &s->clients[i];
-        /* A token that runs on into this window has used some of it already. */
-        s->window_used |= c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN;
-        if (c->state == CLIENT_READY)
-            sched_ready_remove(s, c);
-    }
-    if (s->plan_old)
-        replan(s);
-    s->slot = slot_at(s, s->now - at);
-    for (int i = 0; i < s->used; i++)
-        if (s->clients[i].state == CLIENT_READY)
-            sched_ready_insert(s, &s->clients[i]);
-}
-
-void sched_plan_fresh(struct fast_sched *s)
-{
-    if (s->plan_old && !s->window_used && s->ready.count)
-        begin_window(s, s->window_at);
-}
-
-static void rekey_owners(struct fast_sched *s, uint64_t owners)
-{
-    for (; owners; owners &= owners - 1) {
-        struct client *c = &s->clients[s->plan_client[__builtin_ctzll(owners)]];
-        if (c->plan_i == __builtin_ctzll(owners))
-            rekey(s, c);
-    }
-}
-
-void sched_advance(struct fast_sched *s, fast_ns now)
-{
-    if (now > s->now)
-        s->now = now;
-    fast_ns passed = s->now - s->window_at;
-    if (passed >= s->conf.window_ns) {
-        int64_t k = passed / s->conf.window_ns;
-        fast_ns end = s->window_at + k * s->conf.window_ns;
-        for (int i = 0; i < s->used; i++) {
-            close_window(s, &s->clients[i], end, k);
-            fast_quota_roll(&s->clients[i].quota, k, !s->conf.whole_tokens);
-        }
-        begin_window(s, end);
-        return;
-    }
-    int slot = slot_at(s, passed);
-    if (slot != s->slot) {
-        uint64_t owners = s->plan.owners[s->slot] ^ s->plan.owners[slot];
-        s->slot = slot;
-        rekey_owners(s, owners);
-    }
-}
-
-fast_ns fast_sched_expiry(const struct fast_sched *s)
-{
-    struct fast_tree_node *n = fast_tree_first(&s->timed);
-    fast_ns at = n ? n->key[0] : FAST_NEVER;
-    if (s->ready.count || s->throttled) {
-        fast_ns end = s->window_at + s->conf.window_ns;
-        if (s->ready.count && s->slot < s->plan.slots)
-            end = s->window_at + s->plan.end_ns[s->slot];
-        at = end < at ? end : at;
-    }
-    return at;
 }
 
 /* ---- events ---- */
@@ -338,23 +190,51 @@ int fast_sched_add(struct fast_sched *s, const struct fast_slice *slice, fast_ns
     return id;
 }
 
-void fast_sched_remove(struct fast_sched *s, int client, fast_ns now)
+static void remove_one(struct fast_sched *s, struct client *c)
 {
-    if (!known(s, client))
-        return;
-    sched_advance(s, now);
-    struct client *c = &s->clients[client];
     if (c->state == CLIENT_READY)
         sched_ready_remove(s, c);
     if (c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN)
         sched_unhold(s, c);
     untell(s, c);
     c->state = CLIENT_FREE;
+    c->gang = NULL;
     c->plan_i = -1;
     c->tell_next = s->free_first;
-    s->free_first = client;
+    s->free_first = sched_id(s, c);
     s->plan_old = true;
-    sched_dispatch(s);
+}
+
+void fast_sched_remove(struct fast_sched *s, int client, fast_ns now)
+{
+    if (!known(s, client))
+        return;
+    sched_advance(s, now);
+    struct client *c = &s->clients[client];
+    struct gang *gang = c->gang;
+    if (!gang) {
+        remove_one(s, c);
+        sched_dispatch(s);
+        return;
+    }
+    uint32_t gpus = gang->gpus;
+    for (uint32_t d = gpus; d; d &= d - 1)
+        remove_one(sched_of(s, d), sched_part(s, gang, d));
+    sched_gang_forget(s->gangs, gang);
+    for (uint32_t d = gpus; d; d &= d - 1)
+        sched_dispatch(sched_of(s, d)); /* they may not be linked any more */
+}
+
+static void resize_one(struct fast_sched *s, struct client *c, const struct fast_slice *slice)
+{
+    s->plan_old |= c->slice.sm_pct != slice->sm_pct || c->slice.request_milli != slice->request_milli;
+    c->slice = *slice;
+    fast_quota_set(&c->quota, slice, s->conf.window_ns);
+    fast_ns left = fast_quota_left(&c->quota);
+    if (c->state == CLIENT_HOLD && s->conf.policy != FAST_POLICY_RACING && !s->conf.whole_tokens &&
+        left < c->until - s->now)
+        sched_revoke(s, c); /* the limit is lower now than its token is long */
+    sched_rekey(s, c);
 }
 
 int fast_sched_resize(struct fast_sched *s, int client, const struct fast_slice *slice, fast_ns now,
@@ -367,24 +247,22 @@ int fast_sched_resize(struct fast_sched *s, int client, const struct fast_slice 
         return r;
     sched_advance(s, now);
     struct client *c = &s->clients[client];
-    s->plan_old |= c->slice.sm_pct != slice->sm_pct || c->slice.request_milli != slice->request_milli;
-    c->slice = *slice;
-    fast_quota_set(&c->quota, slice, s->conf.window_ns);
-    fast_ns left = fast_quota_left(&c->quota);
-    if (c->state == CLIENT_HOLD && s->conf.policy != FAST_POLICY_RACING && !s->conf.whole_tokens &&
-        left < c->until - s->now)
-        sched_revoke(s, c); /* the limit is lower now than its token is long */
-    rekey(s, c);
+    if (!c->gang)
+        resize_one(s, c, slice);
+    for (uint32_t d = c->gang ? c->gang->gpus : 0; d; d &= d - 1)
+        resize_one(sched_of(s, d), sched_part(s, c->gang, d), slice);
     sched_dispatch(s);
     return 0;
 }
 
 void fast_sched_want(struct fast_sched *s, int client, fast_ns now)
 {
-    if (!known(s, client) || s->clients[client].state != CLIENT_IDLE)
+    struct client *c = known(s, client) ? &s->clients[client] : NULL;
+    if (c)
+        c->along = false;
+    if (!c || c->state != CLIENT_IDLE)
         return;
     sched_advance(s, now);
-    struct client *c = &s->clients[client];
     c->state = CLIENT_READY;
     c->ready_at = s->now;
     sched_ready_insert(s, c);
@@ -397,7 +275,7 @@ void fast_sched_deadline(struct fast_sched *s, int client, fast_ns deadline, fas
         return;
     sched_advance(s, now);
     s->clients[client].deadline = deadline;
-    rekey(s, &s->clients[client]);
+    sched_rekey(s, &s->clients[client]);
     sched_dispatch(s);
 }
 
@@ -443,15 +321,35 @@ int fast_sched_done(struct fast_sched *s, int client, uint64_t token, fast_ns bu
     sched_unhold(s, c);
     untell(s, c);
     fast_quota_charge(&c->quota, charge, s->now - from, !s->conf.whole_tokens);
-    if (want) {
-        c->state = CLIENT_READY;
-        c->ready_at = s->now;
-        sched_ready_insert(s, c);
-    } else {
+    c->state = CLIENT_READY;
+    c->ready_at = s->now;
+    c->along = false;
+    if (!want)
         rest(c);
-    }
+    else
+        sched_ready_insert(s, c);
+    if (c->gang)
+        sched_gang_returned(s, c->gang);
     sched_dispatch(s);
     return 0;
+}
+
+static void apply_conf(struct fast_sched *s, const struct fast_sched_conf *next)
+{
+    for (int i = 0; i < s->used; i++) {
+        struct client *c = &s->clients[i];
+        if (c->state == CLIENT_HOLD && s->conf.policy != next->policy)
+            sched_revoke(s, c);
+    }
+    s->conf = *next;
+    for (int i = 0; i < s->used; i++) {
+        struct client *c = &s->clients[i];
+        if (c->state == CLIENT_FREE)
+            continue;
+        fast_quota_set(&c->quota, &c->slice, next->window_ns);
+        fast_quota_roll(&c->quota, 2, false);
+    }
+    s->plan_old = true;
 }
 
 int fast_sched_conf_set(struct fast_sched *s, const struct fast_sched_conf *conf, fast_ns now,
@@ -461,24 +359,18 @@ int fast_sched_conf_set(struct fast_sched *s, const struct fast_sched_conf *conf
     int r = conf_fill(&next, err);
     if (r)
         return r;
-    sched_advance(s, now);
-    bool other = s->conf.policy != next.policy;
-    for (int i = 0; i < s->used; i++) {
-        struct client *c = &s->clients[i];
-        if (c->state == CLIENT_HOLD && other)
-            sched_revoke(s, c);
+    /* Those that have gangs in common, or may have, stay in step. */
+    int count = s->gangs ? s->gangs->n : 1;
+    for (int i = 0; i < count; i++)
+        now = sched_of(s, 1u << i)->now > now ? sched_of(s, 1u << i)->now : now;
+    for (int i = 0; i < count; i++)
+        sched_advance(sched_of(s, 1u << i), now);
+    for (int i = 0; i < count; i++)
+        apply_conf(sched_of(s, 1u << i), &next);
+    for (int i = 0; i < count; i++) {
+        sched_window_begin(sched_of(s, 1u << i), now);
+        sched_dispatch(sched_of(s, 1u << i));
     }
-    s->conf = next;
-    for (int i = 0; i < s->used; i++) {
-        struct client *c = &s->clients[i];
-        if (c->state == CLIENT_FREE)
-            continue;
-        fast_quota_set(&c->quota, &c->slice, next.window_ns);
-        fast_quota_roll(&c->quota, 2, false);
-    }
-    s->plan_old = true;
-    begin_window(s, s->now);
-    sched_dispatch(s);
     return 0;
 }
 

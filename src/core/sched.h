@@ -16,6 +16,8 @@
  *  4. What is left goes to whoever fits: first those below their request, earliest deadline and then
  *     largest missing first, then those below their limit, least used fraction first.
  *
+ * Clients that need several GPUs at once: core/gang.h.
+ *
  * A client here is whoever has a slice: in a node that is a replica, whose processes take turns with
  * its token. */
 

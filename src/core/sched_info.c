@@ -53,7 +53,8 @@ static bool client_valid(const struct fast_sched *s, const struct client *c)
         return false;
     if (holds && (c->holder_i >= s->tokens_out || s->holders[c->holder_i] != sched_id(s, c)))
         return false;
-    if (c->ready.in != (c->state == CLIENT_READY && !c->throttled))
+    bool waits = c->state == CLIENT_READY && !c->throttled;
+    if (c->ready.in != (waits && !c->gang) || c->bound != (waits && c->gang))
         return false;
     if (c->timed.in != (holds && !c->stuck) || (c->stuck && c->state != CLIENT_DRAIN))
         return false;
@@ -62,7 +63,7 @@ static bool client_valid(const struct fast_sched *s, const struct client *c)
 
 bool fast_sched_valid(const struct fast_sched *s)
 {
-    int held = 0, active = 0, stuck = 0, out = 0, throttled = 0;
+    int held = 0, active = 0, stuck = 0, out = 0, throttled = 0, bound = 0;
     for (int i = 0; i < s->used; i++) {
         const struct client *c = &s->clients[i];
         if (c->state == CLIENT_FREE)
@@ -74,8 +75,9 @@ bool fast_sched_valid(const struct fast_sched *s)
         stuck += c->stuck ? c->held_sm : 0;
         out += c->token != 0;
         throttled += c->throttled;
+        bound += c->bound;
     }
     return held == s->sm_held && active == s->sm_active && stuck == s->sm_stuck &&
-           out == s->tokens_out && throttled == s->throttled && held <= FAST_SM_PCT_MAX &&
+           out == s->tokens_out && throttled == s->throttled && bound == s->bound && held <= FAST_SM_PCT_MAX &&
            fast_tree_valid(&s->ready) && fast_tree_valid(&s->timed);
 }

@@ -9,17 +9,21 @@
 
 #include "base/mem.h"
 
-enum { CLASS_OWNER, CLASS_MISSING, CLASS_ELASTIC };
-
-/* A client that is next and too wide for what is free lets nobody pass any more after so many
- * tokens. */
-#define PATIENCE 2
-
-fast_ns sched_used(const struct fast_sched *s, const struct client *c)
+static fast_ns used_here(const struct fast_sched *s, const struct client *c)
 {
     fast_ns used = c->quota.used_ns;
     if (c->state == CLIENT_HOLD || c->state == CLIENT_DRAIN)
         used += s->now - (c->granted_at > s->window_at ? c->granted_at : s->window_at);
+    return used;
+}
+
+fast_ns sched_used(const struct fast_sched *s, const struct client *c)
+{
+    fast_ns used = used_here(s, c);
+    for (uint32_t d = c->gang ? c->gang->gpus : 0; d; d &= d - 1) {
+        fast_ns there = used_here(s, sched_part(s, c->gang, d)); /* it is as late there as here */
+        used = there > used ? there : used;
+    }
     return used;
 }
 
@@ -39,7 +43,7 @@ static fast_ns sliver(const struct fast_sched *s, fast_ns quota)
     return quota / 10 < most ? quota / 10 : most;
 }
 
-static bool at_limit(const struct fast_sched *s, const struct client *c)
+bool sched_at_limit(const struct fast_sched *s, const struct client *c)
 {
     return s->conf.policy != FAST_POLICY_RACING &&
            c->quota.limit_ns - sched_used(s, c) <= sliver(s, c->quota.limit_ns);
@@ -47,7 +51,7 @@ static bool at_limit(const struct fast_sched *s, const struct client *c)
 
 /* Deadlines order those who miss something of their request, and nobody else: who owns a slot comes first
  * all the same, and beyond its request a client competes by what it has used. */
-static void set_key(const struct fast_sched *s, const struct client *c, int64_t key[FAST_TREE_KEYS])
+void sched_key(const struct fast_sched *s, const struct client *c, int64_t key[FAST_TREE_KEYS])
 {
     fast_ns used = sched_used(s, c);
     fast_ns missing = c->quota.request_ns - used;
@@ -65,13 +69,18 @@ static void set_key(const struct fast_sched *s, const struct client *c, int64_t 
 
 void sched_ready_insert(struct fast_sched *s, struct client *c)
 {
-    if (at_limit(s, c)) {
+    if (sched_at_limit(s, c)) {
         c->throttled = true;
         c->throttled_at = s->now;
         s->throttled++;
         return;
     }
-    set_key(s, c, c->ready.key);
+    if (c->gang) {
+        c->bound = true;
+        s->bound++;
+        return;
+    }
+    sched_key(s, c, c->ready.key);
     c->ready.id = sched_id(s, c);
     c->ready.width = sched_width(s, c);
     fast_tree_insert(&s->ready, &c->ready);
@@ -80,6 +89,8 @@ void sched_ready_insert(struct fast_sched *s, struct client *c)
 void sched_ready_remove(struct fast_sched *s, struct client *c)
 {
     fast_tree_remove(&s->ready, &c->ready);
+    s->bound -= c->bound;
+    c->bound = false;
     if (c->throttled) {
         c->throttled = false;
         s->throttled--;
@@ -98,10 +109,20 @@ static void timed_insert(struct fast_sched *s, struct client *c, fast_ns at)
 
 void sched_revoke(struct fast_sched *s, struct client *c)
 {
+    if (c->gang)
+        sched_gang_revoke(s, c->gang);
+    else
+        sched_revoke_one(s, c);
+}
+
+void sched_revoke_one(struct fast_sched *s, struct client *c)
+{
     fast_tree_remove(&s->timed, &c->timed);
     fast_tree_remove(&s->ready, &c->ready);
-    if (!c->expired)
+    if (!c->expired) {
         s->sm_active -= c->held_sm;
+        s->room += c->held_sm;
+    }
     c->expired = false;
     c->state = CLIENT_DRAIN;
     c->revoked_at = s->now;
@@ -110,7 +131,7 @@ void sched_revoke(struct fast_sched *s, struct client *c)
 }
 
 /* When a token that begins, or is extended, now must end at the latest. */
-static fast_ns token_end(const struct fast_sched *s, const struct client *c)
+fast_ns sched_token_end(const struct fast_sched *s, const struct client *c)
 {
     if (s->conf.policy == FAST_POLICY_RACING)
         return FAST_NEVER;
@@ -132,24 +153,26 @@ static fast_ns token_end(const struct fast_sched *s, const struct client *c)
     return end;
 }
 
-static void extend(struct fast_sched *s, struct client *c)
+void sched_extend(struct fast_sched *s, struct client *c, fast_ns until)
 {
     fast_tree_remove(&s->ready, &c->ready);
     c->expired = false;
     s->sm_active += c->held_sm;
-    c->until = token_end(s, c);
+    c->until = until;
     timed_insert(s, c, c->until);
     if (!(c->tell & TELL_GRANT))
         c->extended = true;
     sched_tell(s, c, TELL_GRANT);
 }
 
-static void grant(struct fast_sched *s, struct client *c)
+/* |until| was found before it holds: the token itself has used nothing yet. */
+void sched_grant(struct fast_sched *s, struct client *c, fast_ns until)
 {
     sched_ready_remove(s, c);
-    c->sum.wait_ns += s->now - c->ready_at;
+    c->sum.wait_ns += c->state == CLIENT_READY ? s->now - c->ready_at : 0;
     c->sum.tokens++;
-    c->until = token_end(s, c); /* before it holds: the token itself has used nothing yet */
+    c->along = c->state == CLIENT_IDLE;
+    c->until = until;
     c->state = CLIENT_HOLD;
     c->granted_at = s->now;
     c->token = ++s->last_token;
@@ -199,15 +222,17 @@ static void expire(struct fast_sched *s)
         }
         c->expired = true;
         s->sm_active -= c->held_sm;
-        if (s->conf.whole_tokens || at_limit(s, c) || c->held_sm != sched_width(s, c)) {
+        if (s->conf.whole_tokens || sched_at_limit(s, c) || c->held_sm != sched_width(s, c)) {
             sched_revoke(s, c);
             continue;
         }
-        set_key(s, c, c->ready.key);
+        s->expired[s->expired_count++] = sched_id(s, c);
+        if (c->gang)
+            continue;
+        sched_key(s, c, c->ready.key);
         c->ready.id = sched_id(s, c);
         c->ready.width = c->held_sm;
         fast_tree_insert(&s->ready, &c->ready);
-        s->expired[s->expired_count++] = sched_id(s, c);
     }
 }
 
@@ -220,9 +245,7 @@ static bool weaker(const int64_t a[FAST_TREE_KEYS], const int64_t b[FAST_TREE_KE
     return false;
 }
 
-/* Revokes tokens of a weaker class than |class|, the weakest first, until |need| per cent are free.
- * All or nothing. */
-static bool preempt(struct fast_sched *s, int64_t class, int need, int *vfree)
+bool sched_preempt(struct fast_sched *s, int64_t class, int need, bool try)
 {
     for (;;) {
         struct client *worst = NULL;
@@ -233,7 +256,7 @@ static bool preempt(struct fast_sched *s, int64_t class, int need, int *vfree)
             int64_t key[FAST_TREE_KEYS];
             if (c->state != CLIENT_HOLD || c->expired || c->held_sm == 0)
                 continue;
-            set_key(s, c, key);
+            sched_key(s, c, key);
             if (key[0] <= class)
                 continue;
             sum += c->held_sm;
@@ -242,83 +265,113 @@ static bool preempt(struct fast_sched *s, int64_t class, int need, int *vfree)
                 memcpy(worst_key, key, sizeof(worst_key));
             }
         }
-        if (*vfree >= need)
+        if (s->room >= need)
             return true;
-        if (!worst || *vfree + sum < need)
-            return false;
-        *vfree += worst->held_sm;
+        if (!worst || s->room + sum < need || try)
+            return worst && s->room + sum >= need;
         sched_revoke(s, worst);
     }
 }
 
 /* Takes |c| out of the tree for the rest of this decision. */
-static void set_aside(struct fast_sched *s, struct client *c, int *count)
+static void set_aside(struct fast_sched *s, struct client *c)
 {
     fast_tree_remove(&s->ready, &c->ready);
-    s->aside[(*count)++] = sched_id(s, c);
+    s->aside[s->aside_count++] = sched_id(s, c);
 }
 
-static void choose(struct fast_sched *s, struct client *c, int *vfree, int *aside)
+static void choose(struct fast_sched *s, struct client *c)
 {
-    *vfree -= c->expired ? c->held_sm : sched_width(s, c);
+    s->room -= c->expired ? c->held_sm : sched_width(s, c);
     if (c->expired)
-        extend(s, c);
+        sched_extend(s, c, sched_token_end(s, c));
     else if (sched_width(s, c) <= FAST_SM_PCT_MAX - s->sm_held)
-        grant(s, c);
+        sched_grant(s, c, sched_token_end(s, c));
     else
-        set_aside(s, c, aside); /* its SMs are spoken for and still drain */
+        set_aside(s, c); /* its SMs are spoken for and still drain */
 }
 
 /* The first in the order does not fit. Makes room for it, or sets it aside; false: the next ones may
- * have what is there. |patient|: nobody has a claim on SMs yet because he waited for long. */
-static bool help_head(struct fast_sched *s, struct client *head, int *vfree, int *aside, bool *patient)
+ * have what is there. */
+static bool help_head(struct fast_sched *s, struct client *head)
 {
     int width = head->ready.width;
     int64_t class = head->ready.key[0];
-    if (class < CLASS_ELASTIC && preempt(s, class, width, vfree))
+    if (class < CLASS_ELASTIC && sched_preempt(s, class, width, false))
         return true;
     if (class == CLASS_OWNER && !head->expired) {
-        set_aside(s, head, aside); /* only a stuck token can be in an owner's way */
+        set_aside(s, head); /* only a stuck token can be in an owner's way */
         return true;
     }
-    if (*patient && s->sm_stuck == 0 && !head->expired &&
-        s->now - head->ready_at >= PATIENCE * s->conf.token_ns) {
-        *patient = false;
-        *vfree -= width;
-        set_aside(s, head, aside);
+    if (s->patient && s->sm_stuck == 0 && !head->expired &&
+        s->now - head->ready_at >= SCHED_PATIENCE * s->conf.token_ns) {
+        s->patient = false;
+        s->room -= width;
+        set_aside(s, head);
         return true;
     }
     return false;
 }
 
-void sched_dispatch(struct fast_sched *s)
+static bool is_before(const struct fast_tree_node *n, const int64_t *key)
 {
-    int aside = 0;
-    bool heads = !s->conf.greedy; /* the first in the order is still to be helped */
-    bool patient = true;
-    sched_plan_fresh(s);
-    expire(s);
-    int vfree = FAST_SM_PCT_MAX - s->sm_active - s->sm_stuck;
+    for (int i = 0; key && i < FAST_TREE_KEYS; i++)
+        if (n->key[i] != key[i])
+            return n->key[i] < key[i];
+    return true;
+}
+
+void sched_fill(struct fast_sched *s, const int64_t *key)
+{
     for (;;) {
         struct fast_tree_node *next = fast_tree_first(&s->ready);
-        if (next && next->width > vfree) {
-            if (heads && help_head(s, CLIENT_OF_READY(next), &vfree, &aside, &patient))
+        if (next && next->width > s->room && is_before(next, key)) {
+            if (s->heads && help_head(s, CLIENT_OF_READY(next)))
                 continue;
-            heads = false;
-            next = fast_tree_first_fit(&s->ready, vfree);
+            s->heads = false;
+            next = fast_tree_first_fit(&s->ready, s->room);
         }
-        if (!next)
-            break;
-        choose(s, CLIENT_OF_READY(next), &vfree, &aside);
+        if (!next || !is_before(next, key))
+            return;
+        choose(s, CLIENT_OF_READY(next));
     }
+}
+
+static void begin(struct fast_sched *s)
+{
+    s->aside_count = 0;
+    s->heads = !s->conf.greedy;
+    s->patient = true;
+    expire(s);
+}
+
+/* Whose token ended and who was not chosen has to give it back. */
+static void end(struct fast_sched *s)
+{
     for (int i = 0; i < s->expired_count; i++)
         if (s->clients[s->expired[i]].expired)
             sched_revoke(s, &s->clients[s->expired[i]]);
-    for (int i = 0; i < aside; i++)
+    for (int i = 0; i < s->aside_count; i++)
         fast_tree_insert(&s->ready, &s->clients[s->aside[i]].ready);
-    bool contended = s->ready.count > 0;
+    bool contended = sched_waiting(s) > 0;
     if (contended != s->contended) {
         s->contended = contended;
         s->tell_contended = true;
     }
+}
+
+void sched_dispatch(struct fast_sched *s)
+{
+    uint32_t domain = sched_domain(s);
+    sched_plan_fresh(s);
+    for (uint32_t d = domain; d; d &= d - 1)
+        begin(sched_of(s, d));
+    for (uint32_t d = domain; d; d &= d - 1) /* a gang's token that ended on one GPU is out on the others */
+        sched_of(s, d)->room = FAST_SM_PCT_MAX - sched_of(s, d)->sm_active - sched_of(s, d)->sm_stuck;
+    if (s->gangs && s->gangs->count)
+        sched_gangs_decide(s);
+    for (uint32_t d = domain; d; d &= d - 1)
+        sched_fill(sched_of(s, d), NULL);
+    for (uint32_t d = domain; d; d &= d - 1)
+        end(sched_of(s, d));
 }

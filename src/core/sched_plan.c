@@ -10,35 +10,105 @@
 #include "core/types.h"
 
 #define STEPS_MAX 1000
+#define TRIES_MAX 20000
 #define EPS 1e-9
 #define SHORTEST_PART 500 /* a slot below this part of the window is not worth a hand-over */
 
 struct lp {
     int n;
+    int gpus; /* from 0 */
     int width[FAST_PLAN_CLIENTS];
+    uint32_t on[FAST_PLAN_CLIENTS]; /* GPUs, as bits */
     double inv[FAST_PLAN_CLIENTS][FAST_PLAN_CLIENTS]; /* inverse of the basis; row: of the basis */
     double len[FAST_PLAN_CLIENTS];                    /* of the set in the basis */
     uint64_t set[FAST_PLAN_CLIENTS];
 };
 
-/* The set of the greatest value that fits; its value is returned. */
-static double best_set(const struct lp *lp, const double *value, uint64_t *ret)
+/* What the clients of one GPU alone make of so many SMs of it. */
+struct filling {
+    double value[FAST_SM_PCT_MAX + 1];
+    uint64_t set[FAST_SM_PCT_MAX + 1];
+};
+
+static void fill(const struct lp *lp, const double *value, int gpu, struct filling *ret)
 {
-    double best[FAST_SM_PCT_MAX + 1] = {0};
-    uint64_t mask[FAST_SM_PCT_MAX + 1] = {0};
+    memset(ret, 0, sizeof(*ret));
     for (int i = 0; i < lp->n; i++) {
-        if (value[i] <= EPS)
+        if (value[i] <= EPS || lp->on[i] != UINT32_C(1) << gpu)
             continue;
         for (int w = FAST_SM_PCT_MAX; w >= lp->width[i]; w--) {
-            double v = best[w - lp->width[i]] + value[i];
-            if (v > best[w] + EPS) {
-                best[w] = v;
-                mask[w] = mask[w - lp->width[i]] | (UINT64_C(1) << i);
+            double v = ret->value[w - lp->width[i]] + value[i];
+            if (v > ret->value[w] + EPS) {
+                ret->value[w] = v;
+                ret->set[w] = ret->set[w - lp->width[i]] | (UINT64_C(1) << i);
             }
         }
     }
-    *ret = mask[FAST_SM_PCT_MAX];
-    return best[FAST_SM_PCT_MAX];
+}
+
+/* The search for the best set: which clients of several GPUs are in it is tried out, what the rest of each
+ * GPU is worth then is known. */
+struct search {
+    const struct lp *lp;
+    const double *value;
+    struct filling alone[FAST_PLAN_GPUS];
+    int room[FAST_PLAN_GPUS];
+    int gang[FAST_PLAN_CLIENTS], gangs; /* items of several GPUs */
+    int tries;
+    double best;
+    uint64_t set;
+};
+
+static void look_at(struct search *s, int from, double value, uint64_t set)
+{
+    double here = value, more = 0;
+    uint64_t all = set;
+    for (int g = 0; g < s->lp->gpus; g++) {
+        here += s->alone[g].value[s->room[g]];
+        all |= s->alone[g].set[s->room[g]];
+    }
+    if (here > s->best + EPS) {
+        s->best = here;
+        s->set = all;
+    }
+    for (int k = from; k < s->gangs; k++)
+        more += s->value[s->gang[k]];
+    for (int k = from; k < s->gangs && here + more > s->best + EPS && s->tries < TRIES_MAX; k++) {
+        int i = s->gang[k];
+        bool fits = true;
+        for (int g = 0; g < s->lp->gpus; g++)
+            fits &= !(s->lp->on[i] >> g & 1) || s->lp->width[i] <= s->room[g];
+        more -= s->value[i];
+        if (!fits)
+            continue;
+        s->tries++;
+        for (int g = 0; g < s->lp->gpus; g++)
+            s->room[g] -= s->lp->on[i] >> g & 1 ? s->lp->width[i] : 0;
+        look_at(s, k + 1, value + s->value[i], set | UINT64_C(1) << i);
+        for (int g = 0; g < s->lp->gpus; g++)
+            s->room[g] += s->lp->on[i] >> g & 1 ? s->lp->width[i] : 0;
+    }
+}
+
+/* The set of the greatest value that fits; its value is returned. */
+static double best_set(const struct lp *lp, const double *value, uint64_t *ret)
+{
+    struct search s;
+    s.lp = lp;
+    s.value = value;
+    s.best = 0;
+    s.set = 0;
+    s.gangs = s.tries = 0;
+    for (int g = 0; g < lp->gpus; g++) {
+        fill(lp, value, g, &s.alone[g]);
+        s.room[g] = FAST_SM_PCT_MAX;
+    }
+    for (int i = 0; i < lp->n; i++)
+        if (value[i] > EPS && lp->on[i] & (lp->on[i] - 1))
+            s.gang[s.gangs++] = i;
+    look_at(&s, 0, 0, 0);
+    *ret = s.set;
+    return s.best;
 }
 
 /* Puts |set| into the basis for the one that runs out first. */
@@ -124,6 +194,9 @@ static void begin(struct lp *lp, const struct fast_plan_item *items, int n, fast
             continue;
         ret_item[lp->n] = i;
         lp->width[lp->n] = items[i].sm_pct;
+        lp->on[lp->n] = items[i].gpus ? items[i].gpus : 1;
+        while (lp->gpus < FAST_PLAN_GPUS && lp->on[lp->n] >> lp->gpus)
+            lp->gpus++;
         lp->inv[lp->n][lp->n] = 1;
         lp->len[lp->n] = (double)items[i].request_ns / (double)window_ns;
         lp->set[lp->n] = UINT64_C(1) << lp->n;
