@@ -193,6 +193,12 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     return rc;
 }
 
+int fleet_put_back(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                   const struct fast_placed *was, struct fast_err *err)
+{
+    return enter(fleet, replica, want, was, err);
+}
+
 /* Tries to make room for |quota| x |sm| on |g| by laying out its rectangles anew. */
 static bool repack(struct fast_fleet *fleet, int g, int quota, int sm)
 {

@@ -135,6 +135,11 @@ struct fast_placed fleet_split_on(const struct fast_fleet *fleet, int g,
                                   const struct fast_want *want);
 /* Gives replicas on |g| without a rectangle one, where one is free now. |g| is out of the index. */
 void fleet_split_settle(struct fast_fleet *fleet, int g);
+/* Takes it from |replica| again. */
+void fleet_split_unsettle(struct fast_fleet *fleet, uint64_t replica);
+/* Puts a replica that has been removed back to |was|, which is free. */
+int fleet_put_back(struct fast_fleet *fleet, uint64_t replica, const struct fast_want *want,
+                   const struct fast_placed *was, struct fast_err *err);
 
 /* Everything but the rectangle: open, node, memory, not taken by somebody alone. */
 bool fleet_gpu_may(const struct fast_fleet *fleet, int gpu, const struct fast_want *want);

@@ -230,7 +230,10 @@ int fast_fleet_defrag(struct fast_fleet *fleet, int max, uint64_t bytes_max, str
 struct taken {
     uint64_t replica[FAST_MOVES_MAX];
     struct fast_want want[FAST_MOVES_MAX];
+    struct fast_placed at[FAST_MOVES_MAX];
     int n;
+    uint64_t split[FAST_RECTS_USED_MAX]; /* who had no rectangle there before */
+    int nsplit;
 };
 
 static bool take(struct plan *p, struct taken *t, uint64_t replica)
@@ -240,19 +243,26 @@ static bool take(struct plan *p, struct taken *t, uint64_t replica)
         return false;
     t->want[t->n] = want_of(p->fleet, &at);
     t->want[t->n].gpu = at.gpu;
+    t->at[t->n] = at;
+    for (int i = 0; i < t->nsplit; i++) /* those taken before it may have left it a rectangle */
+        t->at[t->n].split |= t->split[i] == replica;
     t->replica[t->n++] = replica;
     return !fast_fleet_remove(p->fleet, replica, NULL);
 }
 
-/* Copies go, and who was taken comes back. */
+/* Copies go, and who was taken comes back, exactly: those who got a rectangle of theirs give it up first. */
 static void undo(struct plan *p, struct taken *t)
 {
     struct fast_placed placed;
     take_back(p, 0);
     p->bytes = 0;
+    for (int i = 0; i < t->nsplit; i++)
+        fleet_split_unsettle(p->fleet, t->split[i]);
     while (t->n > 0) {
         t->n--;
-        fast_fleet_adopt(p->fleet, t->replica[t->n], &t->want[t->n], &placed, NULL);
+        /* Without memory it is entered as it can be: it still runs. */
+        if (fleet_put_back(p->fleet, t->replica[t->n], &t->want[t->n], &t->at[t->n], NULL))
+            fast_fleet_adopt(p->fleet, t->replica[t->n], &t->want[t->n], &placed, NULL);
     }
 }
 
@@ -277,6 +287,9 @@ static bool clear(struct plan *p, int g, const struct fast_want *want)
     uint64_t order[FAST_RECTS_USED_MAX] = {0};
     struct taken t = {.n = 0};
     int n = largest_first(p->fleet, g, order, FAST_RECTS_USED_MAX);
+    for (int i = 0; i < n; i++)
+        if (fast_fleet_find(p->fleet, order[i])->split)
+            t.split[t.nsplit++] = order[i];
     for (int i = n - 1; i >= 0 && p->max > 0; i--) {
         bool done = take(p, &t, order[i]) && fits_on(p->fleet, want, g);
         int moves = p->n;

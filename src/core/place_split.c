@@ -153,3 +153,18 @@ void fleet_split_settle(struct fast_fleet *fleet, int g)
         p->split = false;
     }
 }
+
+void fleet_split_unsettle(struct fast_fleet *fleet, uint64_t replica)
+{
+    struct fast_placed *p = place_table_find(&fleet->table, replica);
+    if (!p || p->split)
+        return;
+    struct fleet_gpu *gpu = &fleet->gpus[p->gpu];
+    fleet_unindex(fleet, p->gpu);
+    if (!fast_rects_give(&gpu->rects, &p->rect, FAST_RECLAIM_RESTRUCTURE, NULL)) {
+        gpu->nsplit++;
+        gpu->split_area += fast_rect_area(&p->rect);
+        p->split = true;
+    }
+    fleet_reindex(fleet, p->gpu);
+}

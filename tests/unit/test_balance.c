@@ -72,6 +72,22 @@ static void weights(void **state)
     fast_balance_fini(&set);
 }
 
+/* What counts is what a replica would have with the request: the first one goes to the faster replica, and a
+ * second one too when it is more than twice as fast. */
+static void first_to_the_fastest(void **state)
+{
+    (void)state;
+    struct fast_balance set;
+    struct fast_balance_item r[2];
+    setup(&set, r, 2);
+    r[0].weight = 10;
+    r[1].weight = 25;
+    assert_ptr_equal(fast_balance_pick(&set), &r[1]);
+    assert_ptr_equal(fast_balance_pick(&set), &r[1]);
+    assert_ptr_equal(fast_balance_pick(&set), &r[0]);
+    fast_balance_fini(&set);
+}
+
 static void removal(void **state)
 {
     (void)state;
@@ -95,7 +111,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns), cmocka_unit_test(not_ready_and_limits),
-        cmocka_unit_test(weights), cmocka_unit_test(removal),
+        cmocka_unit_test(weights), cmocka_unit_test(first_to_the_fastest), cmocka_unit_test(removal),
     };
     return cmocka_run_group_tests_name("balance", tests, NULL, NULL);
 }

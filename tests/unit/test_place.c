@@ -236,6 +236,35 @@ static void resident_weights(void **state)
     fast_fleet_free(fleet);
 }
 
+/* Of equal places the one with the least free memory that is enough, whether the index is asked or, for a
+ * want that names its node, each GPU; what is resident without a user is charged when it gets one. */
+static void ties_and_charges(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = fleet_of(2, FAST_GIB(4), false);
+    struct fast_want bare = want(50, 0, FAST_GIB(1)), w = want(50, 500, FAST_GIB(1));
+    struct fast_placed at;
+    bare.gpu = 1;
+    must_place(fleet, 1, &bare, 1);
+    assert_int_equal(fast_fleet_choose(fleet, &w, &at, NULL), 0);
+    assert_int_equal(at.gpu, 1);
+    w.node = 0;
+    assert_int_equal(fast_fleet_choose(fleet, &w, &at, NULL), 0);
+    assert_int_equal(at.gpu, 1);
+    w.slice.mem_bytes = FAST_GIB(4);
+    assert_int_equal(fast_fleet_choose(fleet, &w, &at, NULL), 0);
+    assert_int_equal(at.gpu, 0);
+    /* 3 GiB of weights lie on GPU 1, where 3 GiB are free: no room for them and a replica. */
+    assert_int_equal(fast_fleet_weights(fleet, 1, 77, FAST_GIB(3), false, NULL), 0);
+    w = want(10, 100, FAST_MIB(512));
+    w.weights = 77;
+    w.weights_bytes = FAST_GIB(3);
+    must_place(fleet, 2, &w, 0);
+    w.gpu = 1;
+    must_refuse(fleet, &w, "memory: 3584 MiB wanted, the most free on a GPU is 3072 MiB");
+    fast_fleet_free(fleet);
+}
+
 static void adoption(void **state)
 {
     (void)state;
@@ -397,7 +426,7 @@ int main(void)
         cmocka_unit_test(refusals),      cmocka_unit_test(least_area),
         cmocka_unit_test(whole_gpu),     cmocka_unit_test(shared_weights),
         cmocka_unit_test(resident_weights),
-        cmocka_unit_test(adoption),      cmocka_unit_test(resizing),
+        cmocka_unit_test(adoption),      cmocka_unit_test(ties_and_charges),      cmocka_unit_test(resizing),
         cmocka_unit_test(random_fleet),
     };
     return cmocka_run_group_tests_name("place", tests, NULL, NULL);

@@ -150,6 +150,85 @@ static void gangs(void **state)
     fast_fleet_free(fleet);
 }
 
+/* Parts that must not be with each other on a node do not fit, and those that were placed go. */
+static void gang_all_or_none(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = fleet_of(4, true);
+    struct fast_want w = want(12, 200, FAST_GIB(1));
+    struct fast_placed at[2];
+    struct fast_err err;
+    const uint64_t parts[2] = {50, 51};
+    w.group = w.avoid = 9;
+    w.avoid_scope = FAST_SCOPE_NODE;
+    assert_int_equal(fast_fleet_place_gang(fleet, parts, 2, &w, at, &err), -FAST_ENOROOM);
+    assert_null(fast_fleet_find(fleet, 50));
+    assert_null(fast_fleet_find(fleet, 51));
+    assert_true(fast_fleet_valid(fleet));
+    fast_fleet_free(fleet);
+}
+
+/* Who was placed near somebody stays there. */
+static void near_stays(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = fleet_of(2, false);
+    struct fast_want first = want(25, 200, FAST_GIB(1)), near = first;
+    struct fast_move moves[8];
+    struct fast_defrag worth;
+    first.group = near.near = 1;
+    assert_int_equal(place(fleet, 1, &first), 0);
+    assert_int_equal(place(fleet, 2, &near), 0);
+    first.group = 2;
+    first.gpu = 1;
+    first.slice.request_milli = 600; /* fuller, so that GPU 0 would be emptied first */
+    first.slice.limit_milli = 600;
+    assert_int_equal(place(fleet, 3, &first), 1);
+    assert_int_equal(fast_fleet_remove(fleet, 1, NULL), 0);
+    assert_int_equal(fast_fleet_defrag(fleet, 8, UINT64_MAX, moves, &worth, NULL), 0);
+    for (int i = 0; i < worth.nmoves; i++)
+        assert_int_not_equal(moves[i].replica, 2);
+    fast_fleet_free(fleet);
+}
+
+/* A plan that is only made leaves every replica as it was: same GPU, same extent, a rectangle if it had one. */
+static void plans_change_nothing(void **state)
+{
+    (void)state;
+    static const int sm[] = {6, 12, 24, 50, 60}, quota[] = {200, 300, 400, 600, 700, 1000};
+    unsigned seed = 11;
+    int made = 0;
+    for (int round = 0; round < 120; round++) {
+        struct fast_fleet *fleet = fleet_of(4, round % 2);
+        struct fast_placed before[80] = {0};
+        struct fast_move moves[FAST_MOVES_MAX];
+        struct fast_defrag worth;
+        for (uint64_t id = 1; id < 80; id++) {
+            struct fast_want w = want(sm[rand_r(&seed) % 5], quota[rand_r(&seed) % 6], FAST_MIB(128));
+            place(fleet, id, &w);
+            if (id > 20)
+                fast_fleet_remove(fleet, 1 + (uint64_t)rand_r(&seed) % id, NULL);
+        }
+        for (uint64_t id = 1; id < 80; id++)
+            if (fast_fleet_find(fleet, id))
+                before[id] = *fast_fleet_find(fleet, id);
+        struct fast_want wide = want(sm[rand_r(&seed) % 5], quota[rand_r(&seed) % 6], FAST_MIB(128));
+        made += !fast_fleet_make_room(fleet, &wide, 6, moves, &worth, NULL);
+        fast_fleet_defrag(fleet, 8, UINT64_MAX, moves, &worth, NULL);
+        assert_true(fast_fleet_valid(fleet));
+        for (uint64_t id = 1; id < 80; id++) {
+            const struct fast_placed *now = fast_fleet_find(fleet, id), *was = &before[id];
+            assert_int_equal(now != NULL, was->rect.quota > 0);
+            if (now && (now->gpu != was->gpu || now->rect.quota != was->rect.quota ||
+                        now->rect.sm != was->rect.sm || now->forced || (now->split && !was->split)))
+                fail_msg("round %d, replica %d: quota %d then %d, split %d then %d, forced %d", round, (int)id,
+                         was->rect.quota, now->rect.quota, was->split, now->split, now->forced);
+        }
+        fast_fleet_free(fleet);
+    }
+    assert_true(made > 10);
+}
+
 static int idle(const struct fast_fleet *fleet)
 {
     int n = 0;
@@ -300,7 +379,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(types), cmocka_unit_test(spreading), cmocka_unit_test(company),
-        cmocka_unit_test(gangs), cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
+        cmocka_unit_test(gangs), cmocka_unit_test(gang_all_or_none),
+        cmocka_unit_test(near_stays), cmocka_unit_test(plans_change_nothing), cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
         cmocka_unit_test(random_fleets),
     };
     return cmocka_run_group_tests_name("place_move", tests, NULL, NULL);
