@@ -22,7 +22,8 @@ struct simulate {
 
 static const struct cli_opt opts[] = {
     {"trace", 't', CLI_STR, offsetof(struct simulate, trace), "FILE",
-     "moments of requests: seconds, or a CSV that begins with a date"},
+     "moments of requests: a line each, seconds or dates; a CSV's head names the column (timestamp, "
+     "creation_time, arrival, time, seconds), else it is the first"},
     {"rate", 'r', CLI_STR, offsetof(struct simulate, rate), "N",
      "instead of a trace: Poisson, requests per second"},
     {"seconds", 's', CLI_STR, offsetof(struct simulate, seconds), "N", "with --rate (default 60)"},
@@ -72,6 +73,8 @@ static int read_scenario(struct sim_world *w, const struct simulate *o, struct f
 {
     int64_t seconds = 600, samples = FAST_LOADGEN_OFFLINE;
     w->scenario = FAST_SCENARIO_COUNT;
+    if (o->samples && (!o->scenario || strcmp(o->scenario, "offline") != 0))
+        return fast_err_set(err, FAST_EINVAL, "--samples: it goes with --scenario offline only");
     if (!o->scenario)
         return 0;
     int r = fast_scenario_parse(o->scenario, &w->scenario, err);
@@ -107,6 +110,9 @@ static int read_failure(const char *text, struct sim_cluster_failure *ret, struc
         ret->kind = (enum sim_cluster_fail)k;
         snprintf(time, sizeof(time), "%.*s", plus ? (int)(plus - at - 1) : (int)sizeof(time) - 1, at + 1);
         int r = fast_parse_duration(time, "--fail", FAST_MS(1), FAST_S(86400), &ret->at, err);
+        if (!r && plus && ret->kind == SIM_FAIL_REPLICA)
+            return fast_err_set(err, FAST_EINVAL, "--fail: \"%.40s\": a replica does not come back, the "
+                                "policy starts another one; without \"%.20s\"", text, plus);
         if (!r && plus)
             r = fast_parse_duration(plus + 1, "--fail", FAST_MS(1), FAST_S(86400), &ret->back_after, err);
         return r;
@@ -147,6 +153,8 @@ static int read_load(struct sim_world *w, const struct simulate *o, struct fast_
     if ((!o->trace == !o->rate && !o->scenario) || (o->trace && o->scenario))
         return fast_err_set(err, FAST_EINVAL, "%s", o->scenario
                                                         ? "--scenario server has no --trace"
+                                                        : o->trace
+                                                        ? "--trace and --rate: only one of them"
                                                         : "one of --trace, --rate and --scenario is "
                                                           "needed");
     if (o->trace) {
@@ -222,7 +230,7 @@ static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t 
     *ret_mem = FAST_GIB(1);
     int r = o->gpus ? fast_parse_int(o->gpus, "--gpus", 1, 100000, &gpus, err) : 0;
     if (!r && o->policy)
-        r = sim_cluster_policy_parse(o->policy, &c->policy, err);
+        r = sim_cluster_policy_parse(o->policy, &c->policy, err) ? fast_err_wrap(err, "--policy") : 0;
     if (!r && o->start)
         r = fast_parse_duration(o->start, "--start", 0, FAST_S(3600), &c->start_ns, err);
     if (!r && o->zero)
@@ -236,6 +244,8 @@ static int read_cluster(struct sim_world *w, const struct simulate *o, uint64_t 
         r = read_failures(w, o, err);
     if (!r && o->mem)
         r = fast_parse_bytes(o->mem, "--memory", c->gpu_mem, ret_mem, err);
+    if (!r && !*ret_mem)
+        r = fast_err_set(err, FAST_EINVAL, "--memory: \"%s\" is not from 1 byte to 16 GiB", o->mem);
     c->gpus = (int)gpus;
     c->gpus_per_node = (int)node;
     return r;
@@ -248,6 +258,9 @@ static int read_all(struct sim_world *w, const struct simulate *o, struct fast_e
     int r = read_cluster(w, o, &mem, err);
     if (!r && (!o->profiles.n || o->profiles.n > SIM_CLUSTER_FUNCTIONS))
         r = fast_err_set(err, FAST_EINVAL, "--profile: 1 to %d functions", SIM_CLUSTER_FUNCTIONS);
+    if (!r && o->slos.n > o->profiles.n)
+        r = fast_err_set(err, FAST_EINVAL, "--slo: %d of them for %d profiles; give one for each --profile, "
+                         "in order", o->slos.n, o->profiles.n);
     if (!r)
         r = read_load(w, o, err);
     if (!r && !w->load.count && !w->query)

@@ -12,6 +12,7 @@
 #define WIDTH 900
 #define HEIGHT 180
 #define GAP 60
+#define LEGEND_ROWS 15 /* then the next column, to the left */
 
 static const char *const colors[] = {"#1b6ca8", "#c0392b", "#2e8b57", "#8e44ad", "#d68910"};
 
@@ -26,6 +27,18 @@ static double ms(const struct fast_hist *h, int milli)
 }
 
 /* ---- plots ---- */
+
+/* A file's name may have what is markup in XML. */
+static void put_text(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        const char *name = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : NULL;
+        if (name)
+            fputs(name, out);
+        else if ((unsigned char)*text >= ' ')
+            fputc(*text, out);
+    }
+}
 
 static void panel(FILE *out, int at, const char *title, double most, const char *unit)
 {
@@ -49,8 +62,11 @@ static void draw_replicas(FILE *out, const struct sim_world *w)
             if (r->step[i].function == f)
                 fprintf(out, "H%.1fV%.1f", (double)r->step[i].at / span * WIDTH,
                         HEIGHT - (double)r->step[i].replicas / most * HEIGHT);
-        fprintf(out, "H%d\" stroke=\"%s\" fill=\"none\"/>\n<text x=\"%d\" y=\"%d\" fill=\"%s\">%s</text>\n",
-                WIDTH, colors[f % 5], WIDTH - 200, 12 * f, colors[f % 5], w->conf.function[f].name);
+        fprintf(out, "H%d\" stroke=\"%s\" fill=\"none\"/>\n<text x=\"%d\" y=\"%d\" fill=\"%s\">",
+                WIDTH, colors[f % 5], WIDTH - 200 * (1 + f / LEGEND_ROWS), 12 * (f % LEGEND_ROWS),
+                colors[f % 5]);
+        put_text(out, w->conf.function[f].name);
+        fprintf(out, "</text>\n");
     }
     fprintf(out, "</g>\n");
 }
@@ -230,9 +246,11 @@ static json_t *report_json(const struct sim_world *w, bool all)
 int simulate_write(const struct sim_world *w, const char *path, struct fast_err *err)
 {
     json_t *j = report_json(w, true);
+    errno = 0;
     int failed = json_dump_file(j, path, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    int reason = errno ? errno : EIO;
     json_decref(j);
-    return failed ? fast_err_set(err, FAST_EIO, "cannot write %s", path) : 0;
+    return failed ? fast_err_set(err, FAST_EIO, "cannot write %s: %s", path, strerror(reason)) : 0;
 }
 
 void simulate_print_json(const struct sim_world *w)

@@ -7,6 +7,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+
+#include "base/mem.h"
 
 #define COUNT_MAX ((size_t)100000000)
 #define NS_MILLI INT64_C(1000000000000) /* ns per second, for rates in thousandths */
@@ -238,24 +241,63 @@ static const char *line_end(const char *p)
     return p + strcspn(p, "\n");
 }
 
+/* The column of a head line that tells when, by its name; the first one when none does. */
+static int column_of(const char *head)
+{
+    static const char *const names[] = {"timestamp", "creation_time", "arrival", "time", "seconds"};
+    const size_t whole = strcspn(head, "\r\n");
+    for (int k = 0; k < (int)FAST_COUNT_OF(names); k++) {
+        int column = 0;
+        for (size_t at = 0; at <= whole; column++) {
+            size_t len = strcspn(head + at, ",\r\n");
+            if (len == strlen(names[k]) && strncasecmp(head + at, names[k], len) == 0)
+                return column;
+            at += len + 1;
+        }
+    }
+    return 0;
+}
+
+/* Where column |column| of the line |p| begins; at its end when it has fewer. */
+static const char *column_at(const char *p, int column)
+{
+    for (; column > 0; column--) {
+        p += strcspn(p, ",\n");
+        if (*p != ',')
+            break;
+        p++;
+    }
+    return p;
+}
+
+static bool is_head(const char *p)
+{
+    return (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || *p == '_';
+}
+
 int fast_arrivals_parse(struct fast_arrivals *a, const char *text, const char *name,
                         struct fast_err *err)
 {
     size_t before = a->count;
     fast_ns first = 0;
-    int line = 0, rc = 0;
+    int line = 0, column = 0, rc = 0;
     for (const char *p = text; *p && !rc; p = *line_end(p) ? line_end(p) + 1 : line_end(p)) {
         fast_ns at = 0;
-        const char *q = p;
         line++;
-        if (*p == '#' || *p == '\n' || *p == '\r' || (line == 1 && !is_digit(*p)))
-            continue; /* a comment, an empty line, a head line */
+        if (line == 1 && is_head(p)) {
+            column = column_of(p);
+            continue;
+        }
+        if (*p == '#' || *p == '\n' || *p == '\r')
+            continue; /* a comment, an empty line */
+        const char *q = column_at(p, column);
         if ((!read_date(&q, &at) && !read_seconds(&q, &at)) ||
             (*q && *q != ',' && *q != '\n' && *q != '\r'))
             rc = fast_err_set(err, FAST_EINVAL,
-                              "%s: line %d: it begins neither with seconds such as 12.5 nor with a "
-                              "date such as 2023-11-16 18:15:46.68",
-                              name, line);
+                              "%s: line %d, column %d: \"%.*s\" is neither seconds such as 12.5 (up to "
+                              "100000000) nor a date such as 2023-11-16 18:15:46.68; a head line may "
+                              "name the column: timestamp, creation_time, arrival, time or seconds",
+                              name, line, column + 1, (int)strcspn(q, ",\r\n") < 24 ? (int)strcspn(q, ",\r\n") : 24, q);
         else if (a->count > before && at - first < a->at[a->count - 1])
             rc = fast_err_set(err, FAST_EINVAL, "%s: line %d: it is earlier than the one before it",
                               name, line);

@@ -33,8 +33,9 @@ int fast_arrivals_poisson(struct fast_arrivals *a, int64_t rps_milli, fast_ns le
 /* Poisson with a rate that is linear between the points (by thinning). */
 int fast_arrivals_ramp(struct fast_arrivals *a, const struct fast_rate_point *points, size_t count,
                        uint64_t seed, struct fast_err *err);
-/* From text: one moment a line, in seconds with decimals, or the first column of a CSV with a head
- * line whose first column is a date "2023-11-16 18:15:46.6805900". Moments count from the first. */
+/* From text: one moment a line, in seconds with decimals or as a date "2023-11-16 18:15:46.6805900": the
+ * first column, or the one that a head line names timestamp, creation_time, arrival, time or seconds.
+ * Moments are ascending and count from the first. */
 int fast_arrivals_parse(struct fast_arrivals *a, const char *text, const char *name,
                         struct fast_err *err);
 /* Multiplies all moments by |num| / |den|: the shape stays, the rate changes. */

@@ -22,7 +22,7 @@ int sim_cluster_policy_parse(const char *text, enum sim_cluster_policy *ret, str
 {
     int found = fast_parse_name_of(names, SIM_CLUSTER_POLICIES, text);
     if (found < 0)
-        return fast_err_set(err, FAST_EINVAL, "policy: %.40s is not one of queue, flat, live, paper, hybrid, whole",
+        return fast_err_set(err, FAST_EINVAL, "\"%.40s\" is not one of queue, flat, live, paper, hybrid, whole",
                         text);
     *ret = (enum sim_cluster_policy)found;
     return 0;
@@ -65,8 +65,11 @@ struct sim_cluster_bucket *cluster_bucket(struct cluster *c, fast_ns at)
 void cluster_finish(struct cluster *c, int f, fast_ns came, bool answered)
 {
     struct cluster_function *fn = &c->function[f];
+    fn->spoilt |= !answered;
     if (fn->open > 0 && --fn->open > 0)
-        return; /* a query is over with its last request */
+        return; /* a query is over with its last request, and answered when all of them are */
+    answered = !fn->spoilt;
+    fn->spoilt = false;
     fast_ns took = c->now - came;
     bool late = !answered || (c->conf->function[f].slo_ns && took > c->conf->function[f].slo_ns);
     fast_hist_add(&c->ret->function[f].latency, took);
@@ -274,7 +277,10 @@ static int run(struct cluster *c, struct fast_err *err)
         }
         c->ret->events++;
     }
-    /* What still waits at the end has not been answered; of a closed loop it does not count. */
+    /* What is under way or waits at the end has not been answered; of a closed loop it does not count. */
+    for (int i = 0; i < c->n && !rc; i++)
+        if (c->replica[i].free_at != FAST_NEVER && !c->conf->function[c->replica[i].function].query)
+            cluster_finish(c, c->replica[i].function, c->replica[i].came, false);
     for (int f = 0; f < c->conf->functions; f++)
         while (c->function[f].n && !c->conf->function[f].query)
             cluster_finish(c, f, dequeue(&c->function[f]), false);
@@ -320,7 +326,8 @@ int sim_cluster_run(const struct sim_cluster_conf *conf, struct sim_cluster_resu
         c->resize = conf->resize_ns ? conf->resize_ns : FAST_MS(5);
         c->defrag_at = conf->defrag_ns;
         c->seen = calloc((size_t)conf->gpus, sizeof(*c->seen));
-        rc = c->seen ? run(c, err) : fast_err_set(err, FAST_ENOMEM, "no memory for a cluster");
+        c->down = calloc((size_t)conf->gpus, sizeof(*c->down));
+        rc = c->seen && c->down ? run(c, err) : fast_err_set(err, FAST_ENOMEM, "no memory for a cluster");
     }
     for (int f = 0; c && f < conf->functions; f++) {
         count_least(c, f);
@@ -330,6 +337,7 @@ int sim_cluster_run(const struct sim_cluster_conf *conf, struct sim_cluster_resu
         fast_fleet_free(c->fleet);
         free(c->replica);
         free(c->seen);
+        free(c->down);
     }
     free(c);
     return rc;

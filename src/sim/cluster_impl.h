@@ -28,6 +28,7 @@ struct cluster_function {
     size_t first, n, cap;
     size_t next; /* arrival */
     int open;    /* requests of the query that is not answered yet */
+    bool spoilt; /* one of them will not be */
     struct fast_scale_load load;
     fast_ns last;
     fast_ns last_up, last_down; /* when a replica was started, stopped or resized */
@@ -46,6 +47,7 @@ struct cluster {
     int gone_from[SIM_CLUSTER_FAILURES], gone_to[SIM_CLUSTER_FAILURES]; /* GPUs */
     bool failed[SIM_CLUSTER_FAILURES];
     fast_ns defrag_at;
+    int *down; /* by GPU: failures that it has not come back from */
     uint64_t *seen; /* by GPU: the look in which it had a replica */
     uint64_t looks;
     struct cluster_function function[SIM_CLUSTER_FUNCTIONS];

@@ -6,6 +6,13 @@
 
 #include "sim/cluster_impl.h"
 
+/* Never 0: what a profile calls so is taken as the least it can say, a request in 1000 s. */
+static int64_t rps_at(const struct fast_profile *profile, int sm, int quota)
+{
+    int64_t rps = fast_profile_look(profile, sm, quota).rps_milli;
+    return rps > 0 ? rps : 1;
+}
+
 /* The host's part does not depend on the slice: it is what remains of a request at the widest partition
  * and full quota, when the lowest measured quota, where nothing but GPU time counts, tells that. */
 static fast_ns host_time(const struct fast_profile *profile)
@@ -16,8 +23,8 @@ static fast_ns host_time(const struct fast_profile *profile)
         if (p->quota_milli < lowest && p->rps_milli > 0)
             lowest = p->quota_milli;
     }
-    int64_t low = fast_profile_look(profile, FAST_SM_PCT_MAX, lowest).rps_milli;
-    int64_t full = fast_profile_look(profile, FAST_SM_PCT_MAX, FAST_MILLI).rps_milli;
+    int64_t low = rps_at(profile, FAST_SM_PCT_MAX, lowest);
+    int64_t full = rps_at(profile, FAST_SM_PCT_MAX, FAST_MILLI);
     fast_ns whole = FAST_S(1000) / full, busy = FAST_S(1) * lowest / low;
     return busy < whole ? whole - busy : 0;
 }
@@ -25,7 +32,7 @@ static fast_ns host_time(const struct fast_profile *profile)
 void cluster_costs(const struct fast_profile *profile, int sm, int quota, fast_ns *ret_host,
                    fast_ns *ret_busy)
 {
-    int64_t rps = fast_profile_look(profile, sm, quota).rps_milli;
+    int64_t rps = rps_at(profile, sm, quota);
     fast_ns whole = FAST_S(1000) / rps, busy = FAST_S(1) * quota / rps;
     *ret_host = host_time(profile);
     *ret_busy = busy < whole - *ret_host ? busy : whole - *ret_host;
@@ -222,8 +229,10 @@ static void fail_one(struct cluster *c, int k)
         from -= from % node;
         to = from + node < c->conf->gpus ? from + node : c->conf->gpus;
     }
-    for (int g = from; g < to; g++)
+    for (int g = from; g < to; g++) {
+        c->down[g]++;
         fast_fleet_gpu_open(c->fleet, g, false);
+    }
     if (it->back_after)
         c->back[k] = c->now + it->back_after;
     c->gone_from[k] = from;
@@ -239,7 +248,8 @@ void cluster_fail(struct cluster *c)
         } else if (c->failed[k] && c->now >= c->back[k]) {
             c->back[k] = FAST_NEVER;
             for (int g = c->gone_from[k]; g < c->gone_to[k]; g++)
-                fast_fleet_gpu_open(c->fleet, g, true);
+                if (--c->down[g] == 0)
+                    fast_fleet_gpu_open(c->fleet, g, true);
         }
     }
 }

@@ -88,11 +88,44 @@ class Simulate(unittest.TestCase):
             self.assertEqual(r["cold_starts"], 1)
             self.assertEqual(xml.parse(at[1]).getroot().tag, "{http://www.w3.org/2000/svg}svg")
 
+    def test_traces(self):
+        with tempfile.TemporaryDirectory() as d:
+            def trace(text):
+                path = os.path.join(d, "t.csv")
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(text)
+                return path
+            for text in ("TIMESTAMP,Tokens\n2023-11-16 18:17:03.97,4\n2023-11-16 18:17:04.03,3\n",
+                         "name,cpu,creation_time,x\npod-0,12,0,3\npod-1,6,7.5,4\n", "0\n1.5\n",
+                         "arrival\n3\n4\n"):
+                self.assertEqual(self.report("--slo", "2s", "--trace", trace(text))["requests"], 2, text)
+            for text, words in (("-1\n2\n", 'line 1, column 1: "-1"'), ("", "no arrival"),
+                                ("1\nabc\n", 'line 2, column 1: "abc"'), ("3\n2\n", "earlier"),
+                                ("name,time\na,1\nb\n", 'line 3, column 2: ""'),
+                                ("1\n999999999999\n", "up to 100000000")):
+                done = run("--trace", trace(text))
+                self.assertEqual(done.returncode, 2, text)
+                self.assertIn(words, done.stderr)
+
+    def test_name_with_markup(self):
+        with tempfile.TemporaryDirectory() as d:
+            profile, svg = os.path.join(d, "a<b>&c.csv"), os.path.join(d, "r.svg")
+            with open(PROFILE, "rb") as f, open(profile, "wb") as to:
+                to.write(f.read())
+            self.report("--profile", profile, "--rate", "2", "--slo", "2s", "--svg", svg)
+            self.assertIn("a<b>&c.csv", [t.text for t in xml.parse(svg).getroot().iter() if t.text])
+
     def test_refusals(self):
         for args, words in ((("--rate", "3", "--fail", "gpx@3s"), "replica@TIME"),
                             (("--rate", "3", "--fail", "gpu@"), "--fail"),
                             (("--scenario", "server", "--trace", "x"), "no --trace"),
                             (("--scenario", "offline", "--rate", "3"), "load of its own"),
+                            (("--rate", "3", "--fail", "replica@3s+2s"), "does not come back"),
+                            (("--rate", "3", "--policy", "x"), "--policy: \"x\""),
+                            (("--rate", "3", "--trace", "x"), "only one of them"),
+                            (("--rate", "3", "--samples", "5"), "--samples"),
+                            (("--rate", "3", "--memory", "0"), "--memory"),
+                            (("--rate", "3", "--slo", "1s", "--slo", "2s"), "--slo: 2 of them"),
                             (("--scenario", "all"), "--scenario"), ((), "--scenario")):
             done = run(*args)
             self.assertEqual(done.returncode, 2, args)

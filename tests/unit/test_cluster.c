@@ -182,11 +182,150 @@ static void moving(void **state)
     fast_profile_free(p);
 }
 
+/* A query of which one sample was lost has not been answered, though the others were. */
+static void query_with_a_lost_sample(void **state)
+{
+    (void)state;
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, NULL, FAST_S(30));
+    conf.policy = SIM_CLUSTER_FLAT;
+    conf.function[0].query = 8;
+    conf.function[0].max = 1;
+    run(&conf);
+    assert_true(result->requests > 10 && result->violations == 0);
+    conf.nfailures = 1;
+    conf.failure[0] = (struct sim_cluster_failure){SIM_FAIL_REPLICA, FAST_S(20), 0};
+    for (int i = 0; i < 4; i++) /* at some moment it is not the last one of a query */
+        if (conf.failure[0].at += FAST_MS(110), run(&conf), result->violations != 1)
+            fail_msg("%d: %d lost, %d late", i, (int)result->lost, (int)result->violations);
+    assert_int_equal(result->lost, 1);
+    assert_int_equal(result->violations, 1);
+    assert_int_equal(result->timeouts, 1);
+    fast_profile_free(p);
+}
+
+/* A GPU is back when the last failure that it is part of is over. */
+static void failures_overlap(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(30)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_S(1));
+    conf.policy = SIM_CLUSTER_FLAT;
+    conf.nfailures = 2; /* GPU 0 for good, then its node, GPU 0 and 1, for 5 s */
+    conf.failure[0] = (struct sim_cluster_failure){SIM_FAIL_GPU, FAST_S(5), 0};
+    conf.failure[1] = (struct sim_cluster_failure){SIM_FAIL_NODE, FAST_S(10), FAST_S(5)};
+    run(&conf);
+    assert_int_equal(result->failures, 2);
+    assert_int_equal(result->violations, 0); /* GPU 1 is back */
+    conf.failure[0].kind = SIM_FAIL_NODE; /* both for good */
+    conf.failure[1].at = FAST_S(4);
+    conf.failure[1].back_after = FAST_S(3);
+    conf.failure[1].kind = SIM_FAIL_GPU; /* GPU 0 from 4 to 7 s, when its node is gone */
+    run(&conf);
+    assert_int_equal(result->failures, 2);
+    assert_int_equal(result->violations, 1);
+    fast_profile_free(p);
+}
+
+/* A node is all of its GPUs, wherever on it the replica is that counts; it comes back. */
+static void a_node_fails(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(20)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_S(1));
+    conf.policy = SIM_CLUSTER_FLAT;
+    conf.nfailures = 2; /* GPU 0 for a moment, so that the replica is on GPU 1; then the node of both */
+    conf.failure[0] = (struct sim_cluster_failure){SIM_FAIL_GPU, FAST_S(5), FAST_S(4)};
+    conf.failure[1] = (struct sim_cluster_failure){SIM_FAIL_NODE, FAST_S(10), 0};
+    run(&conf);
+    assert_int_equal(result->failures, 2);
+    assert_int_equal(result->violations, 1);
+    conf.failure[1].back_after = FAST_S(5);
+    run(&conf);
+    assert_int_equal(result->violations, 0);
+    fast_profile_free(p);
+}
+
+/* Without an SLO nothing is late, but what is not answered counts as a violation. */
+static void unanswered_counts(void **state)
+{
+    (void)state;
+    struct fast_arrivals a = {0};
+    struct fast_profile *p = profile();
+    assert_int_equal(fast_arrivals_constant(&a, 200000, FAST_S(10), NULL), 0);
+    struct sim_cluster_conf conf = conf_of(p, &a, 0);
+    conf.function[0].max = 1;
+    conf.timeout_ns = FAST_S(2);
+    run(&conf);
+    assert_true(result->timeouts > 0 && result->timeouts < a.count);
+    assert_int_equal(result->violations, result->timeouts);
+    fast_arrivals_fini(&a);
+    fast_profile_free(p);
+}
+
+/* What is under way when the time is up has not been answered; it is counted. */
+static void under_way_at_the_end(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(40) - FAST_MS(10)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_S(1));
+    run(&conf);
+    assert_int_equal(result->requests, 1);
+    assert_int_equal(result->violations, 1);
+    fast_profile_free(p);
+}
+
+/* Latency counts from the moment that a request was due, not from when it was begun; a replica whose quota
+ * is 0.4 takes no more of a window. */
+static void from_the_due_time(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(5), FAST_S(5), FAST_S(5)};
+    struct fast_arrivals a = {at, 3, 3};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(119));
+    conf.policy = SIM_CLUSTER_PAPER;
+    conf.function[0].max = 1;
+    conf.function[0].first_sm = 10;
+    conf.function[0].first_quota = 400;
+    run(&conf);
+    assert_int_equal(result->function[0].latency.max, FAST_MS(120));
+    assert_int_equal(result->violations, 1);
+    fast_profile_free(p);
+}
+
+/* A slice that a profile gives no throughput is slow, not a division by nothing. */
+static void no_throughput(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(5)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = NULL;
+    assert_int_equal(fast_profile_parse("sm,quota,rps,p95_ms\n10,0.2,0,100\n10,1.0,0,20\n100,1.0,5,20\n", &p, NULL), 0);
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(100));
+    for (int i = 0; i < SIM_CLUSTER_POLICIES; i++) {
+        conf.policy = (enum sim_cluster_policy)i;
+        run(&conf);
+        assert_int_equal(result->requests, 1);
+        assert_true(result->function[0].latency.max >= FAST_MS(200));
+    }
+    fast_profile_free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_request), cmocka_unit_test(moving), cmocka_unit_test(from_zero),
-        cmocka_unit_test(all_counted),
+        cmocka_unit_test(all_counted), cmocka_unit_test(a_node_fails),
+        cmocka_unit_test(unanswered_counts), cmocka_unit_test(query_with_a_lost_sample),
+        cmocka_unit_test(failures_overlap), cmocka_unit_test(under_way_at_the_end),
+        cmocka_unit_test(from_the_due_time), cmocka_unit_test(no_throughput),
         cmocka_unit_test(full_cluster), cmocka_unit_test(steady),    cmocka_unit_test(estimate),
     };
     result = calloc(1, sizeof(*result));

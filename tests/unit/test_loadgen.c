@@ -57,9 +57,20 @@ static void names(void **state)
     assert_int_equal(fast_scenario_parse("Server", &s, &err), -FAST_EINVAL);
 }
 
+/* MLPerf's latency percentiles: 90 of a single stream, 99 of the others. */
+static void percentiles(void **state)
+{
+    (void)state;
+    assert_int_equal(fast_scenario_percentile(FAST_SCENARIO_SINGLE), 900);
+    assert_int_equal(fast_scenario_percentile(FAST_SCENARIO_MULTI), 990);
+    assert_int_equal(fast_scenario_percentile(FAST_SCENARIO_SERVER), 990);
+    assert_int_equal(fast_scenario_percentile(FAST_SCENARIO_OFFLINE), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(needed), cmocka_unit_test(estimate),
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(percentiles),cmocka_unit_test(needed), cmocka_unit_test(estimate),
                                        cmocka_unit_test(names)};
     return cmocka_run_group_tests_name("loadgen", tests, NULL, NULL);
 }
