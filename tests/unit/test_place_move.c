@@ -380,7 +380,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(types), cmocka_unit_test(spreading), cmocka_unit_test(company),
         cmocka_unit_test(gangs), cmocka_unit_test(gang_all_or_none),
-        cmocka_unit_test(near_stays), cmocka_unit_test(plans_change_nothing), cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
+        cmocka_unit_test(near_stays),
+        cmocka_unit_test(plans_change_nothing),
+        cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
         cmocka_unit_test(random_fleets),
     };
     return cmocka_run_group_tests_name("place_move", tests, NULL, NULL);
