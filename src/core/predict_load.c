@@ -30,6 +30,11 @@ static double draw(uint64_t *state)
     return (double)((*state * UINT64_C(0x2545f4914f6cdd1d) >> 11) + 1) / 9007199254740992.0;
 }
 
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* When |gpu| of work is done that begins at |at|; |*end| is the end of the window, |*used| what was used of
  * it. */
 static double through_gate(const struct slice *s, double at, double *end, double *used)
@@ -43,9 +48,12 @@ static double through_gate(const struct slice *s, double at, double *end, double
         double room = s->quota - *used, run = left < room ? left : room;
         run = run < *end - at ? run : *end - at;
         if (run <= 1e-12) {
-            at = *end;
-            *end += s->window;
+            /* The windows that it uses up at once: a request of a slow function has many of them. */
+            double whole = larger(ceil(left / s->quota) - 1, 0);
+            at = *end + whole * s->window;
+            *end = at + s->window;
             *used = 0;
+            left -= whole * s->quota;
             continue;
         }
         at += run;

@@ -117,6 +117,20 @@ static void few_answers_say_nothing(void **state)
     fast_live_free(l);
 }
 
+/* However far off it is. */
+static void one_span_decides_nothing(void **state)
+{
+    (void)state;
+    for (int up = 0; up < 2; up++) {
+        struct fast_live *l = profile();
+        struct fast_live_span s = span(24, 400, up ? 50 : 0.3, 1, 0);
+        s.answers = s.answers < FAST_LIVE_ANSWERS_MIN ? FAST_LIVE_ANSWERS_MIN : s.answers;
+        assert_false(fast_live_add(l, &s));
+        assert_false(fast_live_drift(l).drifting);
+        fast_live_free(l);
+    }
+}
+
 static void a_slice_that_was_never_tried_is_learned(void **state)
 {
     (void)state;
@@ -186,6 +200,7 @@ int main(void)
         cmocka_unit_test(noise_is_no_drift),
         cmocka_unit_test(a_change_is_noticed_at_any_load),
         cmocka_unit_test(few_answers_say_nothing),
+        cmocka_unit_test(one_span_decides_nothing),
         cmocka_unit_test(a_slice_that_was_never_tried_is_learned),
         cmocka_unit_test(the_table_is_cautious),
     };

@@ -121,6 +121,36 @@ static void what_is_sure_is_near_what_was_tried(void **state)
     fast_predict_free(f);
 }
 
+/* What trials end by is the mean over the slices that they ask about. */
+static void the_mean_is_that_of_the_candidates(void **state)
+{
+    (void)state;
+    struct fast_predict_point p[] = {point(100, 1000), point(12, 400)};
+    const struct fast_predict_point cand[] = {{6, 200, 0}, {24, 800, 0}, {50, 400, 0}};
+    struct fast_predict *f = fit(p, 2);
+    int mean = 0, sum = 0;
+    assert_true(fast_predict_next(f, cand, 3, &mean) >= 0);
+    for (int i = 0; i < 3; i++)
+        sum += fast_predict_look(f, cand[i].sm_pct, cand[i].quota_milli).uncertainty_milli;
+    assert_in_range(mean, sum / 3 - 1, sum / 3 + 2);
+    fast_predict_free(f);
+}
+
+/* Slices that contradict each other, with more of either: what is predicted between them and beyond never falls. */
+static void contradictions_stay_monotone(void **state)
+{
+    (void)state;
+    struct fast_predict_point p[] = {{24, 500, 20000}, {24, 520, 15000}, {28, 500, 14000}, {24, 540, 12000}};
+    struct fast_predict *f = fit(p, 4);
+    for (int sm = 1; sm <= 100; sm++)
+        for (int quota = 20; quota <= 1000; quota += 10) {
+            int64_t v = fast_predict_look(f, sm, quota).rps_milli;
+            assert_true(sm == 1 || v >= fast_predict_look(f, sm - 1, quota).rps_milli);
+            assert_true(v >= fast_predict_look(f, sm, quota - 10).rps_milli);
+        }
+    fast_predict_free(f);
+}
+
 static void latency_grows_with_the_load_until_it_is_too_much(void **state)
 {
     (void)state;
@@ -167,6 +197,21 @@ static void latency_has_its_limits(void **state)
     fast_predict_free(f);
 }
 
+/* A request of many windows costs no more to play than one of a few: this would never end. Alone it takes its
+ * GPU time over the quota, less the closed part of the last window. */
+static void a_slow_function_is_played_at_once(void **state)
+{
+    (void)state;
+    static const struct fast_predict_point slow[] = {{100, 1, 1}, {100, 1000, 1000}};
+    struct fast_predict_load load = {.rate_milli = 1, .replicas = 1000, .window_ns = FAST_MS(10)};
+    struct fast_predict *f = NULL;
+    struct fast_err err;
+    assert_int_equal(fast_predict_new(slow, 2, &f, &err), 0);
+    fast_ns p95 = fast_predict_p95(f, 100, 1, &load);
+    assert_true(p95 > FAST_S(990) && p95 < FAST_S(1100));
+    fast_predict_free(f);
+}
+
 static void wrong_points_are_refused(void **state)
 {
     (void)state;
@@ -191,8 +236,11 @@ int main(void)
         cmocka_unit_test(the_rule_finds_the_law_in_eight_trials),
         cmocka_unit_test(no_trial_is_left_when_all_are_measured),
         cmocka_unit_test(what_is_sure_is_near_what_was_tried),
+        cmocka_unit_test(the_mean_is_that_of_the_candidates),
+        cmocka_unit_test(contradictions_stay_monotone),
         cmocka_unit_test(latency_grows_with_the_load_until_it_is_too_much),
         cmocka_unit_test(latency_has_its_limits),
+        cmocka_unit_test(a_slow_function_is_played_at_once),
         cmocka_unit_test(wrong_points_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
