@@ -73,6 +73,8 @@ static int check_start(const struct fast_msg_replica_start *s, struct fast_err *
         return fast_err_set(err, FAST_EINVAL, "start timeout, stop grace: %u ms is more than an hour",
                             s->start_timeout_ms > TIMEOUT_MAX_MS ? s->start_timeout_ms
                                                                  : s->stop_grace_ms);
+    if (s->more_gpus && s->gpu == FAST_GPU_NONE)
+        return fast_err_set(err, FAST_EINVAL, "more GPUs: a process without a GPU has no further ones");
     return 0;
 }
 
@@ -172,7 +174,7 @@ int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
         node_agent_replica_free(r);
         return rc;
     }
-    r->shared = (struct node_replica){.gpu = s->gpu, .slice = slice, .sm_running = slice.sm_pct,
+    r->shared = (struct node_replica){.gpu = s->gpu, .more_gpus = s->more_gpus, .slice = slice, .sm_running = slice.sm_pct,
                                       .ticket_hi = ticket[0], .ticket_lo = ticket[1],
                                       .fail_open = !fails_closed(s->env)};
     snprintf(r->shared.id, sizeof(r->shared.id), "%s", s->replica.p);

@@ -46,16 +46,29 @@ static void perform(struct node_pool *pool, const struct fast_sched_action *a)
  * once), which ends up here again: the outer call does the work then. */
 void node_pool_apply(struct node_pool *pool)
 {
+    struct node_manager *m = pool->m;
     struct fast_sched_action a;
-    if (pool->applying)
+    if (m->applying)
         return;
-    pool->applying = true;
-    while (fast_sched_next(pool->sched, &a))
-        perform(pool, &a);
-    pool->applying = false;
-    fast_timer_set(pool->timer, fast_sched_expiry(pool->sched));
-    if (pool->contended && pool->m->may_linger)
-        fast_loop_linger(pool->m->node->loop, fast_clock_now() + LINGER);
+    m->applying = true;
+    uint32_t linked = fast_gangs_linked(m->gangs, (int)pool->gpu);
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t d = linked; d; d &= d - 1) {
+            struct node_pool *p = &m->pool[__builtin_ctz(d)];
+            for (; fast_sched_next(p->sched, &a); more = linked & (linked - 1))
+                perform(p, &a);
+        }
+    }
+    m->applying = false;
+    bool contended = false;
+    for (uint32_t d = linked; d; d &= d - 1) {
+        struct node_pool *p = &m->pool[__builtin_ctz(d)];
+        fast_timer_set(p->timer, fast_sched_expiry(p->sched));
+        contended |= p->contended;
+    }
+    if (contended && m->may_linger)
+        fast_loop_linger(m->node->loop, fast_clock_now() + LINGER);
 }
 
 static int pool_init(struct node_manager *m, uint32_t gpu, struct fast_err *err)
@@ -67,7 +80,8 @@ static int pool_init(struct node_manager *m, uint32_t gpu, struct fast_err *err)
     pool->timer = fast_timer_new(m->node->loop, on_timer, pool);
     if (!pool->timer)
         return fast_err_set(err, FAST_ENOMEM, "no memory for GPU %u", gpu);
-    return fast_sched_new(&m->conf, fast_clock_now(), &pool->sched, err);
+    pool->sched = fast_gangs_sched(m->gangs, (int)gpu);
+    return 0;
 }
 
 static void on_pulse(void *arg)
@@ -91,7 +105,7 @@ int node_manager_new(struct node *node, struct node_manager **ret, struct fast_e
     m->may_linger = !sched_getaffinity(0, sizeof(cpus), &cpus) && CPU_COUNT(&cpus) > 1;
     m->listen_fd = -1;
     m->pools = node_gpu_count(node->gpus);
-    int r = 0;
+    int r = fast_gangs_new(&m->conf, m->pools, fast_clock_now(), &m->gangs, err);
     for (int i = 0; i < m->pools && !r; i++)
         r = pool_init(m, (uint32_t)i, err);
     if (!r) {
@@ -127,12 +141,13 @@ void node_manager_free(struct node_manager *m)
         node_session_close(m->sessions);
     for (int i = 0; i < m->pools; i++) {
         struct node_pool *pool = &m->pool[i];
-        while (pool->shares)
+        while (m->gangs && pool->shares)
             node_share_remove(m, pool->shares->replica);
         fast_timer_free(pool->timer);
-        fast_sched_free(pool->sched);
-        free(pool->by_client);
     }
+    for (int i = 0; i < m->pools; i++)
+        free(m->pool[i].by_client);
+    fast_gangs_free(m->gangs);
     fast_timer_free(m->tick);
     fast_timer_free(m->pulse);
     fast_watch_free(m->listen_watch);
@@ -160,15 +175,12 @@ int node_policy_set(struct node_manager *m, const struct fast_msg_policy_set *se
         c.token_ns = set->token_ns;
     else if (c.token_ns > c.window_ns && c.window_ns > 0)
         c.token_ns = c.window_ns;
-    fast_ns now = fast_clock_now();
-    for (int i = 0; i < m->pools; i++) {
-        /* What the first one accepts, all accept. */
-        int r = fast_sched_conf_set(m->pool[i].sched, &c, now, err);
+    if (m->pools) { /* at one is at all */
+        int r = fast_sched_conf_set(m->pool[0].sched, &c, fast_clock_now(), err);
         if (r)
             return r;
-    }
-    if (m->pools)
         c = *fast_sched_conf(m->pool[0].sched);
+    }
     m->conf = c;
     fast_log(INFO, "policy", "policy=%s charge=%s window_us=%lld token_us=%lld",
              fast_policy_name(c.policy), fast_charge_name(c.charge), (long long)c.window_ns / 1000,

@@ -4,10 +4,14 @@
 /* The manager half of fast-node, as its own files see it; node.h has what the agent sees.
  *
  * pool: one GPU with its token scheduler and memory. share: what a replica holds of a pool. session:
- * one process of a replica. A replica has one token at a time; if it has several processes, they take
- * turns with it. */
+ * one process of a replica. A replica has one token of a GPU at a time; if it has several processes, they
+ * take turns with it.
+ *
+ * A replica of several GPUs has a share of each, its parts. Their tokens come and go together (core/gang.h); while
+ * they are there, each part hands its own to whichever process wants it, and one that nobody wants stays
+ * reserved. */
 
-#include "core/sched.h"
+#include "core/gang.h"
 #include "node/ledger.h"
 #include "node/node.h"
 #include "node/pages.h"
@@ -21,7 +25,6 @@ struct node_pool {
     struct node_share *shares; /* a list */
     struct node_share **by_client; /* of the scheduler's numbers, |by_client_len| long */
     int by_client_len;
-    bool applying;
     bool contended; /* as told last: somebody waits for a token */
     fast_ns contended_at; /* since when */
 };
@@ -34,18 +37,23 @@ struct node_wish {
     struct fast_msg_mem_reserve ask;
 };
 
+/* What a process has of one GPU of its replica. */
+struct node_seat {
+    struct node_session *next; /* of the queue of that part, while |queued| */
+    bool queued;               /* wants a token */
+    bool wished;               /* policy racing: would wait under another one */
+    struct node_ledger_process mem;
+};
+
 struct node_session {
     struct node_manager *m;
     struct node_session *prev, *next;             /* of m->sessions */
-    struct node_share *share;                     /* NULL before hello */
+    struct node_share *share;                     /* the first part; NULL before hello */
     struct node_session *share_prev, *share_next; /* of share->sessions */
-    struct node_session *queue_next;              /* of share->queue, while |queued| */
-    bool queued;                                  /* wants a token */
-    bool wished;                                  /* policy racing: would wait under another one */
+    struct node_seat seat[FAST_PAGE_GPUS];        /* by the index of the part */
     int fd;
     struct fast_watch *watch;
     struct node_pages pages;
-    struct node_ledger_process mem;
     struct node_wish *wishes; /* reservations that wait for room */
     int32_t pid;
     bool reported, mps; /* mps: it is a client of MPS, as its driver says */
@@ -63,7 +71,9 @@ struct node_share {
     struct node_replica *replica;
     struct node_share *prev, *next;
     int client; /* number in the scheduler */
-    struct node_session *sessions;
+    int index;  /* of the GPU, as the replica counts */
+    struct node_share *first, *next_part; /* of the replica */
+    struct node_session *sessions; /* of the first part: of the replica */
     uint32_t session_count;
     struct node_session *queue, *queue_last; /* sessions that want a token, in order */
 
@@ -83,6 +93,8 @@ struct node_share {
 struct node_manager {
     struct node *node;
     struct fast_sched_conf conf;
+    struct fast_gangs *gangs; /* the schedulers of all pools */
+    bool applying;
     bool may_linger; /* there is more than one core */
     int listen_fd;
     struct fast_watch *listen_watch;
@@ -105,23 +117,27 @@ void node_manager_free(struct node_manager *m);
 
 /* ---- manager.c ---- */
 
-/* Performs what the scheduler has decided, and sets the timer for what comes next. */
+/* Performs what the scheduler has decided, and those that gangs link it with, and sets the timers for what comes
+ * next. */
 void node_pool_apply(struct node_pool *pool);
 
 /* ---- share.c ---- */
 
+/* The share of GPU |index| of the replica; NULL: it has none. */
+struct node_share *node_share_part(struct node_share *first, uint32_t index);
 void node_share_granted(struct node_share *s, const struct fast_sched_action *a);
 void node_share_revoked(struct node_share *s);
 void node_share_contended(struct node_share *s, bool contended);
 void node_share_want(struct node_share *s, struct node_session *session, bool again);
-/* The policy is not racing any more: who asked for a token meanwhile gets in line. */
+/* The policy is not racing any more: who asked this part for a token meanwhile gets in line. */
 void node_share_resume(struct node_share *s);
 /* False: the session does not hold this token. */
 bool node_share_done(struct node_share *s, struct node_session *session, uint64_t token,
                      fast_ns busy_ns, bool want);
+/* |first|: the first part of the replica. */
 void node_share_attach(struct node_share *s, struct node_session *session);
 void node_share_detach(struct node_share *s, struct node_session *session);
-/* Writes limits and memory use into the pages of all its sessions. */
+/* Writes limits and memory use of this part into the pages of all sessions of the replica. */
 void node_share_publish(struct node_share *s);
 
 /* ---- session.c ---- */

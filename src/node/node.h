@@ -47,11 +47,12 @@ struct node_conf {
 struct node_replica {
     char id[NODE_NAME_MAX]; /* digits.openfaas-fn.1 */
     uint32_t gpu;           /* index on this node */
+    uint32_t more_gpus;     /* bits: further GPUs, on each of which it has the same slice */
     struct fast_slice slice;
     int sm_running; /* SM partition that the running process was started with; slice.sm_pct until then */
     uint64_t ticket_hi, ticket_lo; /* random, new for every replica, kept over restarts of the node */
     bool fail_open;                /* told to the hook in welcome; default true */
-    struct node_share *share;      /* the manager's; NULL before node_share_add() */
+    struct node_share *share;      /* the manager's, of the first GPU; NULL before node_share_add() */
 };
 
 /* The whole program. */
@@ -86,6 +87,12 @@ void node_agent_mps_lost(void *agent, const int *pids, int count, const char *wh
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo);
 
 /* ---- given by the manager, main and gpu ---- */
+
+/* All GPUs of the replica, as bits. */
+static inline uint32_t node_replica_gpus(const struct node_replica *r)
+{
+    return UINT32_C(1) << r->gpu | r->more_gpus;
+}
 
 /* From now on clients with the replica's ticket are let in. FAST_EINVAL: no such GPU, a bad slice,
  * or a memory cap above the GPU's memory. Called before the first process starts, and at adoption. */

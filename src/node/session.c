@@ -117,7 +117,7 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
                            .id = msg->id,
                            .welcome = {.version = FAST_MSG_VERSION,
                                        .epoch = s->m->node->epoch,
-                                       .gpus = 1,
+                                       .gpus = (uint32_t)__builtin_popcount(node_replica_gpus(replica)),
                                        .fail_open = replica->fail_open,
                                        .replica = fast_str(replica->id)}};
     int r = reply(s, &out, fds, 2);
@@ -128,14 +128,15 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
 
 static int answer_reserve(struct node_session *s, uint32_t id, const struct fast_msg_mem_reserve *ask)
 {
-    bool ok = ask->gpu == 0 && node_ledger_reserve(&s->mem, ask->bytes, ask->family);
+    struct node_share *part = node_share_part(s->share, ask->gpu);
+    bool ok = part && node_ledger_reserve(&s->seat[ask->gpu].mem, ask->bytes, ask->family);
     struct fast_msg out = {.type = FAST_MSG_T_mem_reply,
                            .id = id,
                            .mem_reply = {.gpu = ask->gpu,
                                          .granted = ok,
-                                         .free_bytes = node_ledger_free(s->mem.of)}};
+                                         .free_bytes = part ? node_ledger_free(&part->mem) : 0}};
     if (ok)
-        node_share_publish(s->share);
+        node_share_publish(part);
     else
         fast_log(DEBUG, "memory refused", "replica=%s pid=%d bytes=%llu free=%llu",
                  s->share->replica->id, s->pid, (unsigned long long)ask->bytes,
@@ -161,11 +162,11 @@ static void on_room(void *arg, uint64_t key, int code, const char *text)
 
 /* How many bytes of unused models have to go for |bytes| more: the ledger knows what was promised, the
  * driver what contexts and other programs take. */
-static uint64_t too_few(struct node_session *s, uint64_t bytes)
+static uint64_t too_few(struct node_session *s, const struct node_share *part, uint64_t bytes)
 {
     const struct node *node = s->m->node;
-    uint32_t gpu = s->share->pool->gpu;
-    uint64_t lacks = node_ledger_lacks(&s->mem, bytes), left = 0;
+    uint32_t gpu = part->pool->gpu;
+    uint64_t lacks = node_ledger_lacks(&s->seat[part->index].mem, bytes), left = 0;
     if (node_stores_cached(node->stores, gpu) && node_gpu_free(node->gpus, gpu, &left) && bytes > left &&
         bytes - left > lacks)
         lacks = bytes - left;
@@ -175,11 +176,12 @@ static uint64_t too_few(struct node_session *s, uint64_t bytes)
 static int on_reserve(struct node_session *s, const struct fast_msg *msg)
 {
     const struct fast_msg_mem_reserve *m = &msg->mem_reserve;
-    uint64_t lacks = m->gpu == 0 ? too_few(s, m->bytes) : 0;
+    const struct node_share *part = node_share_part(s->share, m->gpu);
+    uint64_t lacks = part ? too_few(s, part, m->bytes) : 0;
     struct node_wish *w = lacks ? malloc(sizeof(*w)) : NULL;
     if (w) {
         *w = (struct node_wish){s->wishes, s, msg->id, *m};
-        if (node_stores_make_room(s->m->node->stores, s->share->pool->gpu, lacks, on_room, w)) {
+        if (node_stores_make_room(s->m->node->stores, part->pool->gpu, lacks, on_room, w)) {
             s->wishes = w;
             return 0;
         }
@@ -207,6 +209,43 @@ static void on_report(struct node_session *s, const struct fast_msg_client_repor
                  fast_strv_get(r->unhooked, i));
 }
 
+static void on_want(struct node_session *s, const struct fast_msg_token_want *m)
+{
+    struct node_share *part = node_share_part(s->share, m->gpu);
+    if (part)
+        node_share_want(part, s, m->again != 0);
+    else
+        odd(s, "it wants a token for a GPU that it does not have");
+}
+
+static void on_done(struct node_session *s, const struct fast_msg_token_done *m)
+{
+    struct node_share *part = node_share_part(s->share, m->gpu);
+    if (part && node_share_done(part, s, m->token, m->busy_ns, m->want != 0))
+        return;
+    odd(s, "it gave back a token that it does not hold");
+    if (part && m->want) /* it waits, whatever it thought it had */
+        node_share_want(part, s, false);
+}
+
+static void on_release(struct node_session *s, const struct fast_msg_mem_release *m)
+{
+    struct node_share *part = node_share_part(s->share, m->gpu);
+    if (!part || !node_ledger_release(&s->seat[m->gpu].mem, m->bytes, m->family))
+        odd(s, "it released more memory than it had reserved");
+    if (part)
+        node_share_publish(part);
+}
+
+static void on_state(struct node_session *s, const struct fast_msg_mem_state *m)
+{
+    struct node_share *part = node_share_part(s->share, m->gpu);
+    if (!part)
+        return;
+    node_ledger_set(&s->seat[m->gpu].mem, m->bytes);
+    node_share_publish(part);
+}
+
 /* Returns non-zero to have the connection closed. */
 static int on_message(struct node_session *s, const struct fast_msg *msg)
 {
@@ -216,29 +255,18 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
         return refuse(s, FAST_EPROTO, "the first message must be hello");
     switch (msg->type) {
     case FAST_MSG_T_token_want:
-        if (msg->token_want.gpu == 0)
-            node_share_want(s->share, s, msg->token_want.again != 0);
-        else
-            odd(s, "it wants a token for a GPU that it does not have");
+        on_want(s, &msg->token_want);
         return 0;
     case FAST_MSG_T_token_done:
-        if (!node_share_done(s->share, s, msg->token_done.token, msg->token_done.busy_ns,
-                             msg->token_done.want != 0)) {
-            odd(s, "it gave back a token that it does not hold");
-            if (msg->token_done.want) /* it waits, whatever it thought it had */
-                node_share_want(s->share, s, false);
-        }
+        on_done(s, &msg->token_done);
         return 0;
     case FAST_MSG_T_mem_reserve:
         return on_reserve(s, msg);
     case FAST_MSG_T_mem_release:
-        if (!node_ledger_release(&s->mem, msg->mem_release.bytes, msg->mem_release.family))
-            odd(s, "it released more memory than it had reserved");
-        node_share_publish(s->share);
+        on_release(s, &msg->mem_release);
         return 0;
     case FAST_MSG_T_mem_state:
-        node_ledger_set(&s->mem, msg->mem_state.bytes);
-        node_share_publish(s->share);
+        on_state(s, &msg->mem_state);
         return 0;
     case FAST_MSG_T_client_report:
         on_report(s, &msg->client_report);

@@ -49,6 +49,7 @@ struct client {
     struct fast_msg in;
 };
 
+static int world_gpus = 1;
 static struct world *the_world; /* for the functions that the agent and the GPUs would give */
 
 bool node_mps_ready(const struct node_mps *mps)
@@ -97,13 +98,13 @@ void node_stores_cancel(struct node_stores *stores, const void *arg)
 int node_gpu_count(const struct node_gpus *gpus)
 {
     (void)gpus;
-    return 1;
+    return world_gpus;
 }
 
 uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu)
 {
     (void)gpus;
-    return gpu == 0 ? WORLD_MEM : 0;
+    return (int)gpu < world_gpus ? WORLD_MEM : 0;
 }
 
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo)
@@ -143,17 +144,26 @@ static inline void world_call(struct world *w, void (*fn)(struct world *w))
     sem_wait(&w->called);
 }
 
-static inline int world_add(struct world *w, int sm, int request, int limit, uint64_t mem)
+/* On |gpu|, and on those of |more|, bits. */
+static inline int world_add_on(struct world *w, uint32_t gpu, uint32_t more, int sm, int request, int limit,
+                               uint64_t mem)
 {
     int i = w->count++;
     struct node_replica *r = &w->replicas[i];
     snprintf(r->id, sizeof(r->id), "f.openfaas-fn.%d", i);
     r->slice = (struct fast_slice){sm, request, limit, mem};
     r->sm_running = sm;
+    r->gpu = gpu;
+    r->more_gpus = more;
     r->ticket_hi = 0x1234;
     r->ticket_lo = (uint64_t)i + 1;
     r->fail_open = true;
     return node_share_add(w->node.manager, r, NULL);
+}
+
+static inline int world_add(struct world *w, int sm, int request, int limit, uint64_t mem)
+{
+    return world_add_on(w, 0, 0, sm, request, limit, mem);
 }
 
 /* In a directory that is there and stays there. */

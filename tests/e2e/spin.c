@@ -5,7 +5,7 @@
  * Usage: spin MICROSECONDS [BLOCKS [PERIOD_US FILE]]
  *
  * With a period it has work only once in that time, and writes the microseconds that each piece of work
- * took as lines into FILE. */
+ * took as lines into FILE. SPIN_GPUS=N in the environment: one thread does the same on each of the first N GPUs. */
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -94,32 +94,67 @@ static int spin(const struct cuda *cuda, struct work *w, char *msg, size_t msg_s
     return r;
 }
 
+static const char *const images[] = {"spin.sim.so", "spin.fatbin", NULL};
+
+/* In the current context. */
+static int prepare(const struct cuda *cuda, struct work *w, char *msg, size_t msg_size)
+{
+    char path[512];
+    CUmodule module;
+    return cuda_load_module(cuda, getenv("SPIN_IMAGE"), images, "replay_spin", &module, path, sizeof(path), msg,
+                            msg_size) ||
+           cuda_check(cuda, cuda->cuModuleGetFunction(&w->f, module, "replay_spin"), "replay_spin", msg,
+                      msg_size) ||
+           cuda_check(cuda, cuda->cuMemAlloc(&w->count, 4), "cuMemAlloc", msg, msg_size);
+}
+
+struct further {
+    const struct cuda *cuda;
+    struct work work;
+    int ordinal;
+};
+
+static void *spin_further(void *arg)
+{
+    struct further *f = arg;
+    const struct cuda *cuda = f->cuda;
+    char msg[512];
+    CUdevice device;
+    CUcontext context;
+    if (!cuda_check(cuda, cuda->cuDeviceGet(&device, f->ordinal), "cuDeviceGet", msg, sizeof(msg)) &&
+        !cuda_check(cuda, cuda->cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain", msg,
+                    sizeof(msg)) &&
+        !cuda_check(cuda, cuda->cuCtxSetCurrent(context), "cuCtxSetCurrent", msg, sizeof(msg)) &&
+        !prepare(cuda, &f->work, msg, sizeof(msg)))
+        spin(cuda, &f->work, msg, sizeof(msg));
+    fprintf(stderr, "spin: GPU %d: %s\n", f->ordinal, msg);
+    exit(1);
+}
+
 int main(int argc, char **argv)
 {
-    static const char *const images[] = {"spin.sim.so", "spin.fatbin", NULL};
-    char name[128], msg[512], path[512];
-    const char *port = getenv("PORT"), *image = getenv("SPIN_IMAGE");
+    static struct further further[8];
+    char name[128], msg[512];
+    const char *port = getenv("PORT"), *gpus = getenv("SPIN_GPUS");
     struct cuda cuda;
-    CUmodule module;
-    CUfunction f;
-    CUdeviceptr count;
     pthread_t thread;
     int fd = port ? listen_on(port) : -1;
-    unsigned long long ns = argc > 1 ? strtoull(argv[1], NULL, 10) * 1000 : 1000000;
-    unsigned blocks = argc > 2 ? (unsigned)atoi(argv[2]) : 8;
+    struct work work = {.block_ns = argc > 1 ? strtoull(argv[1], NULL, 10) * 1000 : 1000000,
+                        .blocks = argc > 2 ? (unsigned)atoi(argv[2]) : 8,
+                        .period_us = argc > 4 ? strtod(argv[3], NULL) : 0,
+                        .times = argc > 4 ? fopen(argv[4], "w") : NULL};
     if (cuda_open(&cuda, CUDA_BY_DLSYM, name, sizeof(name), msg, sizeof(msg)) ||
-        cuda_load_module(&cuda, image, images, "replay_spin", &module, path, sizeof(path), msg,
-                         sizeof(msg)) ||
-        cuda_check(&cuda, cuda.cuModuleGetFunction(&f, module, "replay_spin"), "replay_spin", msg,
-                   sizeof(msg)) ||
-        cuda_check(&cuda, cuda.cuMemAlloc(&count, 4), "cuMemAlloc", msg, sizeof(msg))) {
+        prepare(&cuda, &work, msg, sizeof(msg))) {
         fprintf(stderr, "spin: %s\n", msg);
         return 1;
     }
     if (fd >= 0 && pthread_create(&thread, NULL, answer, &fd))
         return 1;
-    struct work work = {f, count, blocks, ns, argc > 4 ? strtod(argv[3], NULL) : 0,
-                        argc > 4 ? fopen(argv[4], "w") : NULL};
+    for (int i = 1; gpus && i < atoi(gpus) && i < 8; i++) {
+        further[i] = (struct further){&cuda, work, i};
+        if (pthread_create(&thread, NULL, spin_further, &further[i]))
+            return 1;
+    }
     spin(&cuda, &work, msg, sizeof(msg));
     fprintf(stderr, "spin: %s\n", msg);
     return 1;

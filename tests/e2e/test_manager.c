@@ -500,6 +500,69 @@ static void statistics_and_resize(void **state)
     world_end(&world);
 }
 
+/* The newest token of GPU |gpu|, which is there or not (|there|), after at most a long while; 0: it is not so. */
+static uint64_t token_of(const struct client *c, int gpu, bool there)
+{
+    struct fast_grant *g = (struct fast_grant *)(uintptr_t)&c->limits->gpu[gpu];
+    for (fast_ns end = world_now() + LONG; world_now() < end; usleep(50))
+        if ((atomic_load(&g->token) != 0) == there)
+            return atomic_load(&g->last);
+    return 0;
+}
+
+static void want_of(struct client *c, uint32_t gpu)
+{
+    client_send(c, (struct fast_msg){.type = FAST_MSG_T_token_want, .token_want = {gpu, 0}});
+}
+
+static void done_of(struct client *c, uint32_t gpu, uint64_t token, bool want)
+{
+    client_send(c, (struct fast_msg){.type = FAST_MSG_T_token_done, .token_done = {gpu, token, 0, 0, want}});
+}
+
+/* Two processes of a replica, each at work on one of its two GPUs, hold a token at the same time; whoever else is
+ * on one of the GPUs gets it when both are gone, and while he has it neither of them has one. */
+static void two_gpus_at_once(void **state)
+{
+    (void)state;
+    struct client p, q, other;
+    world_gpus = 2;
+    begin((struct fast_sched_conf){.window_ns = FAST_S(10), .token_ns = FAST_S(10)});
+    assert_int_equal(world_add_on(&world, 0, 4, 60, 500, 1000, 0), -FAST_EINVAL);
+    world.count = 0;
+    assert_int_equal(world_add_on(&world, 0, 2, 60, 500, 1000, FAST_MIB(10)), 0);
+    assert_int_equal(world_add_on(&world, 1, 0, 60, 500, 1000, 0), 0);
+    world_start(&world);
+    client_replica(&p, &world, 0);
+    assert_int_equal(p.in.welcome.gpus, 2);
+    client_replica(&q, &world, 0);
+    client_replica(&other, &world, 1);
+    assert_int_equal(p.limits->gpu[1].mem_cap_bytes, FAST_MIB(10));
+    want_of(&p, 2); /* it has none */
+    want_of(&p, 0);
+    uint64_t first = token_of(&p, 0, true);
+    want_of(&q, 1); /* reserved: at once */
+    uint64_t second = token_of(&q, 1, true);
+    assert_true(first && second && p.limits->gpu[0].token && !p.limits->gpu[1].token);
+    want_of(&other, 0);
+    done_of(&p, 0, first, false); /* the pair goes on: |q| works */
+    assert_true(token_of(&p, 0, false));
+    want_of(&p, 0);
+    first = token_of(&p, 0, true);
+    assert_true(first && q.limits->gpu[1].token == second && !other.limits->gpu[0].token);
+    client_close(&q); /* as when it is killed; |p| works, so that nobody else gets in */
+    done_of(&p, 0, first, false);
+    assert_true(token_of(&other, 0, true));
+    want_of(&p, 0); /* half of what it needs is free, and none of it is given */
+    assert_false(client_wait(&p, true, SHORT));
+    done_of(&other, 0, other.limits->gpu[0].last, false);
+    assert_true(token_of(&p, 0, true));
+    client_close(&p);
+    client_close(&other);
+    world_end(&world);
+    world_gpus = 1;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -515,6 +578,7 @@ int main(void)
         cmocka_unit_test(memory),
         cmocka_unit_test(flood),
         cmocka_unit_test(never_done),
+        cmocka_unit_test(two_gpus_at_once),
         cmocka_unit_test(policy_at_run_time),
         cmocka_unit_test(statistics_and_resize),
     };

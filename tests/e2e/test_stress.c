@@ -84,7 +84,7 @@ static void print_state(struct world *w)
         for (const struct node_session *x = s->sessions; x; x = x->share_next) {
             const struct fast_grant *g = &x->pages.limits->gpu[0];
             fprintf(stderr, "  pid %d queued %d wished %d paused %d page token %llu last %llu in flight %u\n",
-                    x->pid, x->queued, x->wished, x->paused,
+                    x->pid, x->seat[0].queued, x->seat[0].wished, x->paused,
                     (unsigned long long)atomic_load(&g->token),
                     (unsigned long long)atomic_load(&g->last),
                     atomic_load(&x->pages.counters->gpu[0].in_flight));
