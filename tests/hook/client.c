@@ -424,6 +424,25 @@ static int do_flood(int argc, char **argv)
     return 0;
 }
 
+/* As flood, and looks at each launch whether what was submitted |DEEP| launches before is complete: the GPU's
+ * order of things, whatever the host's clock says. */
+static int do_deep(int argc, char **argv)
+{
+    enum { DEEP = 16 };
+    unsigned n = number(argc, argv, 2, 100), deep = 0;
+    CUevent events[DEEP];
+    for (unsigned i = 0; i < DEEP; i++)
+        need(PLAIN(cuEventCreate, (CUevent *, unsigned), &events[i], CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    for (unsigned i = 0; i < n; i++) {
+        need(launch(self.stream, 80 * 8 * 100), "cuLaunchKernel");
+        deep += i >= DEEP && CALL(cuEventQuery, events[i % DEEP]) != CUDA_SUCCESS;
+        need(PLAIN(cuEventRecord, (CUevent, CUstream), events[i % DEEP], self.stream), "cuEventRecord");
+    }
+    need(CALL(cuStreamSynchronize, self.stream), "cuStreamSynchronize");
+    printf("launched=%u deep=%u\n", n, deep);
+    return 0;
+}
+
 /* What NVML says of the first GPU of the machine, after half a GiB was taken. */
 static int do_nvml(void)
 {
@@ -571,6 +590,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_run(argc, argv);
     if (!strcmp(what, "flood"))
         return do_flood(argc, argv);
+    if (!strcmp(what, "deep"))
+        return do_deep(argc, argv);
     if (!strcmp(what, "unhooked"))
         return do_unhooked(argc, argv);
     if (!strcmp(what, "late_sync"))

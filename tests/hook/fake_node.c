@@ -27,6 +27,7 @@ struct client {
     uint64_t token; /* handed out and not given back */
     bool revoked, want;
     fast_ns revoked_at;
+    uint64_t launches; /* counted when it was revoked */
     uint64_t mem;
 };
 
@@ -118,6 +119,8 @@ static void take_done(struct fake_node *n, struct client *c, const struct fast_m
     if (c->revoked && n->conf.revocations && n->stats.revocations < n->conf.revocations_max)
         n->conf.revocations[n->stats.revocations++] =
             (struct fake_revocation){c->revoked_at, fast_clock_now()};
+    uint64_t late = c->revoked ? fast_counters_launches(&c->counters->gpu[0]) - c->launches : 0;
+    n->stats.late_max = late > n->stats.late_max ? late : n->stats.late_max;
     if (d->overrun_ns > n->stats.overrun_max_ns)
         n->stats.overrun_max_ns = d->overrun_ns;
     if (!c->revoked && c->token) {
@@ -240,6 +243,7 @@ static void revoke_expired(struct fake_node *n)
         c->revoked = true;
         c->revoked_at = fast_clock_now();
         atomic_store(&g->token, 0);
+        c->launches = fast_counters_launches(&c->counters->gpu[0]);
         wake(g);
     }
 }

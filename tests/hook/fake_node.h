@@ -32,6 +32,7 @@ struct fake_conf {
 struct fake_stats {
     int hellos, reconnects, clients, refused;
     int revocations;
+    uint64_t late_max; /* launches that were counted between a revocation and its done, at most */
     int wants, dones, tokens, strange; /* strange: a done without a token, or of another one */
     int reports, sm_count, mps, driver_version;
     char unhooked[256];
