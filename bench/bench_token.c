@@ -25,6 +25,9 @@ static const struct bench_figure figures[] = {
     {"token.grants_per_s", "1/s", ">= 200000"},
     {"token.handover_p50_us", "us", "<= 20"},
     {"token.handover_p99_us", "us", "<= 100"},
+    {"token.handover_middle_p50_us", "us", NULL},
+    {"token.handover_middle_p99_us", "us", NULL},
+    {"token.handover_worst_p99_us", "us", NULL},
     {"token.handover_pauses_p50_us", "us", NULL},
     {"token.handover_pauses_p99_us", "us", NULL},
     {"token.wakeups_p50_us", "us", NULL},
@@ -269,7 +272,7 @@ static bool with_pauses(double ret[2])
 
 /* In rounds, one of each kind in turn, so that what else the machine does hits all of them. The least
  * disturbed round counts: other work on the machine only ever adds. The spread is how far the round in the
- * middle lies above it. */
+ * middle lies above it; that one and the worst of all have figures of their own. */
 static void bench_handover(const struct bench *b)
 {
     static const struct {
@@ -280,12 +283,15 @@ static void bench_handover(const struct bench *b)
         {with_pauses, {"token.handover_pauses_p50_us", "token.handover_pauses_p99_us"}},
         {ping_pong, {"token.wakeups_p50_us", "token.wakeups_p99_us"}},
     };
+    static const char *const middle[] = {"token.handover_middle_p50_us", "token.handover_middle_p99_us"};
     double us[FAST_COUNT_OF(kinds)][2][HANDOVER_ROUNDS];
     int got[FAST_COUNT_OF(kinds)] = {0};
     for (int i = 0; i < HANDOVER_ROUNDS; i++)
         for (size_t k = 0; k < FAST_COUNT_OF(kinds); k++) {
             double ret[2];
-            if (!(bench_wants(b, kinds[k].figure[0]) || bench_wants(b, kinds[k].figure[1])) ||
+            bool more = k == 0 && (bench_wants(b, middle[0]) || bench_wants(b, middle[1]) ||
+                                   bench_wants(b, "token.handover_worst_p99_us"));
+            if (!(more || bench_wants(b, kinds[k].figure[0]) || bench_wants(b, kinds[k].figure[1])) ||
                 !kinds[k].round(ret))
                 continue;
             us[k][0][got[k]] = ret[0];
@@ -294,6 +300,11 @@ static void bench_handover(const struct bench *b)
     for (size_t k = 0; k < FAST_COUNT_OF(kinds); k++)
         for (int q = 0; q < 2 && got[k]; q++) {
             qsort(us[k][q], (size_t)got[k], sizeof(double), by_value);
+            if (k == 0 && bench_wants(b, middle[q]))
+                bench_print(b, middle[q], us[k][q][got[k] / 2], (long)HANDOVERS * got[k],
+                            us[k][q][got[k] - 1] - us[k][q][0]);
+            if (k == 0 && q && bench_wants(b, "token.handover_worst_p99_us"))
+                bench_print(b, "token.handover_worst_p99_us", us[k][q][got[k] - 1], (long)HANDOVERS * got[k], 0);
             if (bench_wants(b, kinds[k].figure[q]))
                 bench_print(b, kinds[k].figure[q], us[k][q][0], (long)HANDOVERS * got[k],
                             us[k][q][got[k] / 2] - us[k][q][0]);

@@ -174,8 +174,8 @@ int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
         node_agent_replica_free(r);
         return rc;
     }
-    r->shared = (struct node_replica){.gpu = s->gpu, .more_gpus = s->more_gpus, .slice = slice, .sm_running = slice.sm_pct,
-                                      .ticket_hi = ticket[0], .ticket_lo = ticket[1],
+    r->shared = (struct node_replica){.gpu = s->gpu, .more_gpus = s->more_gpus, .slice = slice,
+                                      .sm_running = slice.sm_pct, .ticket_hi = ticket[0], .ticket_lo = ticket[1],
                                       .fail_open = !fails_closed(s->env)};
     snprintf(r->shared.id, sizeof(r->shared.id), "%s", s->replica.p);
     *ret = r;

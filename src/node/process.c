@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -114,8 +115,12 @@ int node_process_spawn(const struct node_process_spec *spec, struct node_process
         return fast_err_set(err, FAST_ENOMEM, "no memory to start a process");
     }
     int r = fill_spawn(spec, cwd, &attr, &act);
+    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0); /* a child inherits it: not the node's own, but what the node was given */
     r = r ? r : posix_spawnp(&pid, spec->argv[0], &act, &attr, (char *const *)spec->argv,
                              (char *const *)spec->envp);
+    if (slack > 0)
+        prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
     posix_spawn_file_actions_destroy(&act);
     posix_spawnattr_destroy(&attr);
     if (r)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -135,6 +136,21 @@ static void wait_for_sleep(const struct node_process *p)
         fclose(f);
     }
     assert_string_equal(name, "sleep\n");
+}
+
+/* What the node does to its own timers is not handed on. */
+static void timers_are_as_given(void **state)
+{
+    (void)state;
+    int given = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    char script[96];
+    snprintf(script, sizeof(script), "test \"$(cat /proc/$$/timerslack_ns)\" = %d", given);
+    assert_true(given > 1000);
+    assert_int_equal(prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0), 0);
+    struct node_process p = spawn(script, NULL);
+    assert_int_equal(prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0), 1000);
+    prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0);
+    assert_int_equal(end_of(&p), 0);
 }
 
 static void strays(void **state)
@@ -296,7 +312,7 @@ int main(void)
         cmocka_unit_test(adoption),      cmocka_unit_test(signals_only_its_own),
         cmocka_unit_test(strays),        cmocka_unit_test(status_line),
         cmocka_unit_test(answers),       cmocka_unit_test(nobody_listens),
-        cmocka_unit_test(given_up),
+        cmocka_unit_test(given_up),      cmocka_unit_test(timers_are_as_given),
     };
     return cmocka_run_group_tests_name("agent_process", tests, NULL, NULL);
 }

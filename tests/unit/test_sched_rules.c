@@ -285,6 +285,44 @@ static void equals_are_equal(void **state)
     world_fini(&w);
 }
 
+/* A request or a width that changes is planned anew with the next window. */
+static void resized_is_planned(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, &(struct fast_sched_conf){0}, 3);
+    struct world_client *a = world_add(&w, 100, 300, 1000), *b = world_add(&w, 40, 300, 1000);
+    world_run(&w, FAST_MS(150));
+    assert_int_equal(fast_sched_planned_ns(w.s), FAST_MS(60));
+    a->slice.request_milli = 600;
+    assert_int_equal(fast_sched_resize(w.s, a->id, &a->slice, w.now, NULL), 0);
+    world_run(&w, FAST_MS(350));
+    assert_int_equal(fast_sched_planned_ns(w.s), FAST_MS(90));
+    a->slice.sm_pct = 60;
+    assert_int_equal(fast_sched_resize(w.s, a->id, &a->slice, w.now, NULL), 0);
+    world_run(&w, FAST_MS(550));
+    assert_int_equal(fast_sched_planned_ns(w.s), FAST_MS(60));
+    fast_sched_remove(w.s, b->id, w.now);
+    w.n--;
+    world_run(&w, FAST_MS(750));
+    assert_int_equal(fast_sched_planned_ns(w.s), FAST_MS(60));
+    world_fini(&w);
+}
+
+/* What nobody has requested is shared by limits: who may have twice as much gets twice as much. */
+static void the_rest_goes_by_weight(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, &(struct fast_sched_conf){.token_ns = FAST_MS(2)}, 3);
+    world_add(&w, 100, 0, 900);
+    world_add(&w, 60, 0, 450);
+    world_run(&w, FAST_S(4));
+    assert_in_range(w.c[0].held, FAST_MS(2550), FAST_MS(2800));
+    assert_in_range(w.c[1].held, FAST_MS(1200), FAST_MS(1450));
+    world_fini(&w);
+}
+
 /* Requests that no schedule can meet are missed by all in proportion. */
 static void overload_is_shared(void **state)
 {
@@ -356,6 +394,8 @@ int main(void)
         cmocka_unit_test(no_idle_sms),
         cmocka_unit_test(many_waiters_fill_the_gpu),
         cmocka_unit_test(equals_are_equal),
+        cmocka_unit_test(the_rest_goes_by_weight),
+        cmocka_unit_test(resized_is_planned),
         cmocka_unit_test(overload_is_shared),
         cmocka_unit_test(churn),
     };
