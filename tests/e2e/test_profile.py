@@ -382,9 +382,19 @@ class ProfileTest(unittest.TestCase):
         text = self.run_fast("resnet50", "--max-time", "1s", "--seconds", "5", status=1)
         self.assertIn("--max-time: stopped after 0 trials", text)
         self.run_fast("resnet50", "--max-time", "4s", "--seconds", "1", "--grid")
-        rows = len(self.rows())
-        self.assertTrue(1 <= rows < 35, rows)
+        rows = self.rows()
+        self.assertTrue(1 <= len(rows) < 35, rows)
         self.no_trial_left()
+        # The next run goes on with the slices that are missing.
+        self.run_fast("resnet50", "--max-time", "4s", "--seconds", "1", "--grid")
+        self.assertEqual(self.rows()[:len(rows)], rows)
+        self.assertGreater(len(self.rows()), len(rows))
+        self.assertEqual(len({r[:2] for r in self.rows()}), len(self.rows()))
+
+    def test_sure_enough(self):
+        self.deploy()
+        self.run_fast("resnet50", "--confidence", "50", "--seconds", "0.5")
+        self.assertEqual(len(self.rows()), 4)  # of at most 10
 
     def test_another_namespace(self):
         self.deploy()
