@@ -196,6 +196,17 @@ class ProfileTest(unittest.TestCase):
         after = self.stack.ready("resnet50")[0]
         self.assertEqual((after["pid"], after["quota_request"]), (before["pid"], before["quota_request"]))
 
+    def test_a_trial_pushes_nobody_out(self):
+        """A second replica would go for a function of higher priority: a trial has none."""
+        self.stack.deploy("resnet50", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}, most=2, sm=100,
+                          request="0.5", limit="0.5", mem=1 << 30)
+        self.stack.call("POST", "/system/scale-function/resnet50", {"serviceName": "resnet50", "replicas": 2})
+        before = {r["pid"] for r in self.stack.wait_ready("resnet50", 2)}
+        text = self.run_fast("resnet50", "--seconds", "0.5", "--max-time", "5s", status=1)
+        self.assertIn("no free slice", text)
+        self.assertEqual({r["pid"] for r in self.stack.ready("resnet50", 2)}, before)
+        self.no_trial_left()
+
     def test_a_second_run_leaves_the_first_alone(self):
         self.deploy()
         with subprocess.Popen(self.fast("resnet50", "--seconds", "20"), stderr=subprocess.DEVNULL,
@@ -381,6 +392,7 @@ class ProfileTest(unittest.TestCase):
         self.deploy()
         text = self.run_fast("resnet50", "--max-time", "1s", "--seconds", "5", status=1)
         self.assertIn("--max-time: stopped after 0 trials", text)
+        self.assertNotIn("took longer", text)  # none was begun
         self.run_fast("resnet50", "--max-time", "4s", "--seconds", "1", "--grid")
         rows = self.rows()
         self.assertTrue(1 <= len(rows) < 35, rows)
