@@ -47,6 +47,7 @@ void fast_scaler_conf(enum fast_scaler scaler, struct fast_scale_conf *conf)
     default:
         conf->policy = FAST_SCALE_QUEUE;
         conf->in_place = true;
+        conf->vertical = true;
     }
 }
 
@@ -72,7 +73,8 @@ static int64_t knative(struct fast_scale_load *load, int replicas, fast_ns now)
 {
     int64_t stable = concurrency(load, FAST_CONCURRENCY_SECONDS);
     int64_t panic = concurrency(load, PANIC_SECONDS), there = (int64_t)replicas * TARGET_MILLI;
-    if (panic >= 2 * there)
+    int64_t ready = replicas > 1 ? replicas : 1; /* none counts as one, or no load would be twice of it */
+    if ((panic + TARGET_MILLI - 1) / TARGET_MILLI >= 2 * ready)
         load->panic_until = now + FAST_S(60);
     if (now >= load->panic_until)
         return stable;

@@ -11,7 +11,7 @@
 
 /* Who scales a function that has a profile and an SLO. */
 enum fast_scaler {
-    FAST_SCALER_QUEUE,  /* FAST_SCALE_QUEUE, quotas in place first */
+    FAST_SCALER_QUEUE,  /* FAST_SCALE_QUEUE, quotas in place first, guaranteed while there is work */
     FAST_SCALER_PAPER,  /* FAST_SCALE_PAPER */
     FAST_SCALER_HYBRID, /* FAST_SCALE_HYBRID, every other second */
     FAST_SCALER_WHOLE,  /* whole GPUs, by concurrency as Knative's autoscaler for KServe: mean of 60 s at

@@ -67,11 +67,10 @@ static const char *constant_text(struct gw_spec *s)
     return s->listed;
 }
 
-static size_t changing_text(const struct gateway *gw, const struct gw_function *fn, char *buf,
-                            size_t cap)
+static size_t changing_text(const struct gw_function *fn, char *buf, size_t cap)
 {
     char created[32];
-    int ready = gw_function_ready(gw, fn);
+    int ready = gw_function_ready(fn);
     uint64_t calls = fn->stats.requests;
     size_t n = 0;
     if (calls)
@@ -86,12 +85,12 @@ static size_t changing_text(const struct gateway *gw, const struct gw_function *
     return n;
 }
 
-static json_t *status_json(const struct gateway *gw, const struct gw_function *fn)
+static json_t *status_json(const struct gw_function *fn)
 {
     char changing[256];
     fast_autofree char *all = NULL;
     const char *constant = constant_text(fn->spec);
-    size_t n = changing_text(gw, fn, changing, sizeof(changing));
+    size_t n = changing_text(fn, changing, sizeof(changing));
     if (!constant || asprintf(&all, "%s%.*s", constant, (int)n, changing) < 0)
         return NULL;
     json_t *o = json_loads(all, 0, NULL), *profile = gw_profiles_json(fn);
@@ -158,7 +157,7 @@ static void list(const struct gw_request *rq)
         if (fn->removed || (*ns && strcmp(fn->spec->ns, ns) != 0))
             continue;
         const char *constant = constant_text(fn->spec);
-        size_t n = changing_text(rq->gw, fn, changing, sizeof(changing));
+        size_t n = changing_text(fn, changing, sizeof(changing));
         json_t *profile = gw_profiles_json(fn);
         if (profile) { /* few have one */
             ok = (w.len == 1 || add(&w, ",", 1)) && add_profile(&w, constant, changing, n, profile);
@@ -287,7 +286,7 @@ void gw_api_function(const struct gw_request *rq, const char *name)
     struct gw_function *fn = gw_request_function(rq, name, NULL);
     if (!fn)
         return;
-    json_t *o = status_json(rq->gw, fn);
+    json_t *o = status_json(fn);
     if (gw_query_get(rq->query, "usage", usage, sizeof(usage)) &&
         (!strcmp(usage, "1") || !strcmp(usage, "true")))
         add_usage(rq->gw, fn, o);

@@ -135,6 +135,7 @@ static json_t *replica_json(struct gateway *gw, struct gw_replica *r)
     set(o, "gpu", json_integer(r->gpu));
     set_int(o, "sm_pct", (uint64_t)r->slice.sm_pct);
     set(o, "quota_request", fraction(r->slice.request_milli));
+    set(o, "quota_held", fraction(gw_elastic_slice(r).request_milli));
     set(o, "quota_limit", fraction(r->slice.limit_milli));
     set_int(o, "memory_cap_bytes", r->slice.mem_bytes);
     set_int(o, "memory_used_bytes", n->mem_bytes);

@@ -144,6 +144,7 @@ static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
     const struct more *m = arg;
     struct fast_placed placed;
     int n = 0, r = 0;
+    gw_elastic_all(gw, true);
     while (!r && n < m->count) {
         r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &m->want, &placed, err);
         n += !r;
@@ -152,6 +153,7 @@ static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
         fast_err_wrap(err, "%d of %d replicas fit", n, m->count);
     for (int i = 0; i < n; i++)
         fast_fleet_remove(gw->fleet, gw->next_key + (uint64_t)i, NULL);
+    gw_elastic_all(gw, false);
     return r;
 }
 
@@ -177,11 +179,11 @@ static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
     return r == -FAST_ENOROOM && !gw_give_way_check(gw, spec, count, &full) ? 0 : r;
 }
 
-static int live_count(const struct gateway *gw, const struct gw_function *fn)
+static int live_count(const struct gw_function *fn)
 {
     int n = 0;
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-        n += r->fn == fn && gw_replica_is_live(r);
+    for (int i = 0; i < fn->balance.n; i++)
+        n += gw_replica_is_live(gw_replica_of(fn, i));
     return n;
 }
 
@@ -245,7 +247,7 @@ static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *sp
     int desired = clamp(fn->desired, spec->min, spec->max_given || spec->max > fn->desired
                                                     ? spec->max
                                                     : fn->desired);
-    int more = desired - live_count(gw, fn);
+    int more = desired - live_count(fn);
     struct gw_function old = *fn;
     int r = restart ? 0 : resize_all(gw, fn, spec, err);
     if (!r && !restart && more > 0)
@@ -317,7 +319,7 @@ int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
     char why[64];
     if (fn->spec->max_given && replicas > fn->spec->max)
         replicas = fn->spec->max;
-    int more = replicas - live_count(gw, fn);
+    int more = replicas - live_count(fn);
     int r = more > 0 ? check_room(gw, fn->spec, more, err) : 0;
     if (r)
         return r;
@@ -381,11 +383,12 @@ int gw_functions_load(struct gateway *gw, struct fast_err *err)
 
 /* Which of the replicas goes when there are too many: one that is not ready, else the one with the
  * fewest requests, else the youngest. */
-static struct gw_replica *pick_victim(struct gateway *gw, const struct gw_function *fn)
+static struct gw_replica *pick_victim(const struct gw_function *fn)
 {
     struct gw_replica *v = NULL;
-    for (struct gw_replica *r = gw->replicas; r; r = r->next) {
-        if (r->fn != fn || !gw_replica_is_live(r))
+    for (int i = 0; i < fn->balance.n; i++) {
+        struct gw_replica *r = gw_replica_of(fn, i);
+        if (!gw_replica_is_live(r))
             continue;
         bool a = gw_replica_is_ready(r), b = v && gw_replica_is_ready(v);
         if (!v || a < b || (a == b && r->in_flight < v->in_flight) ||
@@ -395,11 +398,13 @@ static struct gw_replica *pick_victim(struct gateway *gw, const struct gw_functi
     return v;
 }
 
-static int count_going(const struct gateway *gw, const struct gw_function *fn)
+static int count_going(const struct gw_function *fn)
 {
     int n = 0;
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-        n += r->fn == fn && (r->phase == GW_DRAINING || r->phase == GW_STOPPING);
+    for (int i = 0; i < fn->balance.n; i++) {
+        const struct gw_replica *r = gw_replica_of(fn, i);
+        n += r->phase == GW_DRAINING || r->phase == GW_STOPPING;
+    }
     return n;
 }
 
@@ -407,11 +412,14 @@ static int count_going(const struct gateway *gw, const struct gw_function *fn)
  * one when the new ones have no room beside them. */
 static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_room)
 {
-    int ready = 0;
-    for (struct gw_replica *r = gw->replicas; r; r = r->next)
-        ready += r->fn == fn && gw_replica_is_live(r) && gw_replica_is_ready(r);
-    bool all = ready >= fn->desired;
-    bool one = no_room && !count_going(gw, fn);
+    int ready = 0, outdated = 0;
+    for (int i = 0; i < fn->balance.n; i++) {
+        const struct gw_replica *r = gw_replica_of(fn, i);
+        ready += gw_replica_is_live(r) && gw_replica_is_ready(r);
+        outdated += r->phase <= GW_TOLD && !gw_replica_is_live(r);
+    }
+    bool all = outdated && ready >= fn->desired;
+    bool one = outdated && no_room && !count_going(fn);
     for (struct gw_replica *r = gw->replicas, *next; r && (all || one); r = next) {
         next = r->next;
         if (r->fn != fn || r->phase > GW_TOLD || gw_replica_is_live(r))
@@ -425,7 +433,7 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
 {
     struct fast_err err;
     bool no_room = false;
-    int live = live_count(gw, fn);
+    int live = live_count(fn);
     fast_ns now = fast_loop_now(gw->loop);
     if (!gw->loaded)
         return; /* what runs is not known yet */
@@ -439,7 +447,7 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
         live++;
     }
     for (; live > fn->desired; live--) {
-        struct gw_replica *v = pick_victim(gw, fn);
+        struct gw_replica *v = pick_victim(fn);
         if (!v)
             break;
         gw_replica_drain(gw, v);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/mem.h"
 #include "core/balance.h"
 #include "core/fair.h"
 #include "core/place.h"
@@ -78,8 +79,13 @@ struct gw_replica {
     uint32_t state; /* enum fast_replica_state */
     int gpu;        /* on the node; -1: none */
     bool in_fleet;
+    bool parked;     /* its quota is not guaranteed, elastic.c */
+    bool lingers;    /* it is about to be parked: in the gateway's list */
+    struct gw_replica *linger_next, *linger_prev;
+    fast_ns idle_at;
+    int told_milli;  /* the quota that the node guarantees; -1: not known */
     bool gives_way; /* it goes for a function of a higher priority */
-    struct fast_slice slice;
+    struct fast_slice slice; /* its configuration; what is guaranteed now: gw_elastic_slice() */
     int64_t rps_milli; /* what the scaler expects of it; 0: as the profile says */
     int port;
     uint32_t pid, restarts, up_ms;
@@ -131,6 +137,12 @@ struct gw_gpu {
     struct fast_msg_gpu_row row; /* strings are not valid */
 };
 
+/* The |i|-th replica of |fn| that is not gone, of fn->balance.n; the order changes when one goes. */
+static inline struct gw_replica *gw_replica_of(const struct gw_function *fn, int i)
+{
+    return FAST_CONTAINER_OF(fn->balance.items[i], struct gw_replica, item);
+}
+
 #define GW_CALL_ID_SIZE 37 /* a UUID and its 0 */
 
 /* Randomness that was fetched and not used yet. */
@@ -170,7 +182,10 @@ struct gateway {
     struct gw_random random; /* for the identifiers of calls */
     size_t replay_bytes;     /* of bodies that are kept while they may be needed again */
     struct gw_job *jobs;
-    struct fast_timer *tick, *job_timer, *stop_timer;
+    struct fast_timer *tick, *job_timer, *stop_timer, *linger_timer;
+    struct gw_replica *linger_first, *linger_last; /* idle, quota still held; the longest idle first */
+    bool unheld;       /* somebody may be at work without a guarantee */
+    uint64_t unraised; /* requests that began so */
     fast_ns started_ns; /* wall clock */
 };
 
@@ -227,7 +242,7 @@ void gw_replicas_tick(struct gateway *gw);
 /* Counts for scaling: it runs, or is being started, and is not outdated. */
 bool gw_replica_is_live(const struct gw_replica *r);
 bool gw_replica_is_ready(const struct gw_replica *r);
-int gw_function_ready(const struct gateway *gw, const struct gw_function *fn);
+int gw_function_ready(const struct gw_function *fn);
 /* The slice as placement and node get it: one without a memory cap has the default for the smallest
  * GPU, so that it fits on any of them; with the policy |whole| all of a GPU. */
 struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_slice *slice);
@@ -293,6 +308,29 @@ void gw_scaler_tick(struct gateway *gw);
 /* Ten times a second: who has far more requests than replicas is not left to wait for the second. */
 void gw_scaler_rush(struct gateway *gw);
 void gw_scaling_free(struct gw_scaling *scaling); /* NULL is fine */
+
+/* ---- elastic.c ---- */
+
+/* Whether the quotas of |fn| follow its work. */
+bool gw_elastic(const struct gateway *gw, const struct gw_function *fn);
+/* What is guaranteed to |r| now. */
+struct fast_slice gw_elastic_slice(const struct gw_replica *r);
+/* |r| was picked for a request: it, or another one, which holds its quota from now on if that is possible. */
+struct gw_replica *gw_elastic_choose(struct gateway *gw, struct gw_replica *r, uint64_t avoid);
+/* It has no request any more, or serves from now on. */
+void gw_elastic_idle(struct gateway *gw, struct gw_replica *r);
+void gw_elastic_forget(struct gateway *gw, struct gw_replica *r);
+void gw_elastic_tick(void *gateway); /* of gw->linger_timer */
+void gw_elastic_second(struct gateway *gw);
+/* The node is in sync again. */
+void gw_elastic_synced(struct gateway *gw);
+/* Tells the node, if it thinks otherwise. */
+void gw_elastic_tell(struct gateway *gw, struct gw_replica *r);
+/* By how much its quota could be raised while it is held. */
+int gw_elastic_room(struct gateway *gw, struct gw_replica *r);
+/* Around the placement of who keeps his guarantee for good: all quotas are held, GPUs where that is not
+ * possible closed; and back. */
+void gw_elastic_all(struct gateway *gw, bool held);
 
 /* ---- invoke.c, invoke_queue.c ---- */
 

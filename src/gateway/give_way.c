@@ -18,11 +18,11 @@ struct candidate {
     bool out;                  /* taken out of the fleet, to try */
 };
 
-static int count_live(const struct gateway *gw, const struct gw_function *fn)
+static int count_live(const struct gw_function *fn)
 {
     int n = 0;
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-        n += r->fn == fn && gw_replica_is_live(r);
+    for (int i = 0; i < fn->balance.n; i++)
+        n += gw_replica_is_live(gw_replica_of(fn, i));
     return n;
 }
 
@@ -50,7 +50,7 @@ static int collect(const struct gateway *gw, int priority, struct candidate *lis
         int taken = 0;
         for (int k = 0; k < kept; k++)
             taken += list[k].r->fn == fn;
-        if (count_live(gw, fn) - fn->spec->min > taken)
+        if (count_live(fn) - fn->spec->min > taken)
             list[kept++] = list[i];
     }
     return kept;
@@ -68,7 +68,8 @@ static void put_back(struct gateway *gw, struct candidate *c)
     struct fast_placed placed;
     if (!c->out)
         return;
-    gw_replica_want(gw, &c->r->slice, &want);
+    const struct fast_slice held = gw_elastic_slice(c->r);
+    gw_replica_want(gw, &held, &want);
     gw_models_want(gw, c->r->fn->spec, &want);
     gw_company_group(c->r->fn->spec, &want);
     want.gpu = c->placed.gpu;
@@ -114,6 +115,9 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
     gw_replica_want(gw, &s, &want);
     gw_models_want(gw, fn->spec, &want);
     gw_company_want(gw, fn->spec, &want);
+    bool firm = !gw_elastic(gw, fn);
+    if (firm)
+        gw_elastic_all(gw, true);
     for (int i = 0; i < gw->ngpus; i++) {
         int out = how_many(gw, list, n, gw->gpus[i].fleet, &want);
         if (out && out < fewest) {
@@ -121,6 +125,8 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
             best = gw->gpus[i].fleet;
         }
     }
+    if (firm)
+        gw_elastic_all(gw, false);
     snprintf(why, sizeof(why), "gives way to %.60s of priority %d", fn->spec->name, fn->spec->priority);
     for (int i = 0; i < n && best >= 0 && fewest > 0; i++) {
         struct gw_replica *r = list[i].r;

@@ -440,7 +440,8 @@ void gw_job_dispatch(struct gw_job *j)
         return;
     }
     while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
-        struct gw_replica *r = FAST_CONTAINER_OF(item, struct gw_replica, item);
+        struct gw_replica *r =
+            gw_elastic_choose(j->gw, FAST_CONTAINER_OF(item, struct gw_replica, item), j->avoid);
         gw_replica_count_flight(r, 1, fast_loop_now(j->gw->loop));
         gw_job_arrives(j, r);
         if (!open_call(j, &err)) {

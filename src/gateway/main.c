@@ -261,6 +261,7 @@ static void on_tick(void *arg)
 {
     struct gateway *gw = arg;
     gw_replicas_tick(gw);
+    gw_elastic_second(gw);
     gw_profiles_tick(gw);
     gw_scaler_tick(gw);
     gw_trials_tick(gw);
@@ -400,7 +401,8 @@ static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_e
     gw->tick = r ? NULL : fast_timer_new(gw->loop, on_tick, gw);
     gw->job_timer = r ? NULL : fast_timer_new(gw->loop, on_job_tick, gw);
     gw->stop_timer = r ? NULL : fast_timer_new(gw->loop, on_stop_timeout, gw);
-    if (!r && (!gw->tick || !gw->job_timer || !gw->stop_timer))
+    gw->linger_timer = r ? NULL : fast_timer_new(gw->loop, gw_elastic_tick, gw);
+    if (!r && (!gw->linger_timer || !gw->tick || !gw->job_timer || !gw->stop_timer))
         r = fast_err_set(err, FAST_ENOMEM, "no memory for timers");
     if (!r)
         r = fast_loop_signal(gw->loop, SIGTERM, on_signal, gw, err);
@@ -432,6 +434,7 @@ static void close_all(struct gateway *gw)
     fast_timer_free(gw->tick);
     fast_timer_free(gw->job_timer);
     fast_timer_free(gw->stop_timer);
+    fast_timer_free(gw->linger_timer);
     fast_loop_free(gw->loop);
 }
 

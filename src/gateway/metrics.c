@@ -97,7 +97,7 @@ static void openfaas(struct gw_page *w, const struct gateway *gw)
     gw_page_head(w, "gateway_service_ready_count", "gauge", "Replicas that are ready");
     EACH_FUNCTION(gw, fn)
     gw_page_add(w, "gateway_service_ready_count{function_name=\"%s.%s\"} %d\n", fn->spec->name,
-                fn->spec->ns, gw_function_ready(gw, fn));
+                fn->spec->ns, gw_function_ready(fn));
     histogram(w, gw);
 }
 

@@ -178,6 +178,7 @@ static void on_synced(void *arg)
         if (!fn->removed)
             gw_function_reconcile(gw, fn);
     }
+    gw_elastic_synced(gw);
 }
 
 /* Running replicas go on without a node, and so do requests to them. */

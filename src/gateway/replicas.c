@@ -31,13 +31,11 @@ bool gw_replica_is_ready(const struct gw_replica *r)
     return r->phase == GW_TOLD && r->state == FAST_REPLICA_READY && r->port;
 }
 
-int gw_function_ready(const struct gateway *gw, const struct gw_function *fn)
+int gw_function_ready(const struct gw_function *fn)
 {
     int n = 0;
-    if (!fn->nreplicas)
-        return 0;
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-        n += r->fn == fn && gw_replica_is_ready(r);
+    for (int i = 0; i < fn->balance.n; i++)
+        n += gw_replica_is_ready(gw_replica_of(fn, i));
     return n;
 }
 
@@ -120,6 +118,8 @@ void replica_set_ready(struct gateway *gw, struct gw_replica *r)
         r->fn->trouble[0] = 0;
         gw_invoke_queue(gw, r->fn);
     }
+    if (ready && !r->in_flight)
+        gw_elastic_idle(gw, r);
 }
 
 /* The replica is not there any more: its place is free. Requests in flight on it end by
@@ -130,6 +130,7 @@ void replica_gone(struct gateway *gw, struct gw_replica *r)
     if (r->phase == GW_GONE)
         return;
     r->phase = GW_GONE;
+    gw_elastic_forget(gw, r);
     if (r->in_fleet)
         fast_fleet_remove(gw->fleet, r->key, NULL);
     r->in_fleet = false;
@@ -260,6 +261,7 @@ void replica_tell_start(struct gateway *gw, struct gw_replica *r)
                           .cwd = fast_str(""),
                           .health_path = fast_str(s->health_path)}};
     r->phase = GW_TOLD;
+    r->told_milli = r->slice.request_milli;
     if (env.failed)
         fast_err_set(&err, FAST_ENOMEM, "no memory for an environment");
     if (env.failed || gw_link_request(gw->link, &m, on_started, gw, r->key, &err)) {
@@ -289,26 +291,37 @@ void replica_tell_stop(struct gateway *gw, struct gw_replica *r)
 struct placing {
     uint64_t key;
     struct fast_want want; /* of resize(): its slice alone */
+    bool firm;             /* it keeps its guarantee for good */
     struct fast_placed placed;
 };
 
 static int place(struct gateway *gw, void *arg, struct fast_err *err)
 {
     struct placing *p = arg;
-    return fast_fleet_place(gw->fleet, p->key, &p->want, &p->placed, err);
+    if (p->firm)
+        gw_elastic_all(gw, true);
+    int rc = fast_fleet_place(gw->fleet, p->key, &p->want, &p->placed, err);
+    if (p->firm)
+        gw_elastic_all(gw, false);
+    return rc;
 }
 
 static int resize(struct gateway *gw, void *arg, struct fast_err *err)
 {
     struct placing *p = arg;
-    return fast_fleet_resize(gw->fleet, p->key, &p->want.slice, &p->placed, err);
+    if (p->firm)
+        gw_elastic_all(gw, true);
+    int rc = fast_fleet_resize(gw->fleet, p->key, &p->want.slice, &p->placed, err);
+    if (p->firm)
+        gw_elastic_all(gw, false);
+    return rc;
 }
 
 int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
                    int64_t rps_milli, struct fast_err *err)
 {
     char id[GW_ID_MAX];
-    struct placing p = {0};
+    struct placing p = {.firm = !gw_elastic(gw, fn)};
     snprintf(id, sizeof(id), "%s.%s.%u", fn->spec->name, fn->spec->ns, fn->next_number);
     struct gw_replica *r = replica_add(gw, fn, id, err);
     if (!r)
@@ -379,13 +392,18 @@ void gw_replica_leave(struct gateway *gw, struct gw_replica *r)
         free_replica(gw, r);
     else if (r->phase == GW_DRAINING)
         replica_tell_stop(gw, r);
+    else
+        gw_elastic_idle(gw, r);
 }
 
 int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
                       struct fast_err *err)
 {
     struct fast_slice s = r->fn->spec->gpu ? gw_replica_slice(gw, slice) : *slice;
-    struct placing p = {.key = r->key, .want = {.slice = s}};
+    struct placing p = {.key = r->key, .want = {.slice = s}, .firm = !gw_elastic(gw, r->fn)};
+    const struct fast_slice was = gw_elastic_slice(r);
+    if (r->parked)
+        p.want.slice.request_milli = 0;
     int rc = r->in_fleet ? gw_trials_make_room(gw, r->fn->spec, resize, &p, err) : 0;
     if (rc)
         return rc;
@@ -399,10 +417,12 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
         rc = gw_link_request(gw->link, &m, NULL, NULL, 0, err);
     if (rc) { /* the node is away: it keeps what it has */
         if (r->in_fleet)
-            fast_fleet_resize(gw->fleet, r->key, &r->slice, &p.placed, NULL);
+            fast_fleet_resize(gw->fleet, r->key, &was, &p.placed, NULL);
         return rc;
     }
     r->slice = s;
+    r->told_milli = s.request_milli;
+    gw_elastic_tell(gw, r);
     r->item.weight = gw_spec_weight(r->fn->spec, &r->slice);
     return 0;
 }

@@ -10,8 +10,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 
-#define REPLICAS_MAX 256
 #define ACTIONS_MAX 16
 #define START_DEFAULT FAST_S(2) /* until one has been seen */
 #define START_MAX FAST_S(60)
@@ -56,14 +56,15 @@ static void observe(struct gw_function *fn, struct gw_scaling *s, fast_ns now)
     }
 }
 
-static int collect(const struct gateway *gw, const struct gw_function *fn, struct gw_scaling *s,
-                   struct fast_scale_replica *list, int *ret_serving)
+static int collect(const struct gw_function *fn, struct gw_scaling *s, struct fast_scale_replica *list,
+                   int *ret_serving)
 {
     int n = 0;
     fast_ns slowest = 0;
     *ret_serving = 0;
-    for (const struct gw_replica *r = gw->replicas; r && n < REPLICAS_MAX; r = r->next) {
-        if (r->fn != fn || !gw_replica_is_live(r))
+    for (int i = 0; i < fn->balance.n; i++) { /* all of it that are not gone */
+        const struct gw_replica *r = gw_replica_of(fn, i);
+        if (!gw_replica_is_live(r))
             continue;
         bool ready = gw_replica_is_ready(r);
         list[n++] = (struct fast_scale_replica){.id = r->key,
@@ -82,10 +83,13 @@ static int collect(const struct gateway *gw, const struct gw_function *fn, struc
 
 /* By how much quotas can be raised where they are. Asked only when somebody has to be raised, since it
  * tries them out. */
-static void find_room(const struct gateway *gw, struct fast_scale_replica *list, int n)
+static void find_room(struct gateway *gw, const struct gw_function *fn, struct fast_scale_replica *list, int n)
 {
-    for (int i = 0; i < n; i++)
-        list[i].room_milli = fast_fleet_raise_room(gw->fleet, list[i].id, FAST_MILLI);
+    for (int i = 0, k = 0; i < fn->balance.n && k < n; i++) {
+        struct gw_replica *r = gw_replica_of(fn, i);
+        if (gw_replica_is_live(r))
+            list[k++].room_milli = r->in_fleet ? gw_elastic_room(gw, r) : 0;
+    }
 }
 
 /* ---- telling ---- */
@@ -231,7 +235,6 @@ static void add_running_second(const struct gw_function *fn, const struct gw_sca
 static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling *s)
 {
     struct fast_scale_conf conf;
-    struct fast_scale_replica list[REPLICAS_MAX];
     struct fast_scale_action actions[ACTIONS_MAX];
     struct fast_scale_trace trace;
     struct fast_err err;
@@ -242,13 +245,16 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
         return; /* scaled to zero, or set to it: a request wakes it */
     if (conf.policy == FAST_SCALE_HYBRID && s->ticks++ % 2)
         return;
+    fast_autofree struct fast_scale_replica *list = malloc(sizeof(*list) * (size_t)(fn->balance.n + 1));
+    if (!list)
+        return; /* again in a second */
     if (fn->desired > conf.max)
         conf.max = fn->desired; /* set by hand above what the scaler may reach by itself */
     struct fast_scale_input in = {.now = now, .last_up = fn->last_up, .last_down = fn->last_down,
                                   .last_request = fn->jobs ? now : fn->stats.last,
                                   .profile = fn->spec->profile, .replicas = list, .trace = &trace};
     bool whole = gw->conf->scaler == FAST_SCALER_WHOLE && fn->spec->gpu;
-    in.nreplicas = collect(gw, fn, s, list, &serving);
+    in.nreplicas = collect(fn, s, list, &serving);
     int waiting = fast_balance_in_flight(&fn->balance) - serving;
     in.queued = fn->queue.n + (waiting > 0 ? waiting : 0);
     fast_scale_load_tell(&s->load, &conf, whole, s->start_ns, &in);
@@ -260,7 +266,7 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
         in.profile = NULL; /* it would be asked for a throughput */
     int n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, &err);
     if (n >= 0 && trace.needs_room) {
-        find_room(gw, list, in.nreplicas);
+        find_room(gw, fn, list, in.nreplicas);
         n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, &err);
     }
     set_record(s, gw, fn, &conf, &in, serving);

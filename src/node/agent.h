@@ -73,6 +73,7 @@ int node_agent_resize(struct node_agent *agent, const struct fast_msg_replica_re
                       char *ret_text, struct fast_err *err);
 int node_agent_deadline(struct node_agent *agent, const struct fast_msg_replica_deadline *msg,
                         struct fast_err *err);
+int node_agent_hold(struct node_agent *agent, const struct fast_msg_replica_hold *msg, struct fast_err *err);
 /* A replica of a replica_start message, checked; not inserted yet. */
 int node_agent_replica_new(struct node_agent *agent, const struct fast_msg *msg,
                            struct agent_replica **ret, struct fast_err *err);

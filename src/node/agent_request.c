@@ -282,6 +282,20 @@ int node_agent_deadline(struct node_agent *agent, const struct fast_msg_replica_
     return 0;
 }
 
+int node_agent_hold(struct node_agent *agent, const struct fast_msg_replica_hold *msg, struct fast_err *err)
+{
+    struct agent_replica *r = find_or_tell(agent, msg->replica.p, err);
+    if (!r)
+        return -FAST_ENOENT;
+    if (!r->shared.share)
+        return fast_err_set(err, FAST_EINVAL, "replica %s has no slice of a GPU", r->shared.id);
+    if (msg->request_milli > (uint32_t)r->shared.slice.request_milli)
+        return fast_err_set(err, FAST_EINVAL, "hold: %u thousandths are more than the %d that replica %s may "
+                            "have; resize it first", msg->request_milli, r->shared.slice.request_milli,
+                            r->shared.id);
+    return node_share_hold(agent->node->manager, &r->shared, (int)msg->request_milli, err);
+}
+
 int node_agent_resize(struct node_agent *agent, const struct fast_msg_replica_resize *msg,
                       char *ret_text, struct fast_err *err)
 {

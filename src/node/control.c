@@ -302,6 +302,8 @@ static int perform(struct session *s, const struct fast_msg *msg, char *ret_text
         return node_agent_stop_one(agent, &msg->replica_stop, err);
     case FAST_MSG_T_replica_resize:
         return node_agent_resize(agent, &msg->replica_resize, ret_text, err);
+    case FAST_MSG_T_replica_hold:
+        return node_agent_hold(agent, &msg->replica_hold, err);
     case FAST_MSG_T_replica_deadline:
         return node_agent_deadline(agent, &msg->replica_deadline, err);
     case FAST_MSG_T_policy_set:

@@ -74,6 +74,7 @@ struct node_share {
     int index;  /* of the GPU, as the replica counts */
     struct node_share *first, *next_part; /* of the replica */
     struct node_session *sessions; /* of the first part: of the replica */
+    int guaranteed_milli; /* of the request, node_share_hold(); of the first part */
     uint32_t session_count;
     struct node_session *queue, *queue_last; /* sessions that want a token, in order */
 

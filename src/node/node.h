@@ -99,6 +99,9 @@ static inline uint32_t node_replica_gpus(const struct node_replica *r)
 int node_share_add(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
 /* After a change of |slice| or |sm_running|; works at once, nothing is revoked that need not be. */
 int node_share_update(struct node_manager *m, struct node_replica *replica, struct fast_err *err);
+/* Guarantees so much of its request, until the next update. */
+int node_share_hold(struct node_manager *m, const struct node_replica *replica, int request_milli,
+                    struct fast_err *err);
 /* What the replica is at should be done by then, by fast_clock_now(); FAST_NEVER: no matter when. */
 void node_share_deadline(const struct node_replica *replica, fast_ns deadline);
 /* The replica is gone for good: its sessions are closed, its SMs and memory are free. */

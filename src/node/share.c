@@ -424,6 +424,8 @@ int node_share_add(struct node_manager *m, struct node_replica *replica, struct 
     if (!first)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a replica");
     r = join(m, first, &slice, err);
+    if (!r)
+        first->guaranteed_milli = slice.request_milli;
     if (r) {
         parts_free(first);
         return r;
@@ -444,11 +446,28 @@ int node_share_update(struct node_manager *m, struct node_replica *replica, stru
         r = fast_sched_resize(first->pool->sched, first->client, &slice, fast_clock_now(), err);
     if (r)
         return r;
+    first->guaranteed_milli = slice.request_milli;
     for (struct node_share *s = first; s; s = s->next_part) {
         s->mem.cap = replica->slice.mem_bytes;
         node_share_publish(s);
     }
     node_pool_apply(first->pool);
+    return 0;
+}
+
+int node_share_hold(struct node_manager *m, const struct node_replica *replica, int request_milli,
+                    struct fast_err *err)
+{
+    struct fast_slice slice;
+    struct node_share *s = replica->share;
+    int r = slice_check(m, replica, &slice, err);
+    slice.request_milli = request_milli;
+    if (!r)
+        r = fast_sched_resize(s->pool->sched, s->client, &slice, fast_clock_now(), err);
+    if (r)
+        return r;
+    s->guaranteed_milli = request_milli;
+    node_pool_apply(s->pool);
     return 0;
 }
 
@@ -524,6 +543,7 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
     ret->windows_ns = st.windows_ns;
     ret->short_ns = st.short_ns;
     ret->deadline_ns = st.deadline;
+    ret->guaranteed_milli = (uint32_t)s->guaranteed_milli;
     for (const struct node_session *x = s->sessions; x; x = x->share_next) {
         ret->sm_count = x->sm_count > ret->sm_count ? x->sm_count : ret->sm_count;
         ret->without_mps += x->reported && !x->mps;

@@ -25,9 +25,9 @@
 #define SIM_CLUSTER_BUCKETS 200
 
 enum sim_cluster_policy {
-    SIM_CLUSTER_QUEUE,  /* FAST_SCALE_QUEUE, |vertical|: quotas follow the work */
+    SIM_CLUSTER_QUEUE,  /* FAST_SCALER_QUEUE, the gateway's default: quotas follow the work */
     SIM_CLUSTER_FLAT,   /* FAST_SCALE_QUEUE with quotas that stay */
-    SIM_CLUSTER_LIVE,   /* FAST_SCALER_QUEUE, what the gateway does: quotas change once a second at most */
+    SIM_CLUSTER_LIVE,   /* the same with quotas that are guaranteed while a replica is there */
     SIM_CLUSTER_PAPER,  /* FAST_SCALE_PAPER */
     SIM_CLUSTER_HYBRID, /* FAST_SCALE_HYBRID, every 2 s */
     SIM_CLUSTER_WHOLE,  /* whole GPUs, by concurrency as Knative's autoscaler for KServe: mean of 60 s

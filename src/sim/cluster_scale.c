@@ -31,14 +31,18 @@ static void conf_of(const struct cluster *c, int f, struct fast_scale_conf *ret)
     case SIM_CLUSTER_HYBRID:
         fast_scaler_conf(FAST_SCALER_HYBRID, ret);
         break;
+    case SIM_CLUSTER_QUEUE:
+        fast_scaler_conf(FAST_SCALER_QUEUE, ret);
+        break;
     case SIM_CLUSTER_LIVE:
         fast_scaler_conf(FAST_SCALER_QUEUE, ret);
+        ret->vertical = false;
         break;
     case SIM_CLUSTER_WHOLE:
         fast_scaler_conf(FAST_SCALER_WHOLE, ret);
         break;
     default:
-        ret->vertical = c->conf->policy == SIM_CLUSTER_QUEUE;
+        break;
     }
     if (fn->first_sm && c->conf->policy != SIM_CLUSTER_WHOLE)
         ret->slice = (struct fast_slice){fn->first_sm, fn->first_quota, fn->first_quota, 0};

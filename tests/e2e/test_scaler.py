@@ -94,6 +94,70 @@ class Ramp(Scaler):
         self.assertEqual(gw.replicas("one")[0]["pid"], first["pid"])
 
 
+class Elastic(Scaler):
+    """Quotas follow the work, and nobody loses by it."""
+
+    def elastic(self, name, quota, **labels):
+        return self.gw.up(name, **MODEL, annotations={
+            **notes(sm_partition="100", quota_request=quota, mem="1800Mi"), "fastgshare/profile": "steps",
+            "fastgshare/slo": "60s"}, labels={"com.openfaas.scale.max": "2", **labels})
+
+    def held(self, name):
+        return [r["quota_held"] for r in self.gw.replicas(name)]
+
+    def guaranteed(self, name):
+        with self.node.session(timeout=60) as session:
+            return [r.guaranteed_milli for r in session.ask("replica_list")[0]
+                    if r.name == "replica_stats" and r.replica.startswith(name + ".")]
+
+    def test_held_while_it_works(self):
+        gw = self.gw
+        self.elastic("e", "0.6")
+        wait_until(lambda: self.held("e") == [0] and self.guaranteed("e") == [0], "idle, it holds its quota")
+        load = self.steady("e", 3)
+        wait_until(lambda: self.held("e")[0] >= 0.6 and self.guaranteed("e")[0] >= 600,
+                   "at work it has no guarantee")
+        self.assertEqual(set(load.stop()), {200})
+        wait_until(lambda: set(self.held("e")) == {0} and set(self.guaranteed("e")) == {0},
+                   "it keeps its quota without work")
+        self.assertGreaterEqual(gw.replicas("e")[0]["quota_request"], 0.6)
+        # Who may not be scaled keeps what it asked for.
+        fixed = gw.up("fixed", annotations=notes(sm_partition="12", quota_request="0.2", mem="1Gi"))
+        self.assertEqual(fixed[0]["quota_held"], 0.2)
+
+    def test_a_deployment_takes_nobodys_share(self):
+        gw = self.gw
+        self.elastic("e", "0.8")
+        wait_until(lambda: self.held("e") == [0])
+        for quota, status in (("0.3", 409), ("0.2", 202)):
+            answer = gw.deploy("fixed", annotations=notes(sm_partition="100", quota_request=quota, mem="1Gi"))
+            self.assertEqual(answer.status, status, answer.text)
+        gw.wait_ready(1, "fixed")
+        load = self.steady("e", 3)
+        wait_until(lambda: 0.8 in self.held("e"), "its share is not there any more")
+        load.stop()
+        wait_until(lambda: self.held("e") == [0])
+        # Changed to a function that is not scaled, it holds its quota for good.
+        spec = {**notes(sm_partition="100", quota_request="0.8", mem="1800Mi"), "fastgshare/profile": "steps",
+                "fastgshare/slo": "60s"}
+        self.assertEqual(gw.deploy("e", method="PUT", **MODEL, annotations=spec, labels={
+            "com.openfaas.scale.max": "1"}).status, 202)
+        wait_until(lambda: self.held("e") == [0.8] and self.guaranteed("e") == [800])
+
+    def test_known_after_restarts(self):
+        gw = self.gw
+        self.elastic("e", "0.6")
+        wait_until(lambda: self.guaranteed("e") == [0])
+        gw.kill()
+        gw.start()
+        wait_until(lambda: self.held("e") == [0] and self.guaranteed("e") == [0],
+                   "a new life of the gateway does not know")
+        self.node.kill()
+        self.node.start()
+        wait_until(lambda: self.guaranteed("e") == [0], "a new life of the node is not told")
+        self.assertEqual(gw.post("/function/e").status, 200)
+
+
 class Full(Scaler):
     QUARTER = notes(sm_partition="50", quota_request="0.5", mem="1Gi")
 

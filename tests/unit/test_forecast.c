@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "core/scale_load.h"
+
 #include "test.h"
 
 static uint64_t random_next(uint64_t *seed)
@@ -70,9 +72,40 @@ static void most(void **state)
     assert_int_equal(fast_forecast_most(&f, 1, 8), 9000);
 }
 
+/* No load and no replica is no panic, and what wakes a function decides by itself. */
+static void panic_begins_at_one(void **state)
+{
+    (void)state;
+    struct fast_scale_load load = {0};
+    struct fast_scale_conf conf = {.max = 10, .zero_after = FAST_S(60)};
+    struct fast_scale_input in = {.now = FAST_S(100)};
+    fast_scaler_conf(FAST_SCALER_WHOLE, &conf);
+    for (int i = 0; i < 60; i++)
+        fast_scale_load_second(&load, 0, 0);
+    fast_scale_load_tell(&load, &conf, true, FAST_S(2), &in);
+    assert_int_equal(load.panic_until, 0);
+    assert_int_equal(in.load_milli, 0);
+    /* One that is there at all times is 1 / 0.7, rounded up: twice the one replica that none counts as. */
+    for (int i = 0; i < 6; i++)
+        fast_scale_load_second(&load, 1, 1);
+    fast_scale_load_tell(&load, &conf, true, FAST_S(2), &in);
+    assert_int_equal(load.panic_until, in.now + FAST_S(60));
+    /* Nothing goes down for a minute after that. */
+    in.nreplicas = 2;
+    for (int i = 0; i < 60; i++)
+        fast_scale_load_second(&load, 0, 0);
+    in.now = load.panic_until - 1;
+    fast_scale_load_tell(&load, &conf, true, FAST_S(2), &in);
+    assert_int_equal(in.load_milli, 1400);
+    in.now = load.panic_until;
+    fast_scale_load_tell(&load, &conf, true, FAST_S(2), &in);
+    assert_int_equal(in.load_milli, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(most), cmocka_unit_test(trend),
-                                       cmocka_unit_test(against_plain_sums)};
+                                       cmocka_unit_test(against_plain_sums),
+                                       cmocka_unit_test(panic_begins_at_one)};
     return cmocka_run_group_tests_name("forecast", tests, NULL, NULL);
 }

@@ -173,7 +173,7 @@ static void profiles_and_scaling(void **state)
     assert_true(conf.policy == FAST_SCALE_TARGET && conf.slice.sm_pct == 100);
     assert_int_equal(conf.max, 5);
     gw_spec_scale(s, FAST_SCALER_QUEUE, &conf);
-    assert_true(conf.policy == FAST_SCALE_QUEUE && conf.in_place && !conf.vertical);
+    assert_true(conf.policy == FAST_SCALE_QUEUE && conf.in_place && conf.vertical);
     assert_int_equal(s->priority, 0);
     const struct fast_slice slow = {20, 250, 250, 0}, none = {20, 0, 1000, 0};
     assert_int_equal(gw_spec_weight(s, &s->slice), 2 * gw_spec_weight(s, &slow));
