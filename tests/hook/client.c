@@ -260,6 +260,31 @@ static int do_refused(void)
     return 0;
 }
 
+/* What the cap refuses is not asked of the driver, whose device would be full soon; a pitched allocation counts
+ * with its rows as the device has them; and what a pool keeps unused is given up before something is refused. */
+static int do_cap_order(void)
+{
+    CUdeviceptr p;
+    CUmemoryPool pool;
+    size_t pitch;
+    cuuint64_t keep = UINT64_MAX;
+    unsigned refused = 0;
+    for (int i = 0; i < 20; i++)
+        refused += CALL(cuMemAlloc_v2, &p, (size_t)1100 << 20) == CUDA_ERROR_OUT_OF_MEMORY;
+    printf("refused=%u", refused);
+    printf(" pitch=%d", CALL(cuMemAllocPitch_v2, &p, &pitch, 513, 1 << 20, 4));
+    printf(" full=%d", CALL(cuMemAlloc_v2, &(CUdeviceptr){0}, 1 << 20));
+    need(CALL(cuMemFree_v2, p), "free");
+    need(PLAIN(cuDeviceGetDefaultMemPool, (CUmemoryPool *, CUdevice), &pool, 0), "pool");
+    need(PLAIN(cuMemPoolSetAttribute, (CUmemoryPool, int, void *), pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &keep),
+         "threshold");
+    need(CALL(cuMemAllocAsync, &p, (size_t)700 << 20, self.stream), "async");
+    need(CALL(cuMemFreeAsync, p, self.stream), "free");
+    need(CALL(cuStreamSynchronize, self.stream), "sync");
+    printf(" trimmed=%d\n", CALL(cuMemAlloc_v2, &p, (size_t)700 << 20));
+    return 0;
+}
+
 /* A graph that allocates |bytes|, captured, and frees them if |frees|. NULL with *|ret|: refused. */
 static CUgraphExec captured_memory(size_t bytes, bool frees, CUdeviceptr *ret_ptr, CUresult *ret)
 {
@@ -578,6 +603,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_families(argc, argv);
     if (!strcmp(what, "refused"))
         return do_refused();
+    if (!strcmp(what, "cap_order"))
+        return do_cap_order();
     if (!strcmp(what, "graph_memory"))
         return do_graph_memory(argc, argv);
     if (!strcmp(what, "capture"))

@@ -162,6 +162,24 @@ static void refused(void **state)
     assert_int_equal(value(&c, "then"), 0);
 }
 
+/* On a device of 16 GiB, with a cap of 1 GiB. */
+static void cap_order(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("cap_order"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(value(&c, "refused"), 20);
+    assert_int_equal(value(&c, "pitch"), 0);
+    assert_int_equal(value(&c, "full"), 2);
+    assert_int_equal(value(&c, "trimmed"), 0);
+    assert_true(s.mem_peak == FAST_MIB(1024));
+    assert_true(s.mem_used == 0);
+}
+
 /* Memory that graphs allocate when they are launched is in the cap of 1 GiB as well. */
 static void graph_memory(void **state)
 {
@@ -587,6 +605,7 @@ int main(int argc, char **argv)
         T(families),
         T(arrays),
         T(refused),
+        T(cap_order),
         T(graph_memory),
         T(contexts_end),
         T(lookups),

@@ -310,6 +310,38 @@ static void overlapping_launches(void **state)
     assert_true(plain >= 1);
 }
 
+static void pdl_attribute(void **state)
+{
+    (void)state;
+    CUlaunchAttribute attrs[2] = {{.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION - 1},
+                                  {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION}};
+    CUlaunchConfig config = {.attrs = attrs, .numAttrs = 2};
+    assert_false(fast_gate_is_pdl(NULL));
+    assert_false(fast_gate_is_pdl(&config));
+    attrs[1].value.programmaticStreamSerializationAllowed = 1;
+    assert_true(fast_gate_is_pdl(&config));
+    config.numAttrs = 1;
+    assert_false(fast_gate_is_pdl(&config));
+}
+
+static CUresult implicit_capture(CUstream stream, CUstreamCaptureStatus *ret)
+{
+    (void)stream, (void)ret;
+    return 906; /* CUDA_ERROR_STREAM_CAPTURE_IMPLICIT: of the default stream while another one captures */
+}
+
+static void default_stream_beside_a_capture(void **state)
+{
+    (void)state;
+    struct fast_gate_op op;
+    fast_hook.driver.stream_is_capturing[0] = implicit_capture;
+    assert_false(fast_gate_capturing(NULL, false));
+    atomic_store(&fast_hook.captures, 1);
+    assert_true(fast_gate_capturing(NULL, false));
+    assert_false(fast_gate_enter(&op, FAST_GATE_KERNEL, NULL, false, 0));
+    assert_int_equal(drv.writes, 0);
+}
+
 static void broken_context(void **state)
 {
     (void)state;
@@ -354,6 +386,24 @@ static void many_streams(void **state)
     for (uintptr_t i = 1; i <= 1000; i++)
         assert_non_null(fast_stream_find(ctx, (CUstream)(i * 4096), false));
     assert_ptr_equal(fast_thread.stream, &ctx->streams[FAST_HOOK_STREAMS - 1]);
+}
+
+static void *key_of_thread(void *arg)
+{
+    *(uintptr_t *)arg = fast_stream_key(CU_STREAM_PER_THREAD, false);
+    return NULL;
+}
+
+static void a_stream_for_each_thread(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    uintptr_t other = 0, mine = fast_stream_key(NULL, true);
+    assert_int_equal(pthread_create(&thread, NULL, key_of_thread, &other), 0);
+    pthread_join(thread, NULL);
+    assert_true(other && other != mine);
+    assert_true(fast_stream_key(CU_STREAM_PER_THREAD, false) == mine);
+    assert_true(fast_stream_key(CU_STREAM_LEGACY, true) == fast_stream_key(NULL, false));
 }
 
 static void small_copies_pass(void **state)
@@ -459,7 +509,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(markers), T(inside_a_call), T(sums_wrap_around), T(events_instead), T(unmarked_tail),
         T(late_looks), T(lead), T(no_lead_at_the_end),
-        T(overlapping_launches), T(broken_context), T(contexts_end), T(many_streams),
+        T(overlapping_launches), T(pdl_attribute), T(default_stream_beside_a_capture), T(broken_context),
+        T(contexts_end), T(many_streams), T(a_stream_for_each_thread),
         T(small_copies_pass), T(graphs_are_learned), T(tables), T(owned_rows), T(entry_table),
     };
     return cmocka_run_group_tests_name("marks", tests, NULL, NULL);
