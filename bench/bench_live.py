@@ -53,7 +53,8 @@ def arrivals(seed=1):
 
 class Sampler:
     def __init__(self, gw):
-        self.gw, self.over, self.gpu_s, self.steps = gw, threading.Event(), 0.0, []
+        self.gw, self.over, self.steps = gw, threading.Event(), []
+        self.gpu_s = self.full_s = 0.0  # as guaranteed, and if it had been all the time
         self.began = time.monotonic()
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
@@ -62,7 +63,8 @@ class Sampler:
         last = time.monotonic()
         while not self.over.wait(0.5):
             now, rows = time.monotonic(), self.gw.replicas("ramp")
-            self.gpu_s += (now - last) * sum(r["sm_pct"] / 100 * r["quota_request"] for r in rows)
+            self.gpu_s += (now - last) * sum(r["sm_pct"] / 100 * r["quota_held"] for r in rows)
+            self.full_s += (now - last) * sum(r["sm_pct"] / 100 * r["quota_request"] for r in rows)
             state = sorted(f'{r["sm_pct"]}x{r["quota_request"]:g}' for r in rows)
             if not self.steps or self.steps[-1][1] != state:
                 self.steps.append((now - self.began, state))
@@ -120,7 +122,8 @@ def main():
                    for _, state in sampler.steps)
         answered = sum(status == 200 for _, status in rows)
         print(f"live     {len(rows)} requests, {answered} answered, {late} of {len(warm)} late after "
-              f"{WARM} s; for the peak all the time {peak * due[-1]:.1f} GPU s (simulated GPU)",
+              f"{WARM} s; without giving back while idle {sampler.full_s:.1f}, for the peak all the time "
+              f"{peak * due[-1]:.1f} GPU s (simulated GPU)",
               file=sys.stderr)
         for name, value in (("scale.live_violation_pct", 100 * late / len(warm)),
                             ("scale.live_gpu_s", sampler.gpu_s), ("scale.live_to_zero_s", zero)):
