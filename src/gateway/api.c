@@ -158,6 +158,15 @@ static bool is_foreign(const struct fast_http_req *req)
     return false;
 }
 
+/* An answer of a function on its way to a callback URL. Who may only call functions would else have
+ * the gateway deploy for it what a function echoes. */
+static bool is_callback(const struct fast_http_req *req)
+{
+    const char *p;
+    size_t len;
+    return field_of(req, "x-function-status", &p, &len);
+}
+
 /* Without a password on the loopback, who comes under another name than the loopback's was led here
  * by a name service (DNS rebinding). An address cannot be rebound. */
 static bool is_misled(const struct gateway *gw, const struct fast_http_req *req)
@@ -257,7 +266,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
 static void system_request(struct gateway *gw, struct fast_http_req *req, const char *path,
                            size_t len)
 {
-    char text[512], method[33], fields[64];
+    char text[512], method[33], fields[64], *end = fields;
     const char *name;
     const struct fast_http_head *h = fast_http_req_head(req);
     const struct route *r = NULL;
@@ -277,13 +286,18 @@ static void system_request(struct gateway *gw, struct fast_http_req *req, const 
                             "text/plain; charset=utf-8", why, sizeof(why) - 1);
     } else if (is_foreign(req)) {
         fast_http_req_text_reply(req, 403, "a web page of another origin may not use this API");
+    } else if (is_callback(req)) {
+        fast_http_req_text_reply(req, 403, "X-Callback-Url: answers of functions are not for this API");
     } else if (is_misled(gw, req)) {
         fast_http_req_text_reply(req, 403, "Host: without a password this API is asked for as "
                                            "localhost or by address");
     } else if (!r) {
         fast_http_req_text_reply(req, 404, "404 page not found");
     } else if (!has_method(r->methods, method)) {
-        snprintf(fields, sizeof(fields), "Allow: %s\r\n", r->methods);
+        end = stpcpy(end, "Allow: ");
+        for (const char *m = r->methods; *m; m++)
+            end = *m == ' ' ? stpcpy(end, ", ") : (*end = *m, end + 1);
+        stpcpy(end, "\r\n");
         fast_http_req_reply(req, 405, fields, "text/plain; charset=utf-8", "405 method not allowed\n",
                             23);
     } else {

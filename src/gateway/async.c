@@ -130,12 +130,14 @@ static void take_field(const struct fast_http_head *h, const char *text, const c
         snprintf(ret, cap, "%.*s", (int)f->value_len, text + f->value);
 }
 
-/* The caller's fields that are for the function; the rest is this call's own. */
-static char *take_headers(const struct fast_http_head *h, const char *text)
+/* The caller's fields that are for the function, and who the caller is; the rest is this call's own. */
+static char *take_headers(const struct fast_http_req *req)
 {
     static const char *const own[] = {"host", "expect", "x-call-id", "x-callback-url",
                                       "x-start-time"};
-    char *buf = malloc((size_t)h->len + 1), *p = buf;
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *text = fast_http_req_text(req), *peer = fast_http_req_peer(req);
+    char *buf = malloc((size_t)h->len + h->host_len + strlen(peer) + 64), *p = buf;
     for (uint32_t i = 0; buf && i < h->fields; i++) {
         const struct fast_http_field *f = &h->field[i];
         bool skip = fast_http_is_hop(h, text, f);
@@ -145,8 +147,13 @@ static char *take_headers(const struct fast_http_head *h, const char *text)
             p += sprintf(p, "%.*s: %.*s\r\n", (int)f->name_len, text + f->name, (int)f->value_len,
                          text + f->value);
     }
-    if (buf)
-        *p = 0;
+    if (!buf)
+        return NULL;
+    *p = 0;
+    if (h->host_len && !fast_http_head_find(h, text, "x-forwarded-host"))
+        p += sprintf(p, "X-Forwarded-Host: %.*s\r\n", (int)h->host_len, text + h->host);
+    if (!fast_http_head_find(h, text, "x-forwarded-for"))
+        sprintf(p, "X-Forwarded-For: %s\r\n", peer);
     return buf;
 }
 
@@ -176,7 +183,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
     const char *text = fast_http_req_text(req);
     char function[2 * GW_NAME_MAX], callback[2048] = "";
     fast_autofree char *target = strndup(text + h->target, h->target_len);
-    fast_autofree char *headers = take_headers(h, text);
+    fast_autofree char *headers = take_headers(req);
     struct waiter *w = calloc(1, sizeof(*w));
     if (!target || !headers || !w) {
         free(w);
@@ -325,6 +332,8 @@ static void give_up(struct work *w, const char *why)
 
 static void on_called(void *arg, const struct gw_fetched *f)
 {
+    static const char too_large[] = "the answer of the function is larger than 64 MiB\n";
+    _Static_assert(GW_FETCH_MAX == (size_t)64 << 20, "what is said about it");
     struct work *w = arg;
     struct gw_call *c = &w->call;
     struct retry retry = retry_of(w->async, c);
@@ -342,10 +351,10 @@ static void on_called(void *arg, const struct gw_fetched *f)
         c->stage = GW_CALL_CALLBACK;
         c->attempts = 0;
         c->due_ns = fast_clock_wall();
-        c->body = f->body;
-        c->body_len = f->len;
-        c->answer_headers = f->headers;
-        c->status = f->status ? f->status : 503;
+        c->body = f->cut ? too_large : f->body;
+        c->body_len = f->cut ? sizeof(too_large) - 1 : f->len;
+        c->answer_headers = f->cut ? "Content-Type: text/plain; charset=utf-8\r\n" : f->headers;
+        c->status = f->cut ? 502 : f->status ? f->status : 503;
         c->why = why;
         settle(w, true);
     } else if (good) {
@@ -390,20 +399,34 @@ static int call_function(struct work *w, struct fast_err *err)
     return gw_fetch(a->fetcher, &f, on_called, w, err);
 }
 
+/* The lines of an answer, less those that a callback has of its own. */
+static char *without_own(const char *lines)
+{
+    static const char *const own[] = {"x-call-id", "x-duration-seconds", "x-function-status",
+                                      "x-function-name"};
+    char *kept = malloc(strlen(lines) + 1), *p = kept;
+    while (kept && *lines) {
+        const char *end = strstr(lines, "\r\n");
+        size_t n = end ? (size_t)(end + 2 - lines) : strlen(lines), name = strcspn(lines, ":\r");
+        bool is_own = false;
+        for (size_t i = 0; i < FAST_COUNT_OF(own); i++)
+            is_own = is_own || fast_http_is(lines, name, own[i]);
+        if (!is_own)
+            p = mempcpy(p, lines, n);
+        lines += n;
+    }
+    if (kept)
+        *p = 0;
+    return kept;
+}
+
 static int call_back(struct work *w, struct fast_err *err)
 {
     const struct gw_call *c = &w->call;
     fast_autofree char *headers = NULL;
-    const char *answer = c->answer_headers, *own;
-    /* The answer has the same X-Call-Id as its own field: it is sent once. */
-    fast_autofree char *kept = strdup(answer);
+    fast_autofree char *kept = without_own(c->answer_headers);
     if (!kept)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a callback");
-    while ((own = strcasestr(kept, "x-call-id:"))) {
-        const char *end = strstr(own, "\r\n");
-        size_t n = end ? strlen(end + 2) + 1 : 1;
-        memmove(kept + (own - kept), end ? end + 2 : own + strlen(own), n);
-    }
     if (asprintf(&headers, "%sX-Call-Id: %s\r\nX-Duration-Seconds: %f\r\nX-Function-Status: %d\r\n"
                  "X-Function-Name: %s\r\n", kept, c->call_id, c->seconds, c->status,
                  c->function) < 0)
@@ -522,11 +545,29 @@ void gw_api_async(const struct gw_request *rq)
                             (json_int_t)gone, "running", rq->gw->async->running, "calls", calls));
 }
 
+/* The function, or the queue for its replicas, sees its caller go away. Returns how many. */
+static int end_running(struct gw_async *a, const char *call_id)
+{
+    int n = 0;
+    for (struct work *w = a->work, *next; w; w = next) {
+        next = w->next;
+        if (strcmp(w->call.call_id, call_id) != 0)
+            continue;
+        gw_fetch_cancel(a->fetcher, w);
+        forget(w);
+        n++;
+    }
+    return n;
+}
+
 void gw_api_async_call(const struct gw_request *rq, const char *call_id)
 {
     struct gw_async *a = rq->gw->async;
     struct fast_err err;
+    int ended = end_running(a, call_id);
     int r = a->queue->ops->cancel(a->queue, call_id, &err);
+    if (r == -FAST_ENOENT && ended)
+        r = 0;
     r = r ? r : a->queue->ops->commit(a->queue, &err);
     if (r)
         gw_reply_err(rq->req, &err);

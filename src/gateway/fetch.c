@@ -10,7 +10,6 @@
 
 #include "base/mem.h"
 
-#define ANSWER_MAX ((size_t)64 << 20)
 #define HEADERS_MAX ((size_t)64 << 10)
 #define CONNECT_MS 10000L
 
@@ -26,7 +25,7 @@ struct fetch {
     struct curl_slist *lines;
     char *body;
     struct text headers, answer;
-    bool internal;
+    bool internal, cut;
     gw_fetched_fn *fn;
     void *arg;
 };
@@ -86,7 +85,8 @@ static void free_fetch(struct fetch *f)
 static size_t on_body(char *p, size_t size, size_t n, void *arg)
 {
     struct fetch *f = arg;
-    return append(&f->answer, p, size * n, ANSWER_MAX) ? size * n : 0;
+    f->cut = f->cut || !append(&f->answer, p, size * n, GW_FETCH_MAX);
+    return size * n;
 }
 
 static bool is_named(const char *line, size_t len, const char *name)
@@ -120,7 +120,8 @@ static void tell(struct fetch *f, CURLcode code)
                            .headers = f->headers.p ? f->headers.p : "",
                            .body = f->answer.p ? f->answer.p : "",
                            .len = f->answer.len,
-                           .internal = f->internal};
+                           .internal = f->internal,
+                           .cut = f->cut};
     long status = 0;
     if (code == CURLE_OK)
         curl_easy_getinfo(f->curl, CURLINFO_RESPONSE_CODE, &status);
@@ -206,12 +207,16 @@ static void on_timer(void *arg)
 
 /* ---- asking ---- */
 
-static int add_lines(struct fetch *f, const char *lines)
+/* |empty|: fields without a value are sent as such. */
+static int add_lines(struct fetch *f, const char *lines, bool empty)
 {
     while (*lines) {
         const char *end = strstr(lines, "\r\n");
         size_t n = end ? (size_t)(end - lines) : strlen(lines);
         fast_autofree char *line = strndup(lines, n);
+        char *colon = line ? strchr(line, ':') : NULL;
+        if (empty && colon && !colon[1 + strspn(colon + 1, " \t")])
+            strcpy(colon, ";"); /* libcurl takes "Name:" for a field that is not to be sent */
         struct curl_slist *more = line ? curl_slist_append(f->lines, line) : NULL;
         if (!more)
             return -FAST_ENOMEM;
@@ -225,8 +230,8 @@ static int set_up(struct fetch *f, const struct gw_fetch *w)
 {
     f->curl = curl_easy_init();
     f->body = malloc(w->len + 1);
-    if (!f->curl || !f->body || add_lines(f, "Expect:\r\n") || add_lines(f, w->headers) ||
-        (!strcasestr(w->headers, "content-type:") && add_lines(f, "Content-Type:\r\n")))
+    if (!f->curl || !f->body || add_lines(f, "Expect:\r\n", false) || add_lines(f, w->headers, true) ||
+        (!strcasestr(w->headers, "content-type:") && add_lines(f, "Content-Type:\r\n", false)))
         return -FAST_ENOMEM;
     if (w->len)
         memcpy(f->body, w->body, w->len);
@@ -268,6 +273,15 @@ int gw_fetch(struct gw_fetcher *g, const struct gw_fetch *what, gw_fetched_fn *f
         return fast_err_set(err, FAST_ENOMEM, "a request to %.100s cannot be made", what->url);
     }
     return 0;
+}
+
+void gw_fetch_cancel(struct gw_fetcher *g, const void *arg)
+{
+    for (struct fetch *f = g->first; f; f = f->next)
+        if (f->arg == arg) {
+            free_fetch(f);
+            return;
+        }
 }
 
 int gw_fetcher_new(struct fast_loop *loop, struct gw_fetcher **ret, struct fast_err *err)

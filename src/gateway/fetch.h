@@ -8,6 +8,8 @@
 
 #include "io/loop.h"
 
+#define GW_FETCH_MAX ((size_t)64 << 20)
+
 struct gw_fetcher;
 
 struct gw_fetch {
@@ -26,6 +28,7 @@ struct gw_fetched {
     size_t len;
     double seconds;
     bool internal; /* the answer is the platform's, not the function's */
+    bool cut;      /* it was larger than GW_FETCH_MAX: |body| is its beginning */
 };
 
 typedef void gw_fetched_fn(void *arg, const struct gw_fetched *answer);
@@ -35,5 +38,7 @@ void gw_fetcher_free(struct gw_fetcher *f); /* nothing more is told; NULL is fin
 /* |fn| is told once, later. */
 int gw_fetch(struct gw_fetcher *f, const struct gw_fetch *what, gw_fetched_fn *fn, void *arg,
              struct fast_err *err);
+/* Ends the request that would tell |arg|, if there is one: nothing is told. */
+void gw_fetch_cancel(struct gw_fetcher *f, const void *arg);
 
 #endif

@@ -115,6 +115,8 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
     else if (h->length >= 0)
         put_line(&w, "Content-Length", number,
                  (size_t)snprintf(number, sizeof(number), "%lld", (long long)h->length));
+    else if (text[h->method] == 'P') /* POST, PUT, PATCH: some servers want to be told (411) */
+        put_text(&w, "Content-Length: 0\r\n");
     put_text(&w, "\r\n");
     return done(&w, ret);
 }

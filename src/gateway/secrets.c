@@ -71,7 +71,7 @@ static void list(const struct gw_request *rq, const char *ns)
     json_t *all = json_array();
     DIR *d = gw_secret_dir(rq->gw, ns, path, sizeof(path)) ? NULL : opendir(path);
     for (struct dirent *e; d && (e = readdir(d));)
-        if (!check_name(e->d_name, NULL) && !strstr(e->d_name, ".tmp"))
+        if (!check_name(e->d_name, NULL)) /* what is being written ends with "~" */
             json_array_append_new(all,
                                   json_pack("{s:s, s:s}", "name", e->d_name, "namespace", ns));
     if (d)

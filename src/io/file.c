@@ -101,7 +101,7 @@ int fast_file_replace(const char *path, const void *data, size_t len, int mode,
                       struct fast_err *err)
 {
     char tmp[PATH_MAX];
-    if (snprintf(tmp, sizeof(tmp), "%s.tmp", path) >= (int)sizeof(tmp))
+    if (snprintf(tmp, sizeof(tmp), "%s~", path) >= (int)sizeof(tmp))
         return fast_err_set(err, FAST_EINVAL, "path %.80s... is too long", path);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     if (fd < 0)

@@ -194,7 +194,7 @@ int node_agent_recover(struct node_agent *agent, struct fast_err *err)
         const char *dot = strrchr(d->d_name, '.');
         if (d->d_name[0] == '.' || !dot || !strcmp(dot, ".bad"))
             continue;
-        if (!strcmp(dot, ".tmp")) /* the node was killed while it wrote */
+        if (dot[strlen(dot) - 1] == '~') /* the node was killed while it wrote */
             unlinkat(dirfd(dir), d->d_name, 0);
         else
             load(agent, folder, d->d_name);

@@ -362,7 +362,7 @@ class Adoption(AgentTest):
             good = f.read()
         others = {"f.openfaas-fn.2": good, "f.openfaas-fn.3": good[:100], "f.openfaas-fn.4": b"",
                   "f.openfaas-fn.5": os.urandom(500), "f.openfaas-fn.6": good + b"x" * 70000}
-        with open(path + ".tmp", "wb") as f:  # as if it had been killed while it wrote
+        with open(path + "~", "wb") as f:  # as if it had been killed while it wrote
             f.write(good[:50])
         for name, data in others.items():
             with open(self.node.path("replicas", name), "wb") as f:

@@ -24,6 +24,7 @@ class Callbacks:
         outer = self
         self.lock = threading.Lock()
         self.got = []
+        self.raw = []
         self.refuse = 0
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -34,6 +35,7 @@ class Callbacks:
                         outer.refuse -= 1
                         status = 500
                     else:
+                        outer.raw.append(self.headers.items())
                         outer.got.append((dict(self.headers), body))
                         status = 200
                 self.send_response(status)
@@ -151,6 +153,59 @@ class Async(unittest.TestCase):
         wait_until(lambda: [c for c in self.queue()["calls"] if c["attempts"] == 1], "not tried")
         self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
         self.assertEqual(self.queue()["waiting"], 0)
+
+    def test_cancel_of_a_call_that_runs(self):
+        """One that waits for a replica is told as waiting, and the function has not seen it."""
+        self.gw.up(image="functions/alpine", envProcess="sleep 3600")
+        call = self.call(X_Callback_Url=self.callbacks.url).headers["X-Call-Id"]
+        wait_until(lambda: self.queue()["running"] == 1, "not tried")
+        self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
+        q = self.queue()
+        self.assertEqual((q["waiting"], q["running"], q["calls"]), (0, 0, []))
+        self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 404)
+        wait_until(lambda: f'invocation_inflight{{function_name="f.openfaas-fn"}} 0'
+                   in self.gw.metrics(), "the function is still called")
+        self.assertEqual(self.callbacks.got, [])
+
+    def test_a_callback_into_the_api_is_refused(self):
+        """Who may only call functions deploys nothing by having an answer sent to the API."""
+        self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "1"}, **ECHO)
+        body = json.dumps({"service": "evil", "image": "functions/alpine", "envProcess": "cat"}).encode()
+        self.call(body, X_Callback_Url=f"http://127.0.0.1:{self.gw.port}/system/functions",
+                  Content_Type="application/json")
+        wait_until(lambda: self.queue()["dead"], "the callback is not refused")
+        self.assertEqual([f["name"] for f in self.gw.get("/system/functions").json()], ["f"])
+        call = self.queue(dead=True)["calls"][0]["callId"]
+        self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
+
+    def test_an_answer_that_is_too_large_is_no_reason_to_call_again(self):
+        self.gw.up(annotations=QUICK, image="functions/alpine", envProcess="head -c 68000000 /dev/zero")
+        self.call()
+        self.idle()
+        self.assertEqual((self.queue()["dead"], self.gw.status()["invocationCount"]), (0, 1))
+        self.call(X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        headers, body = self.callbacks.got[0]
+        self.assertEqual(headers["X-Function-Status"], "502")
+        self.assertIn(b"64 MiB", body)
+        self.assertEqual(self.gw.status()["invocationCount"], 2)
+
+    def test_who_asked_is_told_to_the_function(self):
+        self.gw.up(annotations=QUICK, image="functions/alpine", envProcess="env")
+        self.call(X_Callback_Url=self.callbacks.url, X_Empty="", Host="fns.example")
+        wait_until(lambda: self.callbacks.got, "no callback")
+        body = self.callbacks.got[0][1].decode()
+        self.assertIn("Http_X_Forwarded_Host=fns.example\n", body)
+        self.assertRegex(body, r"Http_X_Forwarded_For=127\.0\.0\.1:\d+\n")
+        self.assertIn("Http_X_Empty=\n", body)
+
+    def test_fields_of_a_callback_are_there_once(self):
+        self.gw.up(annotations=QUICK, **ECHO)  # the watchdog tells how long it took, too
+        self.call(b"x", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        names = [k.lower() for k, v in self.callbacks.raw[0]]
+        for name in ("x-call-id", "x-duration-seconds", "x-function-status", "x-function-name"):
+            self.assertEqual(names.count(name), 1, name)
 
     def send_many(self, promised, count):
         """Sends until |count| calls were promised; what was not answered is sent again under a new

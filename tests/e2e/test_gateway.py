@@ -311,6 +311,8 @@ class Calls(GatewayTest):
         self.assertLess(abs(int(answer.headers["X-Start-Time"]) / 1e9 - time.time()), 60)
         self.assertEqual(it["env"]["OPENFAAS_NAME"], "f")
         self.assertNotIn("LD_PRELOAD", it["env"])
+        bare = self.gw.raw(b"POST /function/f/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        self.assertIn(["Content-Length", "0"], json.loads(bare.split(b"\r\n\r\n", 1)[1])["headers"])
         self.assertEqual(self.gw.get("/function/f").json()["path"], "/")
         self.assertEqual(self.gw.get("/function/f?q").json()["path"], "/?q")
 

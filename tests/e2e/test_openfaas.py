@@ -161,6 +161,14 @@ class Certifier(unittest.TestCase):
 
     # ---- beside them ----
 
+    def test_secrets_of_any_name_are_listed(self):
+        for name in ("a.tmp", "b.tmpl", "c", "a"):  # writing a must leave a.tmp alone
+            self.assertEqual(self.gw.post("/system/secrets", {"name": name, "value": "v"}).status, 202)
+        names = [s["name"] for s in self.gw.get("/system/secrets").json()]
+        self.assertEqual(sorted(n for n in names if n in ("a.tmp", "b.tmpl", "c")), ["a.tmp", "b.tmpl", "c"])
+        for name in ("a.tmp", "b.tmpl", "c", "a"):
+            self.gw.ask("DELETE", "/system/secrets", {"name": name})
+
     def test_a_function_sees_its_own_secrets_alone(self):
         for name in "mine", "other":
             self.gw.post("/system/secrets", {"name": name, "value": name})
@@ -215,7 +223,7 @@ class Certifier(unittest.TestCase):
     def test_wrong_methods_are_explained(self):
         answer = self.gw.ask("PATCH", "/system/functions")
         self.assertEqual((answer.status, answer.text), (405, "405 method not allowed\n"))
-        self.assertEqual(answer.headers["Allow"], "GET POST PUT DELETE")
+        self.assertEqual(answer.headers["Allow"], "GET, POST, PUT, DELETE")
 
     def test_a_failing_process_is_an_error(self):
         self.deploy("bad", "false")
