@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -558,7 +559,18 @@ static int do_fork(int argc, char **argv)
     return r || status;
 }
 
-/* A child of a process that has used the driver cannot use it; neither may hang or crash. */
+static int seqpackets(void)
+{
+    int n = 0, type;
+    for (int fd = 0; fd < 1024; fd++) {
+        socklen_t len = sizeof(type);
+        n += getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET;
+    }
+    return n;
+}
+
+/* A child of a process that has used the driver cannot use it; neither may hang or crash. It keeps no connection
+ * to the node, or its parent's end would not be seen. */
 static int do_fork_late(int argc, char **argv)
 {
     int status = 0;
@@ -566,6 +578,8 @@ static int do_fork_late(int argc, char **argv)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
+        if (seqpackets())
+            _exit(9);
         CUresult r = CALL(cuInit, 0);
         launch(NULL, 8);
         _exit(r == CUDA_SUCCESS ? 0 : 7);

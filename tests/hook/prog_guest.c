@@ -149,6 +149,14 @@ static int do_signals(void)
         launched += LAUNCHES;
     }
     pthread_join(sender, NULL);
+    /* While no thread of the program takes it, it waits for one that does. */
+    sigset_t usr1, before;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, &before);
+    kill(getpid(), SIGUSR1);
+    usleep(20000);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     sigaction(SIGUSR1, NULL, &now);
     printf("launched=%d handled=%d elsewhere=%d kept=%d\n", launched, atomic_load(&handled),
            atomic_load(&elsewhere), now.sa_handler == on_signal);

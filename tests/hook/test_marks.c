@@ -388,6 +388,28 @@ static void many_streams(void **state)
     assert_ptr_equal(fast_thread.stream, &ctx->streams[FAST_HOOK_STREAMS - 1]);
 }
 
+static CUresult stream_write_ptsz(CUstream stream, CUdeviceptr at, cuuint32_t value, unsigned flags)
+{
+    (void)stream, (void)at, (void)value, (void)flags;
+    drv.records++;
+    return CUDA_SUCCESS;
+}
+
+/* A handle means another stream to a function of the other variant. */
+static void marker_of_the_same_variant(void **state)
+{
+    (void)state;
+    struct fast_gate_op op;
+    fast_hook.driver.stream_write[1] = stream_write_ptsz;
+    for (int per_thread = 0; per_thread < 2; per_thread++) {
+        assert_true(fast_gate_enter(&op, FAST_GATE_KERNEL, NULL, per_thread != 0, 0));
+        fast_gate_leave(&op, CUDA_SUCCESS);
+        fast_gate_flush();
+        assert_int_equal(drv.writes, 1);
+        assert_int_equal(drv.records, per_thread);
+    }
+}
+
 static void *key_of_thread(void *arg)
 {
     *(uintptr_t *)arg = fast_stream_key(CU_STREAM_PER_THREAD, false);
@@ -511,6 +533,7 @@ int main(void)
         T(late_looks), T(lead), T(no_lead_at_the_end),
         T(overlapping_launches), T(pdl_attribute), T(default_stream_beside_a_capture), T(broken_context),
         T(contexts_end), T(many_streams), T(a_stream_for_each_thread),
+        T(marker_of_the_same_variant),
         T(small_copies_pass), T(graphs_are_learned), T(tables), T(owned_rows), T(entry_table),
     };
     return cmocka_run_group_tests_name("marks", tests, NULL, NULL);
