@@ -257,12 +257,10 @@ int fast_sched_resize(struct fast_sched *s, int client, const struct fast_slice 
 
 void fast_sched_want(struct fast_sched *s, int client, fast_ns now)
 {
-    struct client *c = known(s, client) ? &s->clients[client] : NULL;
-    if (c)
-        c->along = false;
-    if (!c || c->state != CLIENT_IDLE)
+    if (!known(s, client) || s->clients[client].state != CLIENT_IDLE)
         return;
     sched_advance(s, now);
+    struct client *c = &s->clients[client];
     c->state = CLIENT_READY;
     c->ready_at = s->now;
     sched_ready_insert(s, c);
@@ -323,7 +321,6 @@ int fast_sched_done(struct fast_sched *s, int client, uint64_t token, fast_ns bu
     fast_quota_charge(&c->quota, charge, s->now - from, !s->conf.whole_tokens);
     c->state = CLIENT_READY;
     c->ready_at = s->now;
-    c->along = false;
     if (!want)
         rest(c);
     else

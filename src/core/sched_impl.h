@@ -51,7 +51,6 @@ struct client {
     bool stuck;     /* DRAIN and not waited for */
     bool rested;    /* it had no work for a moment of this window */
     bool bound;     /* READY part of a gang that may be granted: counted in |bound| */
-    bool along;     /* part of a gang that holds a token for the others' sake */
     bool extended;  /* the grant to be told is an extension */
     unsigned tell;
     int tell_prev, tell_next;

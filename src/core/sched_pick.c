@@ -171,7 +171,6 @@ void sched_grant(struct fast_sched *s, struct client *c, fast_ns until)
     sched_ready_remove(s, c);
     c->sum.wait_ns += c->state == CLIENT_READY ? s->now - c->ready_at : 0;
     c->sum.tokens++;
-    c->along = c->state == CLIENT_IDLE;
     c->until = until;
     c->state = CLIENT_HOLD;
     c->granted_at = s->now;

@@ -25,7 +25,7 @@ static void close_window(const struct fast_sched *s, struct client *c, fast_ns e
     due = c->quota.request_ns < due ? c->quota.request_ns : due;
     if (windows == 1 && !c->rested && got < due)
         c->sum.short_ns += due - got;
-    c->rested = c->state == CLIENT_IDLE || c->along;
+    c->rested = c->state == CLIENT_IDLE;
 }
 
 /* ---- the plan ---- */

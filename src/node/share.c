@@ -188,7 +188,7 @@ void node_share_want(struct node_share *s, struct node_session *x, bool again)
         node_share_contended(s, true);
     if (s->token && !s->holder)
         hand_on(s, s->pool->contended); /* it was reserved */
-    if (s->token && s->first->next_part == NULL)
+    if (s->token)
         return;
     fast_sched_want(s->pool->sched, s->client, fast_clock_now());
     node_pool_apply(s->pool);

@@ -382,6 +382,73 @@ static void gangs_do_not_starve(void **state)
     end(&w);
 }
 
+/* In its slot a gang takes what was lent, on all of its GPUs at once; what it leaves idle there is nobody's
+ * shortage. */
+static void gangs_take_their_slots_back(void **state)
+{
+    (void)state;
+    struct fast_gangs *g;
+    int id[GPUS];
+    fast_ns now = 0;
+    assert_int_equal(fast_gangs_new(&(struct fast_sched_conf){0}, 2, 0, &g, NULL), 0);
+    struct fast_sched *s0 = fast_gangs_sched(g, 0), *s1 = fast_gangs_sched(g, 1);
+    assert_int_equal(fast_gangs_add(g, 3, &(struct fast_slice){80, 900, 1000, 0}, 0, id, NULL), 0);
+    int left = fast_sched_add(s0, &(struct fast_slice){50, 0, 1000, 0}, 0, NULL);
+    int right = fast_sched_add(s1, &(struct fast_slice){50, 0, 1000, 0}, 0, NULL);
+    fast_sched_want(s0, left, 0);
+    fast_sched_want(s1, right, 0);
+    uint64_t token[2] = {fast_sched_stats(s0, left, 0).token, fast_sched_stats(s1, right, 0).token};
+    now = FAST_MS(100); /* the plan has the gang from here on */
+    fast_sched_tick(s0, now);
+    fast_sched_tick(s1, now);
+    now += FAST_US(10);
+    assert_false(fast_sched_stats(s0, left, now).revoked);
+    fast_sched_want(s1, id[1], now);
+    assert_true(fast_sched_stats(s0, left, now).revoked && fast_sched_stats(s1, right, now).revoked);
+    assert_int_equal(fast_sched_done(s0, left, token[0], 0, true, now, NULL), 0);
+    assert_int_equal(fast_sched_stats(s0, id[0], now).token, 0); /* half of it is not given */
+    assert_int_equal(fast_sched_stats(s0, left, now).token, 0);  /* nor taken by others */
+    assert_int_equal(fast_sched_done(s1, right, token[1], 0, true, now, NULL), 0);
+    assert_true(fast_sched_stats(s0, id[0], now).token && fast_sched_stats(s1, id[1], now).token);
+    for (; now < FAST_MS(450); now += FAST_MS(1)) {
+        fast_sched_tick(s0, now);
+        fast_sched_tick(s1, now);
+        struct fast_sched_stats a = fast_sched_stats(s0, id[0], now), b = fast_sched_stats(s1, id[1], now);
+        if (a.token && a.revoked)
+            fast_sched_done(s0, id[0], a.token, 0, false, now, NULL);
+        if (b.token && b.revoked)
+            fast_sched_done(s1, id[1], b.token, INT64_MAX, true, now, NULL);
+    }
+    assert_true(fast_sched_stats(s0, id[0], now).windows >= 3);
+    assert_int_equal(fast_sched_stats(s0, id[0], now).short_ns, 0); /* this part never had work */
+    fast_gangs_free(g);
+}
+
+/* The earliest deadline of its parts is that of a gang. */
+static void deadlines_order_gangs(void **state)
+{
+    (void)state;
+    for (int late = 0; late < 2; late++) {
+        struct fast_gangs *g;
+        int id[GPUS];
+        assert_int_equal(fast_gangs_new(&(struct fast_sched_conf){.greedy = true}, 2, 0, &g, NULL), 0);
+        struct fast_sched *s0 = fast_gangs_sched(g, 0), *s1 = fast_gangs_sched(g, 1);
+        assert_int_equal(fast_gangs_add(g, 3, &(struct fast_slice){100, 300, 1000, 0}, 0, id, NULL), 0);
+        int first = fast_sched_add(s0, &(struct fast_slice){100, 900, 1000, 0}, 0, NULL);
+        int rival = fast_sched_add(s0, &(struct fast_slice){100, 500, 1000, 0}, 0, NULL);
+        fast_sched_want(s0, first, 0);
+        fast_sched_deadline(s0, rival, FAST_MS(50), 0);
+        fast_sched_deadline(s1, id[1], late ? FAST_MS(90) : FAST_MS(20), 0);
+        fast_sched_want(s0, rival, 0);
+        fast_sched_want(s0, id[0], 0);
+        fast_sched_want(s1, id[1], 0);
+        fast_sched_done(s0, first, fast_sched_stats(s0, first, 0).token, 0, false, FAST_MS(1), NULL);
+        assert_int_equal(fast_sched_stats(s0, id[0], 0).token != 0, !late);
+        assert_int_equal(fast_sched_stats(s0, rival, 0).token != 0, late);
+        fast_gangs_free(g);
+    }
+}
+
 /* Half of a collective operation was launched when the token was revoked: it ends when the other half is
  * launched, for which the other part must get a token though this one is not back. */
 static void halves_of_a_collective(void **state)
@@ -506,6 +573,7 @@ int main(void)
         cmocka_unit_test(both_or_none),         cmocka_unit_test(parts_come_along),
         cmocka_unit_test(feasible_sets_are_met), cmocka_unit_test(gangs_do_not_starve),
         cmocka_unit_test(halves_of_a_collective), cmocka_unit_test(churn),
+        cmocka_unit_test(gangs_take_their_slots_back), cmocka_unit_test(deadlines_order_gangs),
         cmocka_unit_test(wrong_gangs),
     };
     return cmocka_run_group_tests_name("gang", tests, NULL, NULL);

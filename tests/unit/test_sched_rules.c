@@ -285,6 +285,45 @@ static void equals_are_equal(void **state)
     world_fini(&w);
 }
 
+/* Slim clients come and go out of step, so that all SMs are never free by themselves: a wide one gets them
+ * all the same once it has waited for two tokens. */
+static void patience_is_rewarded(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, &(struct fast_sched_conf){.charge = FAST_CHARGE_HELD}, 5);
+    for (int i = 0; i < 6; i++) {
+        struct world_client *c = world_add(&w, 30, 0, 1000);
+        c->work = c->left = FAST_MS(3) + FAST_US(1300) * i;
+    }
+    struct world_client *wide = world_add(&w, 100, 0, 1000);
+    world_run(&w, FAST_S(4));
+    assert_true(wide->held > FAST_MS(600));
+    world_fini(&w);
+}
+
+/* The SMs of a token that does not come back are not promised to anybody: who fits beside it is let in, though one
+ * who does not is before him in the order. */
+static void nobody_waits_for_the_stuck(void **state)
+{
+    (void)state;
+    struct fast_sched *s;
+    fast_ns now = 0;
+    assert_int_equal(fast_sched_new(&(struct fast_sched_conf){.drain_ns = FAST_MS(5), .greedy = true}, 0, &s, NULL), 0);
+    int stuck = fast_sched_add(s, &(struct fast_slice){60, 0, 1000, 0}, 0, NULL);
+    int wide = fast_sched_add(s, &(struct fast_slice){80, 500, 1000, 0}, 0, NULL);
+    int slim = fast_sched_add(s, &(struct fast_slice){40, 0, 1000, 0}, 0, NULL);
+    fast_sched_want(s, stuck, now);
+    fast_sched_want(s, wide, now);
+    for (; now < FAST_MS(30); now += FAST_MS(1))
+        fast_sched_tick(s, now);
+    assert_true(fast_sched_stats(s, stuck, now).revoked);
+    fast_sched_want(s, slim, now);
+    assert_true(fast_sched_stats(s, slim, now).token && !fast_sched_stats(s, wide, now).token);
+    assert_true(fast_sched_valid(s));
+    fast_sched_free(s);
+}
+
 /* A request or a width that changes is planned anew with the next window. */
 static void resized_is_planned(void **state)
 {
@@ -395,6 +434,8 @@ int main(void)
         cmocka_unit_test(many_waiters_fill_the_gpu),
         cmocka_unit_test(equals_are_equal),
         cmocka_unit_test(the_rest_goes_by_weight),
+        cmocka_unit_test(patience_is_rewarded),
+        cmocka_unit_test(nobody_waits_for_the_stuck),
         cmocka_unit_test(resized_is_planned),
         cmocka_unit_test(overload_is_shared),
         cmocka_unit_test(churn),
