@@ -27,6 +27,7 @@
 #define STRANGERS_MAX 64
 #define SESSIONS_MAX 1024
 #define SESSIONS_PER_REPLICA 64
+#define SILENT FAST_MS(100) /* so long a stranger has its place, whoever else comes */
 #define TICK FAST_MS(100)
 
 static void tick_soon(struct node_manager *m, fast_ns wait)
@@ -345,15 +346,24 @@ static void session_new(struct node_manager *m, int fd)
 }
 
 /* Who connects and says nothing must not hold the door for those who do: the one that has been silent
- * for longest goes (new sessions are at the head of the list). */
-static void drop_a_stranger(struct node_manager *m)
+ * for longest goes (new sessions are at the head of the list), but not before it has had time to speak: many
+ * replicas may come at once, and theirs lies unread. */
+static bool drop_a_stranger(struct node_manager *m)
 {
     struct node_session *oldest = NULL;
     for (struct node_session *s = m->sessions; s; s = s->next)
         if (!s->share)
             oldest = s;
-    if (oldest)
-        node_session_close(oldest);
+    if (!oldest || fast_clock_now() - oldest->opened < SILENT)
+        return false;
+    node_session_close(oldest);
+    return true;
+}
+
+/* False: whoever comes waits in the socket's queue for the next tick. */
+static bool has_place(struct node_manager *m)
+{
+    return m->session_count < SESSIONS_MAX && (m->strangers < STRANGERS_MAX || drop_a_stranger(m));
 }
 
 static void on_connection(void *arg, int events)
@@ -361,19 +371,15 @@ static void on_connection(void *arg, int events)
     struct node_manager *m = arg;
     bool out_of_files = false;
     (void)events;
-    for (int i = 0; i < BATCH && !out_of_files; i++) {
-        if (m->session_count >= SESSIONS_MAX)
-            break;
+    for (int i = 0; i < BATCH && !out_of_files && has_place(m); i++) {
         int fd = accept4(m->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
             return;
         out_of_files = fd < 0;
         if (fd >= 0)
             session_new(m, fd);
-        if (m->strangers > STRANGERS_MAX)
-            drop_a_stranger(m);
     }
-    if (m->session_count < SESSIONS_MAX && !out_of_files)
+    if (!out_of_files && has_place(m))
         return;
     fast_watch_set(m->listen_watch, 0);
     m->listen_full = true;
