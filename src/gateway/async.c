@@ -17,7 +17,8 @@
 #include "gateway/gateway.h"
 
 #define BODY_MAX (16 << 20)
-#define RUNNING_MAX 64
+#define RUNNING_MAX 256
+#define LANE_MAX 64 /* of one function: one that does not answer holds up its own calls alone */
 #define GATHER FAST_MS(2) /* changes within this time share one write to the disk */
 #define CALLBACK_TIMEOUT FAST_S(30)
 #define ATTEMPTS 10
@@ -34,9 +35,17 @@ struct waiter {
     int64_t began;
 };
 
+/* The calls of one function, and their callbacks, that are being made. */
+struct lane {
+    struct lane *next;
+    int running;
+    char function[];
+};
+
 struct work {
     struct work *next, *prev;
     struct gw_async *async;
+    struct lane *lane;
     struct gw_call call; /* strings are its own, in |text| */
     char *text, *body;
 };
@@ -50,7 +59,8 @@ struct gw_async {
     bool gathering;
     struct waiter *waiters, **waiters_end;
     struct work *work;
-    int running;
+    struct lane *lanes;
+    int running, full; /* |full|: lanes at LANE_MAX */
 };
 
 static void plan(struct gw_async *a);
@@ -233,9 +243,39 @@ void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char 
 
 /* ---- a call is made ---- */
 
+static struct lane *enter_lane(struct gw_async *a, const char *function)
+{
+    struct lane *l = a->lanes;
+    while (l && strcmp(l->function, function) != 0)
+        l = l->next;
+    if (!l) {
+        l = calloc(1, sizeof(*l) + strlen(function) + 1);
+        if (!l)
+            return NULL;
+        strcpy(l->function, function);
+        l->next = a->lanes;
+        a->lanes = l;
+    }
+    a->full += ++l->running == LANE_MAX;
+    return l;
+}
+
+static void leave_lane(struct gw_async *a, struct lane *l)
+{
+    struct lane **at = &a->lanes;
+    a->full -= l->running-- == LANE_MAX;
+    if (l->running)
+        return;
+    while (*at != l)
+        at = &(*at)->next;
+    *at = l->next;
+    free(l);
+}
+
 static void free_work(struct work *w)
 {
     struct gw_async *a = w->async;
+    leave_lane(a, w->lane);
     if (w->prev)
         w->prev->next = w->next;
     else
@@ -446,13 +486,14 @@ static struct work *new_work(struct gw_async *a, const struct gw_call *c)
         len += strlen(from[i]) + 1;
     struct work *w = calloc(1, sizeof(*w));
     char *p = malloc(len), *body = malloc(c->body_len + 1);
-    if (!w || !p || !body) {
+    struct lane *lane = w && p && body ? enter_lane(a, c->function) : NULL;
+    if (!lane) {
         free(w);
         free(p);
         free(body);
         return NULL;
     }
-    *w = (struct work){.next = a->work, .async = a, .call = *c, .text = p, .body = body};
+    *w = (struct work){.next = a->work, .async = a, .lane = lane, .call = *c, .text = p, .body = body};
     for (size_t i = 0; i < FAST_COUNT_OF(from); i++) {
         to[i] = p;
         p = stpcpy(p, from[i]) + 1;
@@ -492,6 +533,18 @@ static void begin(void *arg, const struct gw_call *c)
     settle(w, false);
 }
 
+/* The functions that may have no more calls at a time, as take wants to know them. */
+static char *busy_lanes(const struct gw_async *a)
+{
+    json_t *list = json_array();
+    for (const struct lane *l = a->lanes; l; l = l->next)
+        if (l->running >= LANE_MAX)
+            json_array_append_new(list, json_string(l->function));
+    char *text = json_dumps(list, JSON_COMPACT);
+    json_decref(list);
+    return text;
+}
+
 /* Takes what is due and sets the timer for what is not. A program that is being stopped begins
  * nothing. */
 static void plan(struct gw_async *a)
@@ -501,10 +554,15 @@ static void plan(struct gw_async *a)
         fast_timer_set(a->wake, fast_loop_now(a->gw->loop) + FAST_MS(200));
         return;
     }
-    int room = RUNNING_MAX - a->running;
-    if (room > 0 && a->queue->ops->take(a->queue, now, room, begin, a) > 0)
-        gather(a);
-    int64_t due = a->running < RUNNING_MAX ? a->queue->ops->next_due(a->queue) : INT64_MAX;
+    int64_t due = INT64_MAX;
+    for (int taken = 1; taken > 0 && a->running < RUNNING_MAX;) {
+        fast_autofree char *busy = a->full ? busy_lanes(a) : NULL;
+        taken = a->queue->ops->take(a->queue, now, busy, begin, a);
+        if (taken > 0)
+            gather(a);
+        else
+            due = a->queue->ops->next_due(a->queue, busy);
+    }
     fast_timer_set(a->wake, due == INT64_MAX ? FAST_NEVER
                             : due <= now     ? fast_loop_now(a->gw->loop) + GATHER
                                              : fast_loop_now(a->gw->loop) + (due - now));

@@ -43,9 +43,10 @@ struct gw_queue;
 
 struct gw_queue_ops {
     int (*put)(struct gw_queue *q, const struct gw_call *call, struct fast_err *err);
-    /* Hands out at most |max| calls that are due and that nobody has; they are the caller's until
-     * they are renewed or removed, or this program ends. Returns how many, or a negative error. */
-    int (*take)(struct gw_queue *q, int64_t now_ns, int max, gw_call_fn *fn, void *arg);
+    /* Hands out the call that has been due longest, that nobody has, and whose function is not in
+     * |busy| (a JSON array of NAME.NAMESPACE; NULL: none is); it is the caller's until it is renewed
+     * or removed, or this program ends. Returns 1, 0 when there is none, or a negative error. */
+    int (*take)(struct gw_queue *q, int64_t now_ns, const char *busy, gw_call_fn *fn, void *arg);
     /* Stores stage, attempts, due time, status, why, and with |answer| the body and headers of it. */
     int (*renew)(struct gw_queue *q, const struct gw_call *call, bool answer, struct fast_err *err);
     int (*remove)(struct gw_queue *q, int64_t id, struct fast_err *err);
@@ -55,8 +56,8 @@ struct gw_queue_ops {
     /* The oldest |max|, dead ones or those that wait, without bodies. */
     int (*list)(struct gw_queue *q, bool dead, int max, gw_call_fn *fn, void *arg);
     void (*count)(struct gw_queue *q, uint64_t *ret_waiting, uint64_t *ret_dead);
-    /* When the next one that nobody has is due; INT64_MAX: there is none. */
-    int64_t (*next_due)(struct gw_queue *q);
+    /* When the next one that take would hand out is due; INT64_MAX: there is none. */
+    int64_t (*next_due)(struct gw_queue *q, const char *busy);
     void (*close)(struct gw_queue *q);
 };
 

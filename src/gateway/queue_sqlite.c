@@ -16,14 +16,28 @@
     "id, call_id, function, method, target, headers, callback, body, created_ns, due_ns, stage,"   \
     " attempts, status, seconds, answer_headers, why"
 
-enum { PUT, TAKE, MARK, RENEW, RENEW_ANSWER, REMOVE, CANCEL, LIST, LIST_DEAD, COUNT, NEXT, STATEMENTS };
+/* Calls that take may hand out, as both indexes have them, and the functions that these are for: each
+ * is found from the one before, whatever the number of calls is. */
+#define READY "taken=0 AND stage<2"
+#define LANES                                                                                      \
+    "WITH RECURSIVE lane(f) AS (SELECT min(function) FROM call WHERE " READY                       \
+    " UNION ALL SELECT (SELECT min(function) FROM call WHERE " READY " AND function>lane.f)"       \
+    " FROM lane WHERE lane.f IS NOT NULL) "
+#define FIRST_OF_LANE(column)                                                                      \
+    "(SELECT " column " FROM call WHERE " READY " AND function=lane.f ORDER BY due_ns, id LIMIT 1)"
+#define NOT_BUSY " FROM lane WHERE lane.f NOT IN (SELECT value FROM json_each(?1))"
+
+enum { PUT, TAKE, TAKE_OTHER, MARK, RENEW, RENEW_ANSWER, REMOVE, CANCEL, LIST, LIST_DEAD, COUNT, NEXT, NEXT_OTHER,
+       STATEMENTS };
 
 static const char *const statements[STATEMENTS] = {
     [PUT] = ("INSERT INTO call(call_id, function, method, target, headers, callback, body,"
              " created_ns, due_ns, stage, attempts, status, seconds, answer_headers, why, taken)"
              " VALUES(?,?,?,?,?,?,?,?,?,0,0,0,0,'','',0)"),
-    [TAKE] = ("SELECT " COLUMNS " FROM call WHERE taken=0 AND stage<2 AND due_ns<=?"
-              " ORDER BY due_ns, id LIMIT ?"),
+    [TAKE] = ("SELECT " COLUMNS " FROM call WHERE " READY " AND due_ns<=?2"
+              " ORDER BY due_ns, id LIMIT 1"),
+    [TAKE_OTHER] = (LANES "SELECT " COLUMNS " FROM call WHERE id IN (SELECT " FIRST_OF_LANE("id")
+                    NOT_BUSY ") AND due_ns<=?2 ORDER BY due_ns, id LIMIT 1"),
     [MARK] = "UPDATE call SET taken=1 WHERE id=?",
     [RENEW] = ("UPDATE call SET taken=0, stage=?, attempts=?, due_ns=?, status=?, why=?, seconds=?"
                " WHERE id=?"),
@@ -34,7 +48,8 @@ static const char *const statements[STATEMENTS] = {
     [LIST] = ("SELECT " COLUMNS " FROM call WHERE stage<2 ORDER BY id LIMIT ?"),
     [LIST_DEAD] = ("SELECT " COLUMNS " FROM call WHERE stage=2 ORDER BY id LIMIT ?"),
     [COUNT] = "SELECT count(*), coalesce(sum(stage=2), 0) FROM call",
-    [NEXT] = "SELECT min(due_ns) FROM call WHERE taken=0 AND stage<2",
+    [NEXT] = "SELECT due_ns FROM call WHERE " READY " ORDER BY due_ns LIMIT 1",
+    [NEXT_OTHER] = LANES "SELECT min(" FIRST_OF_LANE("due_ns") ")" NOT_BUSY,
 };
 
 static const char schema[] =
@@ -44,7 +59,9 @@ static const char schema[] =
     " stage INTEGER NOT NULL, attempts INTEGER NOT NULL, status INTEGER NOT NULL,"
     " seconds REAL NOT NULL, answer_headers TEXT NOT NULL, why TEXT NOT NULL,"
     " taken INTEGER NOT NULL);"
-    "CREATE INDEX IF NOT EXISTS call_due ON call(taken, stage, due_ns, id);"
+    "DROP INDEX IF EXISTS call_due;" /* of earlier versions */
+    "CREATE INDEX IF NOT EXISTS call_ready ON call(due_ns, id) WHERE " READY ";"
+    "CREATE INDEX IF NOT EXISTS call_lane ON call(function, due_ns, id) WHERE " READY ";"
     "CREATE INDEX IF NOT EXISTS call_name ON call(call_id);"
     "UPDATE call SET taken=0 WHERE taken=1;";
 
@@ -140,29 +157,27 @@ static void read_row(sqlite3_stmt *st, struct gw_call *c)
                           .why = column(st, 15)};
 }
 
-/* Each is marked before it is told, so that |fn| may change the queue. */
-static int take(struct gw_queue *base, int64_t now, int max, gw_call_fn *fn, void *arg)
+/* It is marked before it is told, so that |fn| may change the queue. */
+static int take(struct gw_queue *base, int64_t now, const char *busy, gw_call_fn *fn, void *arg)
 {
     struct sqlite_queue *q = of(base);
-    sqlite3_stmt *st = q->st[TAKE];
+    sqlite3_stmt *st = q->st[busy ? TAKE_OTHER : TAKE];
     struct gw_call c;
     int n = 0;
     if (begin(q, NULL))
         return -FAST_EIO;
-    while (n < max) {
-        sqlite3_bind_int64(st, 1, now);
-        sqlite3_bind_int(st, 2, 1);
-        if (sqlite3_step(st) != SQLITE_ROW)
-            break;
+    if (busy)
+        text(st, 1, busy);
+    sqlite3_bind_int64(st, 2, now);
+    if (sqlite3_step(st) == SQLITE_ROW) {
         read_row(st, &c);
         sqlite3_bind_int64(q->st[MARK], 1, c.id);
-        if (finish(q, q->st[MARK], NULL))
-            break;
-        fn(arg, &c);
-        sqlite3_reset(st);
-        n++;
+        n = !finish(q, q->st[MARK], NULL);
+        if (n)
+            fn(arg, &c);
     }
     sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
     return n;
 }
 
@@ -266,13 +281,16 @@ static void count(struct gw_queue *base, uint64_t *ret_waiting, uint64_t *ret_de
     *ret_dead = of(base)->dead;
 }
 
-static int64_t next_due(struct gw_queue *base)
+static int64_t next_due(struct gw_queue *base, const char *busy)
 {
-    sqlite3_stmt *st = of(base)->st[NEXT];
+    sqlite3_stmt *st = of(base)->st[busy ? NEXT_OTHER : NEXT];
     int64_t due = INT64_MAX;
+    if (busy)
+        text(st, 1, busy);
     if (sqlite3_step(st) == SQLITE_ROW && sqlite3_column_type(st, 0) != SQLITE_NULL)
         due = sqlite3_column_int64(st, 0);
     sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
     return due;
 }
 

@@ -167,6 +167,18 @@ class Async(unittest.TestCase):
                    in self.gw.metrics(), "the function is still called")
         self.assertEqual(self.callbacks.got, [])
 
+    def test_a_function_that_does_not_answer_holds_up_its_own_calls_alone(self):
+        self.gw.up("stuck", image="functions/alpine", envProcess="sleep 3600")
+        self.gw.up(annotations=QUICK, **ECHO)
+        calls = [self.call(name="stuck").headers["X-Call-Id"] for _ in range(70)]
+        wait_until(lambda: self.queue()["running"] == 64, "not all that may run do")
+        self.call(b"past them", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "it waits for calls of another function")
+        self.assertEqual(self.queue()["waiting"], 70)
+        for c in calls:
+            self.assertEqual(self.gw.ask("DELETE", f"/async-function/{c}").status, 202)
+        self.assertEqual(self.queue()["waiting"], 0)
+
     def test_a_callback_into_the_api_is_refused(self):
         """Who may only call functions deploys nothing by having an answer sent to the API."""
         self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "1"}, **ECHO)
