@@ -48,6 +48,34 @@ def llhttp():
     yield "old", b"PUT / HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-Length: 1\r\n\r\nx"
 
 
+def http2():
+    def row(kind, flags, stream, payload=b""):
+        return bytes([kind, flags, stream, len(payload)]) + payload
+
+    get = bytes([0x82, 0x86, 0x84, 0x01, 1]) + b"a"
+
+    def path(letter):
+        return bytes([0x83, 0x86, 0x04, 2]) + b"/" + letter + bytes([0x01, 1]) + b"a"
+
+    length = bytes([0x0f, 0x0d, 1]) + b"5"
+    yield "get", b"\1" + row(1, 5, 1, get)
+    yield "post", b"\1" + row(0x20, 4, 1, length) + row(0, 1, 1, b"hello")
+    yield "pieces", b"\7" + row(0x20, 4, 1) + row(0, 0, 1, b"hello") + row(0, 1, 1, b"x" * 200)
+    for letter in b"csnx":
+        yield "path" + chr(letter), b"\1" + row(1, 4, 1, path(bytes([letter]))) + row(0, 1, 1, b"ab" * 60)
+    yield "trailers", b"\1" + row(0x20, 4, 1) + row(0, 0, 1, b"ab") + row(1, 5, 1, b"\0\1a\1b")
+    yield "continued", b"\1" + row(0x20, 0, 1) + row(9, 4, 1, b"\0\1a\1b")
+    yield "many", b"\1" + b"".join(row(0x20, 5, s) for s in range(1, 40, 2))
+    yield "resets", b"\1" + b"".join(row(0x20, 4, s) + row(3, 0, s, b"\0\0\0\x08") for s in range(1, 40, 2))
+    yield "windows", (b"\1" + row(4, 0, 0, b"\0\4\0\0\0\1") + row(0x20, 4, 1) + row(0, 1, 1, b"x" * 250) +
+                      row(8, 0, 1, b"\0\0\0\x50") + row(8, 0, 0, b"\0\0\0\x50") + row(6, 0, 0, b"12345678"))
+    yield "large", b"\1" + row(0x20, 4, 1) + b"".join(bytes([0x80, 0, 1, 255]) + b"y" * 4080 for _ in range(3))
+    yield "goodbye", b"\1" + row(0x20, 4, 1) + row(7, 0, 0, b"\0" * 8) + row(0, 1, 1, b"x")
+    yield "cookies", b"\1" + row(0x20, 5, 1, b"\x60\1a\x60\1b")
+    yield "smuggle", b"\1" + row(0x20, 5, 1, b"\0\1x\x1ea\r\n\r\nGET /s HTTP/1.1\r\nHost: a")
+    yield "bytes", b"\0" + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\6\1\5\0\0\0\1" + get
+
+
 def deployments():
     yield "plain", b'{"service":"f","image":"/bin/true"}'
     yield "all", json.dumps({
@@ -94,7 +122,7 @@ def profiles():
 
 
 def main():
-    for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp),
+    for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp), ("http2", http2),
                           ("json", deployments), ("yaml", manifests), ("query", queries), ("profile", profiles)):
         folder = os.path.join(sys.argv[1], target)
         os.makedirs(folder, exist_ok=True)

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "core/balance.h"
+#include "core/due.h"
 #include "core/fair.h"
 #include "core/place.h"
 #include "gateway/link.h"
@@ -182,7 +183,8 @@ struct gateway {
     struct gw_random random; /* for the identifiers of calls */
     size_t replay_bytes;     /* of bodies that are kept while they may be needed again */
     struct gw_job *jobs;
-    struct fast_timer *tick, *job_timer, *stop_timer, *linger_timer;
+    struct fast_due waiting; /* requests that wait for a replica, by when they have waited out */
+    struct fast_timer *tick, *job_timer, *wait_timer, *stop_timer, *linger_timer;
     struct gw_replica *linger_first, *linger_last; /* idle, quota still held; the longest idle first */
     bool unheld;       /* somebody may be at work without a guarantee */
     uint64_t unraised; /* requests that began so */
@@ -340,8 +342,9 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
 void gw_invoke_queue(struct gateway *gw, struct gw_function *fn);
 /* The function is being removed: those that wait are told so. */
 void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
-/* Ends what takes too long. */
+/* Ends what takes too long: requests at replicas, and those that have waited out by now. */
 void gw_invoke_tick(struct gateway *gw);
+void gw_invoke_wait_out(struct gateway *gw);
 /* Frees what is left when the servers are gone. */
 void gw_invoke_fini(struct gateway *gw);
 

@@ -214,7 +214,7 @@ static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 static void on_req_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    if (!j->tunnel)
+    if (j->call && !j->tunnel) /* who waits has no deadline here */
         j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
     keep_for_replay(j, data, len);
     if (j->call && !fast_http_call_write(j->call, data, len))
@@ -561,10 +561,6 @@ void gw_job_alone(struct gw_job *j)
 
 static void expire(struct gw_job *j)
 {
-    if (j->queued) {
-        gw_job_waited_out(j);
-        return;
-    }
     leave(j);
     if (j->answered)
         fast_http_req_abort(j->req);
@@ -572,6 +568,7 @@ static void expire(struct gw_job *j)
         gw_job_error(j, 504, 0, "the function did not answer in time");
 }
 
+/* Who waits for a replica has no deadline here: gw_invoke_wait_out(). */
 void gw_invoke_tick(struct gateway *gw)
 {
     fast_ns now = fast_loop_now(gw->loop);

@@ -116,21 +116,34 @@ void gw_job_wait(struct gw_job *j)
     }
     if (j->req)
         fast_http_req_read(j->req, false);
-    if (fast_fair_push(&fn->queue, &j->waiting, caller, &err)) {
+    fast_ns until = now + j->gw->conf->queue_timeout;
+    if (j->due && !j->cold && j->due < until)
+        until = j->due;
+    if (fast_fair_push(&fn->queue, &j->waiting, caller, &err) ||
+        fast_due_add(&j->gw->waiting, &j->waits_until, until, &err)) {
+        gw_job_stop_waiting(j);
         gw_job_error(j, 503, 1, err.msg);
         return;
     }
-    j->queued = true;
-    j->deadline = now + j->gw->conf->queue_timeout;
-    if (j->due && !j->cold && j->due < j->deadline)
-        j->deadline = j->due;
+    j->deadline = 0;
+    fast_timer_set(j->gw->wait_timer, fast_due_expiry(&j->gw->waiting));
     gw_function_wake(j->gw, fn);
 }
 
 void gw_job_stop_waiting(struct gw_job *j)
 {
     fast_fair_remove(&j->fn->queue, &j->waiting);
-    j->queued = false;
+    fast_due_remove(&j->gw->waiting, &j->waits_until);
+}
+
+/* The next in turn; NULL: nobody waits. */
+static struct gw_job *next_waiting(struct gw_function *fn)
+{
+    struct fast_fair_item *item = fast_fair_pop(&fn->queue);
+    struct gw_job *j = item ? FAST_CONTAINER_OF(item, struct gw_job, waiting) : NULL;
+    if (j)
+        gw_job_stop_waiting(j);
+    return j;
 }
 
 /* Why no replica of |fn| is ready, as far as it is known; "". */
@@ -144,7 +157,8 @@ static const char *why_none(const struct gw_function *fn, const struct gateway *
     return "";
 }
 
-void gw_job_waited_out(struct gw_job *j)
+/* It has waited too long: answers so. */
+static void waited_out(struct gw_job *j)
 {
     char text[600];
     struct gw_function *fn = j->fn;
@@ -157,6 +171,14 @@ void gw_job_waited_out(struct gw_job *j)
     snprintf(text, sizeof(text), "no replica of function %s within %lld s%s%s", fn->spec->name,
              (long long)(j->gw->conf->queue_timeout / FAST_S(1)), *why ? ": " : "", why);
     gw_job_error(j, 503, 1, text);
+}
+
+void gw_invoke_wait_out(struct gateway *gw)
+{
+    struct fast_due_item *item;
+    while ((item = fast_due_next(&gw->waiting, fast_loop_now(gw->loop))))
+        waited_out(FAST_CONTAINER_OF(item, struct gw_job, waits_until));
+    fast_timer_set(gw->wait_timer, fast_due_expiry(&gw->waiting));
 }
 
 /* ---- who is next ---- */
@@ -180,9 +202,7 @@ void gw_invoke_queue(struct gateway *gw, struct gw_function *fn)
     fn->jobs++;             /* the last request may be what holds the function */
     /* One that has to wait again goes to the end of its line, so each is tried once. */
     for (int n = fn->queue.n; n > 0 && fn->queue.n && has_room(fn); n--) {
-        struct fast_fair_item *item = fast_fair_pop(&fn->queue);
-        struct gw_job *j = FAST_CONTAINER_OF(item, struct gw_job, waiting);
-        j->queued = false;
+        struct gw_job *j = next_waiting(fn);
         if (j->due && !j->cold && now >= j->due)
             too_late(j, now);
         else
@@ -195,10 +215,6 @@ void gw_invoke_queue(struct gateway *gw, struct gw_function *fn)
 void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn)
 {
     (void)gw;
-    while (fn->queue.n) {
-        struct fast_fair_item *item = fast_fair_pop(&fn->queue);
-        struct gw_job *j = FAST_CONTAINER_OF(item, struct gw_job, waiting);
-        j->queued = false;
+    for (struct gw_job *j; (j = next_waiting(fn));)
         gw_job_error(j, 404, 0, "the function was removed");
-    }
 }

@@ -4,6 +4,7 @@
 /* One request to a function, as the files that handle it share it: invoke.c (its life), invoke_head.c
  * (what is written of heads), invoke_queue.c (its wait). */
 
+#include "core/due.h"
 #include "core/fair.h"
 #include "gateway/gateway.h"
 #include "gateway/trace.h"
@@ -15,6 +16,7 @@
 struct gw_job {
     struct gw_job *next, *prev; /* of the gateway */
     struct fast_fair_item waiting;
+    struct fast_due_item waits_until;
     struct gateway *gw;
     struct gw_function *fn;
     struct gw_replica *replica; /* NULL: it waits */
@@ -25,7 +27,7 @@ struct gw_job {
     const char *method;
     uint32_t rest, rest_len; /* path and query for the function, within the head */
     bool upgrade, tunnel; /* the caller asks for another protocol; the function has agreed */
-    bool queued, cold, idempotent, answered, body_ended, counted;
+    bool cold, idempotent, answered, body_ended, counted;
     int attempts, connects, status;
     uint64_t avoid; /* key of the replica that failed it; 0: none */
     fast_ns began, sent, deadline;
@@ -76,8 +78,6 @@ void gw_replica_tell_due(struct gateway *gw, struct gw_replica *r);
 /* Lets it wait for a replica, or answers that it cannot be served in time. */
 void gw_job_wait(struct gw_job *j);
 void gw_job_stop_waiting(struct gw_job *j);
-/* It has waited too long: answers so. */
-void gw_job_waited_out(struct gw_job *j);
 /* A replica has answered it in full: what is known of the time that takes. */
 void gw_job_learn(struct gw_job *j);
 

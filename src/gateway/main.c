@@ -283,6 +283,11 @@ static void on_job_tick(void *arg)
     fast_timer_set(gw->job_timer, fast_loop_now(gw->loop) + FAST_MS(100));
 }
 
+static void on_wait_timer(void *arg)
+{
+    gw_invoke_wait_out(arg);
+}
+
 static void on_stop_timeout(void *arg)
 {
     struct gateway *gw = arg;
@@ -400,9 +405,10 @@ static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_e
         r = gw_link_new(gw->loop, control, &gw_replica_link_ops, gw, &gw->link, err);
     gw->tick = r ? NULL : fast_timer_new(gw->loop, on_tick, gw);
     gw->job_timer = r ? NULL : fast_timer_new(gw->loop, on_job_tick, gw);
+    gw->wait_timer = r ? NULL : fast_timer_new(gw->loop, on_wait_timer, gw);
     gw->stop_timer = r ? NULL : fast_timer_new(gw->loop, on_stop_timeout, gw);
     gw->linger_timer = r ? NULL : fast_timer_new(gw->loop, gw_elastic_tick, gw);
-    if (!r && (!gw->linger_timer || !gw->tick || !gw->job_timer || !gw->stop_timer))
+    if (!r && (!gw->linger_timer || !gw->tick || !gw->job_timer || !gw->wait_timer || !gw->stop_timer))
         r = fast_err_set(err, FAST_ENOMEM, "no memory for timers");
     if (!r)
         r = fast_loop_signal(gw->loop, SIGTERM, on_signal, gw, err);
@@ -433,6 +439,8 @@ static void close_all(struct gateway *gw)
     gw_profiles_close(gw->profiles);
     fast_timer_free(gw->tick);
     fast_timer_free(gw->job_timer);
+    fast_timer_free(gw->wait_timer);
+    fast_due_fini(&gw->waiting);
     fast_timer_free(gw->stop_timer);
     fast_timer_free(gw->linger_timer);
     fast_loop_free(gw->loop);
