@@ -222,3 +222,18 @@ int fast_parse_bool(const char *text, const char *what, bool *ret, struct fast_e
     }
     return fast_err_set(err, FAST_EINVAL, "%s: \"%.40s\" is not on or off", what, text);
 }
+
+/* The driver would only say that it finds no GPU. */
+int fast_parse_sim(const char *spec, struct fast_err *err)
+{
+    static const char *const known[] = {"v100-16gb", "a100-40gb", "h100-80gb"};
+    size_t n = strcspn(spec, ":");
+    int64_t count;
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (strlen(known[i]) == n && !strncmp(spec, known[i], n))
+            return spec[n] ? fast_parse_int(spec + n + 1, "--sim: number of GPUs", 1, 8, &count, err)
+                           : 0;
+    return fast_err_set(err, FAST_EINVAL,
+                        "--sim: \"%.40s\" is not v100-16gb, a100-40gb or h100-80gb, with :2 to :8 for "
+                        "several", spec);
+}

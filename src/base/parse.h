@@ -14,6 +14,9 @@
 int fast_parse_int(const char *text, const char *what, int64_t min, int64_t max, int64_t *ret,
                    struct fast_err *err);
 
+/* Whether |spec| names simulated GPUs: "v100-16gb", "h100-80gb:8". */
+int fast_parse_sim(const char *spec, struct fast_err *err);
+
 /* A decimal fraction such as "0.3" or "1", into thousandths. More than three decimals are refused,
  * unless they are zeros, so that no share is rounded in silence. */
 int fast_parse_milli(const char *text, const char *what, int64_t min_milli, int64_t max_milli,

@@ -177,6 +177,14 @@ static void print_limits(struct cli *cli, const json_t *replicas, const char *na
     json_decref(gpus);
 }
 
+static void print_levels(const json_t *levels)
+{
+    const json_t *v;
+    size_t i;
+    json_array_foreach(levels, i, v)
+        printf("           %-13s %-9s %s\n", json_text(v, "what"), json_text(v, "level"), json_text(v, "by"));
+}
+
 static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct fn *fn = arg;
@@ -206,6 +214,7 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     if (*json_text(f, "envProcess"))
         printf("Process:   %s\n", json_text(f, "envProcess"));
     printf("Runner:    %s\nIsolation: %s\n", json_text(f, "runner"), json_text(f, "isolation"));
+    print_levels(json_object_get(f, "isolationLevels"));
     const json_t *slice = json_object_get(f, "slice");
     if (slice)
         printf("Slice:     %.0f %% of the SMs, %.3g to %.3g of the time\n", json_num(slice, "sm_pct"),

@@ -6,10 +6,13 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/parse.h"
 #include "cli/isolate.h"
 
 struct isolate {
-    const char *root, *cwd, *secrets;
+    const char *root, *cwd, *secrets, *hide;
+    const char *memory, *cpu, *pids;
+    bool gpu;
     struct cli_list secret, env;
 };
 
@@ -19,6 +22,12 @@ static const struct cli_opt opts[] = {
     {"secrets", 0, CLI_STR, offsetof(struct isolate, secrets), "DIR", "folder of secrets"},
     {"secret", 0, CLI_LIST, offsetof(struct isolate, secret), "NAME",
      "one that it sees as /var/openfaas/secrets/NAME"},
+    {"hide", 0, CLI_STR, offsetof(struct isolate, hide), "DIR",
+     "as root, without --root and --secret: it sees this folder empty"},
+    {"memory", 0, CLI_STR, offsetof(struct isolate, memory), "BYTES", "limit by a control group, else of each process"},
+    {"cpu", 0, CLI_STR, offsetof(struct isolate, cpu), "MILLICORES", "limit by a control group"},
+    {"pids", 0, CLI_STR, offsetof(struct isolate, pids), "N", "processes and threads, by a control group"},
+    {"gpu", 0, CLI_FLAG, offsetof(struct isolate, gpu), NULL, "it uses a GPU: no limit of memory by process"},
     {"env", 'e', CLI_LIST, offsetof(struct isolate, env), "NAME=VALUE",
      "environment, where it is not set already"},
 };
@@ -34,14 +43,32 @@ static void set_env(const struct cli_list *list)
     }
 }
 
+static int take_limits(const struct isolate *o, uint64_t ret[FAST_CGROUP_KINDS], struct fast_err *err)
+{
+    const char *const text[] = {[FAST_CGROUP_MEMORY] = o->memory, [FAST_CGROUP_CPU] = o->cpu,
+                                [FAST_CGROUP_PIDS] = o->pids};
+    static const char *const name[] = {[FAST_CGROUP_MEMORY] = "--memory", [FAST_CGROUP_CPU] = "--cpu",
+                                       [FAST_CGROUP_PIDS] = "--pids"};
+    for (int i = 0; i < FAST_CGROUP_KINDS; i++) {
+        int64_t value = 0;
+        if (text[i] && fast_parse_int(text[i], name[i], 1, INT64_MAX / 1000, &value, err))
+            return -err->code;
+        ret[i] = (uint64_t)value;
+    }
+    return 0;
+}
+
 static int run(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct isolate *o = arg;
-    struct isolation is = {o->root, o->secrets, &o->secret};
+    struct isolation is = {.root = o->root, .secrets = o->secrets, .secret = &o->secret,
+                           .hide = o->hide, .gpu = o->gpu};
     struct fast_err err;
     char level[128];
     (void)cli;
     (void)argc;
+    if (take_limits(o, is.limit, &err))
+        return cli_fail(CLI_USAGE, "isolate: %s", err.msg);
     if (o->secret.n && !o->secrets)
         return cli_fail(CLI_USAGE, "isolate: --secret needs --secrets");
     if (isolate_self(&is, level, sizeof(level), &err))
@@ -57,7 +84,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 const struct cli_cmd cmd_isolate = {
     .name = "isolate", .args = "-- PROGRAM [ARGUMENT...]",
     .summary = "run a program as functions of the image store run", .min_args = 1, .max_args = -1,
-    .detail = "It gets no new privileges, no core dumps, and with --root or --secret a file system\n"
+    .detail = "It gets no new privileges, no capabilities, no core dumps, and with --root or --secret a file system\n"
               "view of its own. Network and process numbers are the machine's. The gateway starts\n"
               "functions with secrets and those of the image store in this way.",
     CLI_CMD_OPTS(opts, struct isolate), .run = run};

@@ -8,6 +8,7 @@
 
 #include "base/units.h"
 #include "cli/platform.h"
+#include "io/cgroup.h"
 #include "io/loop.h"
 
 /* A daemon that dies is started again: at once after it lived for LIVED_WELL, else after a pause that
@@ -149,6 +150,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
+    fast_cgroup_settle(&fast_cgroup_here, getpid());
     if (platform_start(&p, cli, &conf, &err))
         return cli_fail(CLI_FAILED, "%s", err.msg);
     greet(&p, up);

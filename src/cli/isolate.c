@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,26 +226,63 @@ static int enter_root(const struct isolation *is, struct fast_err *err)
 
 /* ---- the whole ---- */
 
-static void give_up(void)
+/* As root it keeps its user, which files, MPS and the store know, and loses what makes that user special. */
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0}};
+    if (geteuid() != 0)
+        return 0;
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) && errno != EINVAL)
+            return -1;
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    return (int)syscall(SYS_capset, &head, none);
+}
+
+static int give_up(const struct isolation *is, struct fast_err *err)
 {
     const struct rlimit none = {0, 0};
+    uint64_t bytes = is->limit[FAST_CGROUP_MEMORY];
     setrlimit(RLIMIT_CORE, &none);
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    /* Of each process by itself: less than a group's, and the best where there are no groups. Not RLIMIT_AS:
+     * CUDA, Go and ASan reserve far more addresses than they use. Not with a GPU, whose driver maps much. */
+    if (bytes && !is->gpu)
+        setrlimit(RLIMIT_DATA, &(struct rlimit){bytes, bytes});
+    if (drop_capabilities())
+        return failed("cannot give up", "capabilities", err);
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? failed("cannot set", "no_new_privs", err) : 0;
+}
+
+/* An empty folder that cannot be written to lies over it. */
+static int hide(const char *dir, struct fast_err *err)
+{
+    if (access(dir, F_OK))
+        return 0;
+    return mount("tmpfs", dir, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=4k")
+               ? failed("cannot hide", dir, err)
+               : 0;
 }
 
 int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err)
 {
-    bool view = is->root || is->secret->n;
+    bool held[FAST_CGROUP_KINDS];
+    bool hides = is->hide && !is->root && !is->secret->n && geteuid() == 0;
+    bool view = is->root || is->secret->n || hides;
+    fast_cgroup_join(&fast_cgroup_here, getpid(), is->limit, held);
     int r = view ? own_mounts(err) : 0;
-    if (!r && is->root)
+    if (!r && hides)
+        r = hide(is->hide, err);
+    else if (!r && is->root)
         r = enter_root(is, err);
     else if (!r && is->secret->n)
         r = show_secrets(is, err);
-    give_up();
     if (r && is->root)
         return r;
-    snprintf(ret, cap, "%sno_new_privs, rlimits", r || !view ? ""
+    snprintf(ret, cap, "%sno_new_privs, rlimits%s%s%s", r || !view ? ""
                                                   : is->root ? "file system of the image, "
-                                                             : "own mounts, ");
-    return 0;
+                                                             : "own mounts, ",
+             held[FAST_CGROUP_MEMORY] ? ", memory" : "", held[FAST_CGROUP_CPU] ? ", cpu" : "",
+             held[FAST_CGROUP_PIDS] ? ", processes" : "");
+    return give_up(is, err);
 }

@@ -6,11 +6,15 @@
 
 #include "base/err.h"
 #include "cli/cli.h"
+#include "io/cgroup.h"
 
 struct isolation {
     const char *root;        /* file system of an image; NULL: the machine's */
     const char *secrets;     /* folder of the namespace's secrets; NULL: none */
     const struct cli_list *secret; /* names that the function may see */
+    const char *hide;              /* a folder that it must not see, where that costs no more; NULL */
+    uint64_t limit[FAST_CGROUP_KINDS]; /* as fast_cgroup_join() has them */
+    bool gpu; /* its memory is not bounded by process */
 };
 
 /* What holds from now on, in words: |ret| of |cap| bytes. A view that the machine does not allow is

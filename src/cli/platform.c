@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/parse.h"
 #include "cli/api.h"
 #include "io/file.h"
 #include "io/loop.h"
@@ -198,7 +199,8 @@ int platform_start(struct platform *p, struct cli *cli, const struct platform_co
     const char *listen = conf->listen ? conf->listen : "127.0.0.1:8080";
     platform_state_dir(conf->state_dir, p->state_dir, sizeof(p->state_dir));
     snprintf(p->url, sizeof(p->url), "http://%.250s", listen);
-    int r = fast_dir_make(p->state_dir, 0755, err);
+    int r = conf->sim ? fast_parse_sim(conf->sim, err) : 0; /* before anything is made */
+    r = r ? r : fast_dir_make(p->state_dir, 0755, err);
     for (int i = 0; !r && i < PLATFORM_COUNT; i++) {
         snprintf(p->log[i], sizeof(p->log[i]), "%s/%s.log", p->state_dir, names[i]);
         if (answers(p, i, "/healthz"))

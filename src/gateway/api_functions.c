@@ -9,6 +9,8 @@
 
 #include "base/mem.h"
 
+#define NAME_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+
 /* ---- reading ---- */
 
 static void time_text(int64_t wall_ns, char *ret, size_t cap)
@@ -182,6 +184,11 @@ struct gw_function *gw_request_function(const struct gw_request *rq, const char 
     char ns[GW_NAME_MAX] = "";
     size_t len = strlen(name);
     const char *dot = strrchr(name, '.');
+    if (name[strspn(name, NAME_CHARS)]) { /* its dots are no namespace */
+        fast_http_req_text_reply(rq->req, 404, "there is no function \"%.64s\": a name has letters, digits, "
+                                 "'-' and '_', and may have .NAMESPACE behind it", name);
+        return NULL;
+    }
     if (dot) {
         snprintf(ns, sizeof(ns), "%s", dot + 1);
         len = (size_t)(dot - name);
@@ -297,6 +304,9 @@ void gw_api_function(const struct gw_request *rq, const char *name)
                                       slice->request_milli / 1000.0, "quota_limit",
                                       slice->limit_milli / 1000.0, "memory_bytes",
                                       (json_int_t)slice->mem_bytes));
+    json_t *levels = gw_isolation(rq->gw, fn);
+    if (levels)
+        json_object_set_new(o, "isolationLevels", levels);
     if (*fn->trouble)
         json_object_set_new(o, "trouble", json_string(fn->trouble));
     if (*fn->decided)

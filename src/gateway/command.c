@@ -12,6 +12,7 @@
 #include "io/file.h"
 
 #define IMAGE_FILE_MAX (1 << 20)
+#define PIDS_MAX 4096 /* processes and threads of one replica: no function needs as many, a fork bomb stops there */
 
 /* Images whose programs are in every machine's PATH or in `fast` itself: what people try first, and
  * what the conformance tests of OpenFaaS deploy. |mode|: of the watchdog. */
@@ -120,13 +121,29 @@ static bool wants_secrets(const struct gw_spec *s)
     return json_array_size(json_object_get(s->json, "secrets")) > 0;
 }
 
-static void add_secrets(struct argv *a, const struct gw_spec *s, const struct gw_paths *paths)
+static void add_number(struct argv *a, const char *name, uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+    add_option(a, name, value ? text : NULL);
+}
+
+/* What every function is bounded by, and which secrets it sees. */
+static void add_bounds(struct argv *a, const struct gw_spec *s, const struct gw_paths *paths)
 {
     char dir[4096];
     json_t *v;
     size_t i;
-    if (!wants_secrets(s))
+    add_number(a, "--memory", s->memory_max);
+    add_number(a, "--cpu", s->cpu_milli);
+    add_number(a, "--pids", PIDS_MAX);
+    if (s->gpu)
+        add(a, "--gpu");
+    if (!wants_secrets(s)) {
+        snprintf(dir, sizeof(dir), "%s/secrets", paths->state_dir ? paths->state_dir : "");
+        add_option(a, "--hide", paths->state_dir ? dir : NULL);
         return;
+    }
     snprintf(dir, sizeof(dir), "%s/secrets/%s", paths->state_dir, s->ns);
     add_option(a, "--secrets", dir);
     json_array_foreach(json_object_get(s->json, "secrets"), i, v)
@@ -196,7 +213,7 @@ static int add_stored(struct argv *a, struct gw_spec *s, const json_t *image,
     add(a, "isolate");
     add_option(a, "--root", root);
     add_option(a, "--cwd", text_of(image, "cwd"));
-    add_secrets(a, s, paths);
+    add_bounds(a, s, paths);
     json_object_foreach(json_object_get(image, "env"), name, v) {
         char pair[8192];
         snprintf(pair, sizeof(pair), "%s=%s", name, json_string_value(v) ? json_string_value(v) : "");
@@ -228,7 +245,7 @@ static int add_built_in(struct argv *a, struct gw_spec *s, const char *mode,
         return r;
     add(a, paths->tool);
     add(a, "isolate");
-    add_secrets(a, s, paths);
+    add_bounds(a, s, paths);
     add(a, "--");
     add_watchdog(a, paths, mode);
     s->runner = !strcmp(mode, "classic") ? "classic watchdog" : "watchdog";
@@ -241,12 +258,12 @@ static int add_plain(struct argv *a, struct gw_spec *s, const struct gw_paths *p
 {
     s->runner = "its own HTTP server";
     s->isolation = "none: a process of the platform's user";
-    if (wants_secrets(s) && paths->tool && paths->state_dir) {
+    if (paths->tool && paths->state_dir) {
         add(a, paths->tool);
         add(a, "isolate");
-        add_secrets(a, s, paths);
+        add_bounds(a, s, paths);
         add(a, "--");
-        s->isolation = "own mounts, no_new_privs, rlimits";
+        s->isolation = wants_secrets(s) ? "own mounts, no_new_privs, rlimits" : "no_new_privs, rlimits";
     }
     return add_program(a, s, paths, err);
 }

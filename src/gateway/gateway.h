@@ -348,6 +348,12 @@ void gw_invoke_wait_out(struct gateway *gw);
 /* Frees what is left when the servers are gone. */
 void gw_invoke_fini(struct gateway *gw);
 
+/* ---- isolation.c ---- */
+
+/* What is kept from a running replica of |fn|, one object {what, level, by} each, as the kernel tells it of its
+ * process; NULL: none runs. */
+json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn);
+
 /* ---- api.c, api_*.c ---- */
 
 void gw_api_request(void *arg, struct fast_http_req *req);

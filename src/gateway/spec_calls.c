@@ -1,5 +1,5 @@
-/* Decides how requests are handed to a function, from its annotations and from the time-outs that watchdogs
- * of OpenFaaS have in the environment. */
+/* Decides how requests are handed to a function and what it may use, from its annotations and limits, and from
+ * the time-outs that watchdogs of OpenFaaS have in the environment. */
 
 #include "gateway/spec.h"
 
@@ -12,6 +12,7 @@
 #define NOTE "fastgshare/"
 #define INFLIGHT_MAX 100000
 #define BATCH_MAX 1024
+#define CPU_MILLI_MAX 1024000
 
 /* Go's durations, and bare seconds: "60", "1m30s". 0 is no time-out. */
 static int parse_timeout(const char *text, const char *what, fast_ns *ret, struct fast_err *err)
@@ -58,6 +59,24 @@ static int parse_batch(struct gw_spec *s, const char *text, struct fast_err *err
     return r;
 }
 
+/* Kubernetes' quantities: "64Mi", "1G"; "100m", "0.5" and "2" cores. */
+static int parse_limits(struct gw_spec *s, struct fast_err *err)
+{
+    const char *memory = gw_spec_map(s, "limits", "memory"), *cpu = gw_spec_map(s, "limits", "cpu");
+    size_t n = cpu ? strlen(cpu) : 0;
+    char milli[32];
+    int64_t value = 0;
+    int r = memory ? fast_parse_bytes(memory, "limits.memory", INT64_MAX / 2, &s->memory_max, err) : 0;
+    if (!r && n > 1 && n < sizeof(milli) && cpu[n - 1] == 'm') {
+        snprintf(milli, sizeof(milli), "%.*s", (int)n - 1, cpu);
+        r = fast_parse_int(milli, "limits.cpu in m", 1, CPU_MILLI_MAX, &value, err);
+    } else if (!r && cpu) {
+        r = fast_parse_milli(cpu, "limits.cpu", 1, CPU_MILLI_MAX, &value, err);
+    }
+    s->cpu_milli = (uint64_t)value;
+    return r;
+}
+
 int gw_spec_calls(struct gw_spec *s, struct fast_err *err)
 {
     const char *inflight = gw_spec_map(s, "annotations", NOTE "max_inflight");
@@ -67,6 +86,7 @@ int gw_spec_calls(struct gw_spec *s, struct fast_err *err)
     const char *wait = gw_spec_map(s, "annotations", NOTE "gpu_mem_wait");
     int64_t n = 0;
     int r = parse_timeouts(s, err);
+    r = r ? r : parse_limits(s, err);
     if (!r && inflight)
         r = fast_parse_int(inflight, NOTE "max_inflight", 0, INFLIGHT_MAX, &n, err);
     s->max_inflight = (int)n;

@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "io/cgroup.h"
 #include "io/file.h"
 
 #define RECORD_MAGIC "FASTREP1"
@@ -203,6 +204,7 @@ int node_agent_recover(struct node_agent *agent, struct fast_err *err)
     int strays = node_process_kill_strays(agent->node->socket, is_adopted, agent);
     if (strays)
         fast_log(WARN, "processes without a record killed", "count=%d", strays);
+    fast_cgroup_sweep(&fast_cgroup_here);
     int count = agent->count;
     memcpy(all, agent->replicas, sizeof(all)); /* one whose start fails stays, in back-off */
     for (int i = 0; i < count; i++)

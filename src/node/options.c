@@ -238,21 +238,6 @@ static int find_beside(const char *in_build, const char *installed, char *ret, c
                         in_build, option ? "; name it by " : "", option ? option : "");
 }
 
-/* The driver would only say that it finds no GPU. */
-static int check_sim(const char *spec, struct fast_err *err)
-{
-    static const char *const known[] = {"v100-16gb", "a100-40gb", "h100-80gb"};
-    size_t n = strcspn(spec, ":");
-    int64_t count;
-    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (strlen(known[i]) == n && !strncmp(spec, known[i], n))
-            return spec[n] ? fast_parse_int(spec + n + 1, "--sim: number of GPUs", 1, 8, &count, err)
-                           : 0;
-    return fast_err_set(err, FAST_EINVAL,
-                        "--sim: \"%.40s\" is not v100-16gb, a100-40gb or h100-80gb, with :2 to :8 for "
-                        "several", spec);
-}
-
 /* Models can be shared where the programs for it were built; without them everything else works. */
 static void find_store(struct node_options *o)
 {
@@ -285,7 +270,7 @@ static int defaults(struct node_options *o, struct fast_err *err)
         c->sim_spec = sim;
     if (r || !c->sim_spec)
         return r;
-    r = check_sim(c->sim_spec, err);
+    r = fast_parse_sim(c->sim_spec, err);
     if (r)
         return r;
     c->sim_dir_own = !dir || !*dir;

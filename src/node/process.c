@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "io/cgroup.h"
 #include "io/file.h"
 #include "wire/page.h"
 
@@ -190,6 +191,7 @@ bool node_process_reap(struct node_process *p, int *ret_status)
     node_process_signal(p, SIGKILL);
     if (p->child)
         waitpid(p->pid, &status, 0);
+    fast_cgroup_end(&fast_cgroup_here, p->pid); /* and who has left the group of processes */
     node_process_fini(p);
     *ret_status = status;
     return true;
@@ -200,6 +202,7 @@ void node_process_end(struct node_process *p)
     node_process_signal(p, SIGKILL);
     if (p->child)
         waitpid(p->pid, NULL, 0);
+    fast_cgroup_end(&fast_cgroup_here, p->pid);
     node_process_fini(p);
 }
 

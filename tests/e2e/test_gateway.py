@@ -50,11 +50,17 @@ class GatewayTest(unittest.TestCase):
 
 
 class Api(GatewayTest):
+    def test_a_name_that_is_none(self):
+        for name in ("../x", "a/b.c", "a b"):
+            answer = self.gw.ask("DELETE", "/system/functions", {"functionName": name})
+            self.assert_answer(answer, 404, f'no function "{name}"')
+            self.assertNotIn("in namespace", answer.text)
+
     def test_life_of_a_function(self):
         gw = self.gw
         self.assertEqual(gw.get("/system/functions").json(), [])
         spec = {"labels": {"a": "b"}, "annotations": {"doc": "{\n\"x\": 1}"}, "envVars": {"E": "v"},
-                "limits": {"memory": "5Mi"}}
+                "limits": {"memory": "512Mi"}}
         self.assert_answer(gw.deploy(**spec), 202)
         gw.wait_ready()
         one = gw.status()

@@ -221,6 +221,15 @@ class UpTest(unittest.TestCase):
         self.assertEqual(self.up.json("describe", "f")["envVars"],
                          {"A": "one", "B": "two", "C": "two", "D": "own"})
 
+    def test_a_device_that_is_not_known_leaves_nothing(self):
+        with tempfile.TemporaryDirectory() as root:
+            state = os.path.join(root, "state")
+            done = subprocess.run([FAST, "up", "--sim=foo", "--state-dir", state], capture_output=True, text=True,
+                                  check=False, timeout=node.WAIT_S)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("v100-16gb", done.stderr)
+            self.assertFalse(os.path.exists(state))
+
     def test_what_is_not_there(self):
         for args in (["logs", "none"], ["describe", "none"], ["rm", "none"], ["scale", "none", "1"],
                      ["invoke", "none"]):

@@ -1,0 +1,125 @@
+/* Decides how well a function is bounded, level by level, from what the kernel says of a running process of it
+ * and not from what was asked for. hard: the kernel keeps it. soft: kept, but not over all of the function.
+ * advisory: nothing keeps it. */
+
+#include "gateway/gateway.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "io/file.h"
+
+#define TEXT_MAX (1u << 16)
+
+static char *of_process(uint32_t pid, const char *file)
+{
+    char path[64], *text = NULL;
+    snprintf(path, sizeof(path), "/proc/%u/%s", pid, file);
+    return fast_file_read(path, TEXT_MAX, &text, NULL, NULL) ? NULL : text;
+}
+
+/* The number behind |key| at the beginning of a line, in |base|; UINT64_MAX: it is not there. */
+static uint64_t number_of(const char *text, const char *key, int base)
+{
+    const char *at = text ? strstr(text, key) : NULL;
+    char *end = NULL;
+    if (!at)
+        return UINT64_MAX;
+    uint64_t v = strtoull(at + strlen(key), &end, base);
+    return end == at + strlen(key) ? UINT64_MAX : v;
+}
+
+static void tell(json_t *to, const char *what, const char *level, const char *by)
+{
+    json_array_append_new(to, json_pack("{s:s, s:s, s:s}", "what", what, "level", level, "by", by));
+}
+
+/* Whether the process is in a group of its own for |controller|: lines N:LIST:PATH. */
+static bool in_group(const char *groups, const char *controller, uint32_t pid)
+{
+    char own[32];
+    int n = snprintf(own, sizeof(own), "/fast-%u", pid);
+    for (const char *line = groups; line && *line;) {
+        size_t len = strcspn(line, "\n");
+        const char *list = memchr(line, ':', len);
+        const char *path = list ? memchr(list + 1, ':', len - (size_t)(list + 1 - line)) : NULL;
+        bool named = path && (path == list + 1 || memmem(list, (size_t)(path - list), controller, strlen(controller)));
+        if (named && len >= (size_t)n && !memcmp(line + len - n, own, (size_t)n) &&
+            (path != list + 1 || !strstr(groups, controller))) /* version 2 names none: where no other has it */
+            return true;
+        line += len + (line[len] != 0);
+    }
+    return false;
+}
+
+static void tell_limits(json_t *to, const struct gw_spec *s, const char *groups, const char *limits, uint32_t pid)
+{
+    char by[160];
+    if (s->memory_max && in_group(groups, "memory", pid))
+        tell(to, "memory", "hard", "control group of the replica, without swap");
+    else if (s->memory_max && number_of(limits, "Max data size", 10) == s->memory_max)
+        tell(to, "memory", "soft", "RLIMIT_DATA of each process: control groups cannot be written to here");
+    else
+        tell(to, "memory", "advisory", !s->memory_max ? "limits.memory is not given"
+                                       : s->gpu ? "no control group here, and a limit by process would break CUDA"
+                                                : "no control group here");
+    if (s->cpu_milli && in_group(groups, "cpu", pid))
+        tell(to, "cpu", "hard", "quota of the control group");
+    else
+        tell(to, "cpu", "advisory", s->cpu_milli ? "no control group here" : "limits.cpu is not given");
+    bool counted = in_group(groups, "pids", pid);
+    snprintf(by, sizeof(by), "%s", counted ? "control group: at most 4096 processes and threads"
+                                           : "no control group here: a fork bomb takes what this user has");
+    tell(to, "processes", counted ? "hard" : "advisory", by);
+}
+
+static void tell_rights(json_t *to, const char *status)
+{
+    bool locked = number_of(status, "NoNewPrivs:\t", 10) == 1;
+    bool none = number_of(status, "CapEff:\t", 16) == 0 && number_of(status, "CapPrm:\t", 16) == 0;
+    tell(to, "privileges", locked ? "hard" : "advisory",
+         locked ? "no_new_privs: set-user-id programs give nothing" : "not set: it is not started by `fast isolate`");
+    tell(to, "capabilities", none ? "hard" : "advisory", none ? "none" : "those of the platform's user");
+    uint64_t uid = number_of(status, "Uid:\t", 10);
+    tell(to, "user", uid != geteuid() ? "hard" : "advisory",
+         uid != geteuid() ? "its own" : "the platform's: MPS, the model store and files know one user");
+}
+
+static void tell_view(json_t *to, const struct gw_spec *s, uint32_t pid)
+{
+    char path[64];
+    struct stat its, own, its_root, own_root;
+    snprintf(path, sizeof(path), "/proc/%u/ns/mnt", pid);
+    bool known = !stat(path, &its) && !stat("/proc/self/ns/mnt", &own);
+    snprintf(path, sizeof(path), "/proc/%u/root/", pid);
+    bool image = known && !stat(path, &its_root) && !stat("/", &own_root) &&
+                 (its_root.st_ino != own_root.st_ino || its_root.st_dev != own_root.st_dev);
+    bool mounts = known && its.st_ino != own.st_ino;
+    bool has_some = json_array_size(json_object_get(s->json, "secrets")) > 0;
+    tell(to, "files", image ? "hard" : mounts ? "soft" : "advisory",
+         image      ? "the image's file system"
+         : !mounts  ? "the machine's, with the rights of its user"
+         : has_some ? "own mounts for its secrets; those of others have no names there, and the rights of its user"
+                    : "own mounts: secrets are hidden, the rest is as on the machine");
+    tell(to, "network", "advisory", "the machine's: a replica is reached by its port");
+}
+
+json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn)
+{
+    const struct gw_replica *r = gw->replicas;
+    while (r && !(r->fn == fn && r->pid && r->phase == GW_TOLD && r->item.ready))
+        r = r->next;
+    fast_autofree char *status = r ? of_process(r->pid, "status") : NULL;
+    if (!status)
+        return NULL;
+    fast_autofree char *groups = of_process(r->pid, "cgroup"), *limits = of_process(r->pid, "limits");
+    json_t *to = json_array();
+    tell_rights(to, status);
+    tell_limits(to, fn->spec, groups ? groups : "", limits, r->pid);
+    tell_view(to, fn->spec, r->pid);
+    return to;
+}
