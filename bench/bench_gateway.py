@@ -38,7 +38,7 @@ FIGURES = {
     "gateway.cpu_us_nginx": ("us", None), "gateway.cpu_ratio_tcp": ("times", ">= 1"),
     "gateway.cpu_ratio_unix": ("times", ">= 1.3"), "gateway.cpu_ratio_openfaas": ("times", ">= 4"),
     "gateway.cpu_us_600k": ("us", "<= 300"), "gateway.added_p50_us": ("us", "<= 40"),
-    "gateway.added_p50_us_nginx": ("us", None),
+    "gateway.added_p50_us_nginx": ("us", None), "gateway.added_p50_us_relay": ("us", None),
     "gateway.open_p50_us": ("us", None), "gateway.open_p99_us": ("us", None),
     "gateway.open_p50_us_nginx": ("us", None), "gateway.open_p99_us_nginx": ("us", None),
     "gateway.body_10mb_mb": ("MB", None), "gateway.body_1gb_mb": ("MB", None),
@@ -162,6 +162,12 @@ proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering 
         wait_port(port)
         return Proxy("nginx", process.pid, port, "/function/tcp")
 
+    def relay(self):
+        process = subprocess.Popen([os.path.join(TOOLS, "relay"), str(self.upstream())], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, text=True)
+        self.closers.append(lambda: (process.kill(), process.wait(), process.stdout.close()))
+        return Proxy("relay", process.pid, int(process.stdout.readline()), "")
+
     def openfaas(self):
         """The gateway of OpenFaaS before a stand-in for its provider, which this program is."""
         if not OPENFAAS:
@@ -234,14 +240,15 @@ def cpu(world, wanted):
 
 
 def added_p50(world, wanted):
-    """One connection: what the proxy adds to asking the function itself."""
-    proxies = [world.proxy("tcp")]
+    """One connection: what the proxy adds to asking the function itself, and what bytes handed on unread add."""
+    proxies = [world.proxy("tcp"), world.relay()]
     nginx = world.nginx()
     proxies += [nginx] if nginx else []
     direct = Proxy.__new__(Proxy)
     direct.name, direct.port, direct.path = "direct", world.upstream(), ""
     got = rounds(proxies + [direct], lambda p: load(p.port, f"{p.path}/n/2", 1, 0)["p50_us"])
-    for name, key in (("gateway.added_p50_us", "tcp"), ("gateway.added_p50_us_nginx", "nginx")):
+    for name, key in (("gateway.added_p50_us", "tcp"), ("gateway.added_p50_us_nginx", "nginx"),
+                      ("gateway.added_p50_us_relay", "relay")):
         if name not in wanted:
             continue
         if key in got:
