@@ -35,7 +35,6 @@ struct fast_http_req {
     enum fast_http_conn_state state;
     bool stepping, again, closed;
     bool shut; /* lingering, and our side is closed */
-    bool served;   /* it has had a request */
     bool accepted; /* it has come from outside: it may become another protocol */
     struct fast_http2_conn *h2; /* UPGRADED */
     /* the request */

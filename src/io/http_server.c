@@ -18,7 +18,7 @@
 #define ACCEPTS_PER_TURN 64
 #define BODY_WINDOW 65536   /* bytes of a body that are read at once */
 #define LINGER FAST_S(2)
-#define LAST_CALL FAST_S(3) /* for the first request of who came just before the doors closed */
+#define LAST_CALL FAST_S(3) /* for one more request of who is connected when the doors close */
 
 /* ---- the life of a connection ---- */
 
@@ -103,7 +103,9 @@ static void begin_idle(struct fast_http_req *c)
 {
     c->state = HEAD;
     fast_http_stream_rest(&c->s);
-    c->deadline = fast_loop_now(c->s.loop) + c->server->conf.idle_timeout;
+    /* A client that was not told of the end may be sending its next request. */
+    c->deadline = fast_loop_now(c->s.loop) +
+                  (c->server->draining ? LAST_CALL : c->server->conf.idle_timeout);
     fast_http_head_init(&c->head, false);
 }
 
@@ -120,7 +122,7 @@ static void begin_linger(struct fast_http_req *c)
 
 static void finish_exchange(struct fast_http_req *c)
 {
-    bool close_after = c->close_after || !c->body.done || c->server->draining;
+    bool close_after = c->close_after || !c->body.done;
     drop_collected(c);
     tell_finished(c, true);
     tell_done(c, true);
@@ -145,7 +147,6 @@ static void refuse(struct fast_http_req *c, int status)
 
 static void begin_exchange(struct fast_http_req *c)
 {
-    c->served = true;
     c->ops = NULL;
     c->user = NULL;
     c->reading = c->end_told = c->was_full = false;
@@ -548,8 +549,6 @@ static void drain_one(struct fast_http_req *c)
     fast_ns until = fast_loop_now(c->s.loop) + LAST_CALL;
     if (c->state == UPGRADED)
         fast_http_conn_step(c); /* says goodbye, and ends when its streams have */
-    else if (c->state == HEAD && !c->s.in_len && !c->stepping && c->served)
-        fast_http_conn_close(c);
     else if (c->state == HEAD && c->deadline > until)
         c->deadline = until;
 }

@@ -644,6 +644,36 @@ class Life(GatewayTest):
         self.assertEqual(gw.process.wait(node.WAIT_S), 0)
         gw.start()
 
+    def test_kept_connections_are_told_before_they_are_closed(self):
+        """Whoever was promised a kept connection may be sending on it when the gateway is stopped."""
+        gw = self.gw
+        gw.up()
+        ask = b"GET /function/f HTTP/1.1\r\nHost: a\r\n\r\n"
+        kept = [gw.connect() for _ in range(5)]
+        for c in kept:
+            c.request("GET", "/function/f")
+            self.assertEqual(c.getresponse().read()[:1], b"{")
+        begun = gw.connect()  # its head goes out before the gateway is stopped, its end later
+        begun.request("GET", "/function/f/events")
+        answer = begun.getresponse()
+        self.assertIsNone(answer.headers["Connection"])
+        seen = len(gw.log())
+        gw.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in gw.log()[seen:])
+        for c in kept:
+            c.sock.sendall(ask)
+        answer.read()
+        begun.sock.sendall(ask)
+        for c in kept + [begun]:
+            with c.sock as s:
+                got = b""
+                while part := s.recv(65536):
+                    got += part
+            self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
+            self.assertIn(b"Connection: close\r\n", got)
+        self.assertEqual(gw.process.wait(node.WAIT_S), 0)
+        gw.start()
+
     def test_only_one(self):
         gw = self.gw
         taken = subprocess.run([gateway.PROGRAM, "--state-dir", self.node.root, "--metrics", "", "--listen",
