@@ -495,10 +495,12 @@ int node_share_mps_clients(const struct node_replica *replica, int *pids, int ma
 
 void node_share_deadline(const struct node_replica *replica, fast_ns deadline)
 {
-    const struct node_share *s = replica->share;
-    for (; s; s = s->next_part)
+    const struct node_share *first = replica->share;
+    if (!first)
+        return;
+    for (const struct node_share *s = first; s; s = s->next_part)
         fast_sched_deadline(s->pool->sched, s->client, deadline, fast_clock_now());
-    node_pool_apply(replica->share->pool);
+    node_pool_apply(first->pool);
 }
 
 /* What one part has used, added to what others have. */
