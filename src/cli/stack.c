@@ -99,20 +99,22 @@ static int expand(const char *in, struct text *out, struct fast_err *err)
     return 0;
 }
 
-static int add_key(json_t *d, const char *fn, const char *key, json_t *value, struct fast_err *err)
+/* What nobody here knows is told and passed over, since files of other versions are to be taken as
+ * they are. */
+static void add_key(json_t *d, const char *fn, const char *key, json_t *value)
 {
     for (size_t i = 0; i < FAST_COUNT_OF(keys); i++) {
         if (strcmp(keys[i].yaml, key))
             continue;
         if (!keys[i].api || json_is_null(value))
-            return 0;
+            return;
         if (!strcmp(key, "readonly_root_filesystem"))
             value = json_boolean(!strcmp(json_string_value(value) ? json_string_value(value) : "",
                                          "true"));
         json_object_set(d, keys[i].api, value);
-        return 0;
+        return;
     }
-    return fast_err_set(err, FAST_EINVAL, "functions.%s.%s: this key is not known", fn, key);
+    fprintf(stderr, "fast: functions.%s: ignored: %s\n", fn, key);
 }
 
 /* Merges "environment: {...}" of a file into |env|; a name that is there already stays. */
@@ -162,11 +164,9 @@ static int add_function(json_t *list, const char *fn, json_t *spec, struct fast_
     json_array_append_new(list, d);
     const char *key;
     json_t *value;
-    json_object_foreach(spec, key, value) {
-        int r = !strcmp(key, "environment_file") ? 0 : add_key(d, fn, key, value, err);
-        if (r)
-            return r;
-    }
+    json_object_foreach(spec, key, value)
+        if (strcmp(key, "environment_file") != 0)
+            add_key(d, fn, key, value);
     json_t *files = json_object_get(spec, "environment_file");
     int r = files && !json_is_null(files) ? add_env_files(d, fn, files, err) : 0;
     if (r)

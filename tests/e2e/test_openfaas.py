@@ -359,6 +359,17 @@ spec:
         replica = self.gw.wait_ready(1, "pod")[0]
         self.assertEqual((replica["sm_pct"], replica["quota_limit"]), (12, 0.5))
 
+    def test_apply_a_stack_with_keys_of_other_versions(self):
+        done = self.apply(f"""
+version: 1.0
+provider: {{ name: openfaas }}
+functions:
+  f: {{ lang: c, handler: ./f, image: {ALPINE}, fprocess: cat, newer_key: 1, environment: {{ N: 5, T: true }} }}
+configuration: {{ templates: [{{ name: c }}] }}
+""")
+        self.assertIn("functions.f: ignored: newer_key", done.stderr)
+        self.assertEqual(self.get("f")["envVars"], {"N": "5", "T": "true"})
+
     def test_apply_what_others_use(self):
         self.apply(f"""
 apiVersion: openfaas.com/v1
