@@ -711,7 +711,8 @@ class Auth(GatewayTest):
         answer = gw.get("/system/functions")
         self.assert_answer(answer, 401, "invalid credentials")
         self.assertEqual(answer.headers["WWW-Authenticate"], 'Basic realm="Restricted"')
-        for wrong in ("Bearer ", "Basic", "Basic !", "Basic YWRtaW46eA==", "Basic YWRtaW4="):
+        for wrong in ("Bearer ", "Basic", "Basic !", "Basic YWRtaW46eA==", "Basic YWRtaW4=",
+                      "Basic YWRtaW46", "Basic YWRtaW46cGFzczp3b3I=", "Basic Og=="):  # none, the beginning, nobody
             self.assertEqual(gw.get("/system/functions", headers={"Authorization": wrong}).status, 401)
         right = {"Authorization": "Basic YWRtaW46cGFzczp3b3Jk"}
         self.assertEqual(gw.get("/system/functions", headers=right).status, 200)

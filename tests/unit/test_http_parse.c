@@ -225,6 +225,8 @@ static const struct {
     {"extensions", "2;a=\"b\"\r\nhi\r\n0;x\r\n\r\n", "hi", 0, false},
     {"trailers", "2\r\nhi\r\n0\r\nA: b\r\nC:\r\n\r\n", "hi", 0, false},
     {"no end", "2\r\nhi\r\n", "hi", 0, true},
+    {"no size", "\r\n\r\n", NULL, 0, false},
+    {"no size, an extension", ";x\r\n\r\n", NULL, 0, false},
     {"0x5", "0x5\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
     {"+5", "+5\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
     {"-1", "-1\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
