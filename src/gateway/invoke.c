@@ -534,7 +534,9 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
     }
     const struct method *method = find_method(req);
     if (!method) {
-        fast_http_req_text_reply(req, 405, "this method is not forwarded to functions");
+        static const char why[] = "this method is not forwarded to functions\n";
+        fast_http_req_reply(req, 405, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
+                            "text/plain; charset=utf-8", why, sizeof(why) - 1);
         return;
     }
     struct gw_job *j = gw_job_new(gw, fn, req);

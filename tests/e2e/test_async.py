@@ -71,6 +71,8 @@ class Async(unittest.TestCase):
         self.addCleanup(self.callbacks.close)
 
     def tearDown(self):
+        for c in self.queue()["calls"] + self.queue(dead=True)["calls"]:  # nobody waits for them now
+            self.gw.ask("DELETE", f"/async-function/{c['callId']}")
         for f in self.gw.get("/system/functions").json():
             self.gw.ask("DELETE", "/system/functions", {"functionName": f["name"]})
         wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
