@@ -67,7 +67,7 @@ static CURL *open_call(struct cli *cli, const char *method, const char *path)
     curl_easy_setopt(c, CURLOPT_USERAGENT, "fast/" FAST_VERSION);
     curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
     const char *user = getenv("FAST_USER"), *password = getenv("FAST_PASSWORD");
-    if (password) {
+    if (password && !cli->foreign) {
         curl_easy_setopt(c, CURLOPT_USERNAME, user ? user : "admin");
         curl_easy_setopt(c, CURLOPT_PASSWORD, password);
     }
@@ -107,6 +107,14 @@ int api_call(struct cli *cli, const char *method, const char *path, const void *
     return code == CURLE_OK ? 0 : -FAST_EPEER;
 }
 
+int api_unauthorized(const struct cli *cli)
+{
+    if (cli->foreign)
+        return cli_fail(CLI_FAILED, "%s, which the file names, wants a password: it is sent only to the "
+                        "gateway of OPENFAAS_URL or --gateway", cli->gateway);
+    return cli_fail(CLI_FAILED, "the gateway wants a password: set FAST_USER and FAST_PASSWORD");
+}
+
 static int explain(struct cli *cli, const struct api_reply *r, int rc)
 {
     if (rc == -FAST_ENOMEM)
@@ -115,8 +123,7 @@ static int explain(struct cli *cli, const struct api_reply *r, int rc)
         return cli_fail(CLI_NOREACH, "no gateway at %s (%s). Start one with `fast up`, or name it "
                         "with --gateway", cli->gateway, r->body);
     if (r->status == 401)
-        return cli_fail(CLI_FAILED, "the gateway wants a password: set FAST_USER and "
-                        "FAST_PASSWORD");
+        return api_unauthorized(cli);
     if (!r->len)
         return cli_fail(CLI_FAILED, "the gateway answered %ld", r->status);
     return cli_fail(CLI_FAILED, "%s", r->body);

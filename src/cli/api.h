@@ -31,6 +31,9 @@ int api_call(struct cli *cli, const char *method, const char *path, const void *
 int api_json(struct cli *cli, const char *method, const char *path, const json_t *in,
              json_t **ret_json);
 
+/* Says which password is missing; returns CLI_FAILED. */
+int api_unauthorized(const struct cli *cli);
+
 /* Streams the body of GET |path| to |out| as it comes. */
 int api_stream(struct cli *cli, const char *path, void (*line)(void *arg, const char *text),
                void *arg);

@@ -22,6 +22,7 @@ struct cli {
     const char *gateway; /* URL without a slash at its end */
     const char *gateway_unasked; /* the same, while --gateway was not given */
     char gateway_of_stack[256];
+    bool foreign; /* the stack's gateway is another one than the user's: it gets no password */
     bool json;           /* print JSON instead of text */
     bool color;          /* stdout is a terminal and NO_COLOR is not set */
     bool tty;            /* stdout is a terminal */

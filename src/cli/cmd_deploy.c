@@ -164,6 +164,8 @@ int deploy_send(struct cli *cli, const json_t *d)
     }
     if (rc)
         return no_gateway(cli, &r);
+    if (r.status == 401)
+        return api_unauthorized(cli);
     if (r.status != 200 && r.status != 202)
         return cli_fail(CLI_FAILED, "%s was not deployed: %s", name, r.len ? r.body : "no reason given");
     if (cli->json)

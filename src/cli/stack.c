@@ -185,6 +185,11 @@ static void use_gateway(struct cli *cli, const json_t *provider)
     if (!n || n >= sizeof(cli->gateway_of_stack) || cli->gateway != cli->gateway_unasked ||
         !strncmp(url, "http://127.0.0.1:8080", n) || !strncmp(url, "http://localhost:8080", n))
         return;
+    /* The password is for the gateway that the user names: a file from elsewhere gets it nowhere else. */
+    size_t own = strlen(cli->gateway);
+    while (own && cli->gateway[own - 1] == '/')
+        own--;
+    cli->foreign = own != n || strncasecmp(cli->gateway, url, n) != 0;
     snprintf(cli->gateway_of_stack, sizeof(cli->gateway_of_stack), "%.*s", (int)n, url);
     cli->gateway = cli->gateway_unasked = cli->gateway_of_stack;
 }

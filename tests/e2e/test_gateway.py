@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -720,6 +721,25 @@ class Auth(GatewayTest):
         self.assertEqual(gw.get("/system/functions", headers=right).status, 200)
         self.assertEqual(gw.get("/healthz").status, 200)
         self.assertEqual(gw.get("/function/none").status, 404)
+
+    def test_a_stack_from_elsewhere_gets_no_password(self):
+        """It may name any gateway; the password is for the one that the user names."""
+        port = self.gw.port
+        with tempfile.NamedTemporaryFile("w", suffix=".yml") as f:
+            f.write(f"provider: {{name: openfaas, gateway: 'http://127.0.0.1:{port}/'}}\n"
+                    f"functions:\n  f:\n    image: {gateway.FUNCTION}\n    labels: {{com.openfaas.scale.min: '0'}}\n")
+            f.flush()
+
+            def deploy(url):
+                env = dict(os.environ, OPENFAAS_URL=url, FAST_PASSWORD="pass:word")
+                return subprocess.run([os.path.join(node.BUILD, "src", "cli", "fast"), "deploy", "-f", f.name],
+                                      env=env, capture_output=True, text=True, check=False)
+
+            done = deploy("http://127.0.0.1:1")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("sent only to the gateway of OPENFAAS_URL", done.stderr)
+            done = deploy(f"http://127.0.0.1:{port}/")
+            self.assertEqual(done.returncode, 0, done.stderr)
 
 
 if __name__ == "__main__":
