@@ -384,7 +384,8 @@ static void on_called(void *arg, const struct gw_fetched *f)
     bool good = f->status >= 200 && f->status < 400;
     snprintf(why, sizeof(why), "%.150s", f->status == 0 ? f->why : good ? "" : f->body);
     if (is_passing(&retry, f->status) && c->attempts < retry.attempts) {
-        c->due_ns = fast_clock_wall() + wait_before(&retry, c->attempts);
+        fast_ns wait = wait_before(&retry, c->attempts);
+        c->due_ns = fast_clock_wall() + (wait > f->retry_after ? wait : f->retry_after);
         c->why = why;
         settle(w, false);
     } else if (*c->callback) { /* who asked is told of a failure too */
@@ -439,11 +440,11 @@ static int call_function(struct work *w, struct fast_err *err)
     return gw_fetch(a->fetcher, &f, on_called, w, err);
 }
 
-/* The lines of an answer, less those that a callback has of its own. */
+/* The lines of an answer, less those that a callback, a request, has of its own. */
 static char *without_own(const char *lines)
 {
     static const char *const own[] = {"x-call-id", "x-duration-seconds", "x-function-status",
-                                      "x-function-name"};
+                                      "x-function-name", "host", "expect"};
     char *kept = malloc(strlen(lines) + 1), *p = kept;
     while (kept && *lines) {
         const char *end = strstr(lines, "\r\n");
@@ -582,6 +583,9 @@ static void add_call(void *arg, const struct gw_call *c)
                           "state", stages[c->stage], "attempts", c->attempts, "status", c->status);
     json_object_set_new(o, "ageSeconds",
                         json_real((double)(fast_clock_wall() - c->created_ns) / 1e9));
+    int64_t wait = c->due_ns - fast_clock_wall();
+    if (c->stage != GW_CALL_DEAD && c->attempts)
+        json_object_set_new(o, "retryInSeconds", json_real(wait > 0 ? (double)wait / 1e9 : 0));
     if (*c->callback)
         json_object_set_new(o, "callback", json_string(c->callback));
     if (*c->why)

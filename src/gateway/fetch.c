@@ -103,6 +103,8 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
     size_t len = size * n;
     if (len > 5 && !strncmp(p, "HTTP/", 5)) { /* an answer before the last, such as 100 */
         f->headers.len = 0;
+        if (f->headers.p)
+            *f->headers.p = 0;
         return len;
     }
     f->internal = f->internal || is_named(p, len, "x-openfaas-internal");
@@ -123,8 +125,12 @@ static void tell(struct fetch *f, CURLcode code)
                            .internal = f->internal,
                            .cut = f->cut};
     long status = 0;
-    if (code == CURLE_OK)
+    curl_off_t wait = 0;
+    if (code == CURLE_OK) {
         curl_easy_getinfo(f->curl, CURLINFO_RESPONSE_CODE, &status);
+        curl_easy_getinfo(f->curl, CURLINFO_RETRY_AFTER, &wait); /* curl keeps it below 6 h */
+    }
+    a.retry_after = FAST_S(wait);
     curl_easy_getinfo(f->curl, CURLINFO_TOTAL_TIME, &a.seconds);
     a.status = (int)status;
     f->fn(f->arg, &a);

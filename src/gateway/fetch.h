@@ -27,6 +27,7 @@ struct gw_fetched {
     const char *body;
     size_t len;
     double seconds;
+    fast_ns retry_after; /* that the answer asks to wait; 0: nothing */
     bool internal; /* the answer is the platform's, not the function's */
     bool cut;      /* it was larger than GW_FETCH_MAX: |body| is its beginning */
 };

@@ -104,7 +104,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Content-Type") == BATCH and what != "status":
             self.answer_batch(what, body)
         elif what == "status":
-            self.answer(b"status\n", int(arg), [("Location", "http://elsewhere/")])
+            self.answer(b"status\n", int(arg), [("Location", "http://elsewhere/"), ("Host", "elsewhere")] +
+                        [("Retry-After", "3600")] * (arg == "429"))
         elif what == "sleep":
             time.sleep(float(arg))
             self.answer(b"slept\n")

@@ -132,6 +132,16 @@ class Async(unittest.TestCase):
         self.assertEqual(self.gw.ask("DELETE", f"/async-function/{call}").status, 202)
         self.assertEqual(self.queue()["dead"], 0)
 
+    def test_a_function_says_when_to_come_again(self):
+        self.gw.up(annotations={**QUICK, "com.openfaas.retry.codes": "429"}, image=gateway.FUNCTION)
+        self.call(name="f/status/429")
+        wait_until(lambda: [c for c in self.queue()["calls"] if c["attempts"] == 1], "not tried")
+        self.assertGreater(self.queue()["calls"][0]["retryInSeconds"], 3000)
+        # A field of the answer is not one of the request that the callback is.
+        self.call(name="f/status/500", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.assertEqual(self.callbacks.got[0][0]["Host"], self.callbacks.url.split("/")[2])
+
     def test_a_failure_is_called_back_too(self):
         self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "2"},
                    image="functions/alpine", envProcess="false")
