@@ -17,6 +17,7 @@
 #define CONNECTS_MAX 4
 /* Bytes of a body that are kept to be sent again: of any request, and of one that may be repeated. */
 #define REPLAY_MAX 65536
+#define BODY_RATE_MIN 1024 /* bytes/s, of a body that holds one of few places */
 #define REPLAY_MAX_REPEATABLE (1 << 20)
 
 /* ---- small things ---- */
@@ -211,11 +212,21 @@ static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
     j->replay_len += len;
 }
 
+/* A body that is getting on has time. Where places are few it must earn it: a byte now and then would
+ * keep all others out. */
+static fast_ns deadline_of_body(const struct gw_job *j)
+{
+    fast_ns until = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
+    fast_ns earned = j->sent + gw_job_timeout(j) + (fast_ns)(j->arrived * (uint64_t)(FAST_S(1) / BODY_RATE_MIN));
+    return j->fn->spec->max_inflight && !j->answered && earned < until ? earned : until;
+}
+
 static void on_req_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
+    j->arrived += len;
     if (j->call && !j->tunnel) /* who waits has no deadline here */
-        j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
+        j->deadline = deadline_of_body(j);
     keep_for_replay(j, data, len);
     if (j->call && !fast_http_call_write(j->call, data, len))
         fast_http_req_read(j->req, false);
@@ -447,6 +458,7 @@ void gw_job_dispatch(struct gw_job *j)
         if (!open_call(j, &err)) {
             j->attempts++;
             j->sent = fast_loop_now(j->gw->loop);
+            j->arrived = 0;
             if (j->trace.on) {
                 free(j->traced);
                 j->traced = strdup(r->id);

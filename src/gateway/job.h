@@ -31,6 +31,7 @@ struct gw_job {
     int attempts, connects, status;
     uint64_t avoid; /* key of the replica that failed it; 0: none */
     fast_ns began, sent, deadline;
+    uint64_t arrived; /* bytes of its body since it was sent */
     fast_ns due; /* by its SLO; 0: none */
     int64_t wall;
     char call_id[80];

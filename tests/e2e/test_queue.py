@@ -3,6 +3,7 @@
 late, another replica for those that may be repeated, and a time-out of the function's own."""
 import json
 import os
+import socket
 import threading
 import time
 import unittest
@@ -142,6 +143,24 @@ class Queue(QueueTest):
         answer = self.gw.post("/function/f/sleep/20")
         self.assertEqual(answer.status, 504, answer.text)
         self.assertLess(time.monotonic() - began, 15)
+
+
+    def test_a_body_that_trickles_holds_no_place(self):
+        """Else a few connections that send a byte now and then keep all others from a function."""
+        self.gw.up(envVars={"exec_timeout": "1s"}, annotations={"fastgshare/max_inflight": "1"})
+        with socket.create_connection(("127.0.0.1", self.gw.port), timeout=node.WAIT_S) as s:
+            s.sendall(b"POST /function/f/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+            s.settimeout(0.2)
+            got = b""
+            for _ in range(100):
+                try:
+                    s.sendall(b"x")
+                    got = s.recv(1000)
+                    break
+                except TimeoutError:
+                    pass
+        self.assertTrue(got.startswith(b"HTTP/1.1 504 "), got)
+        self.assertEqual(self.gw.get("/function/f/echo").status, 200)
 
 
 class Full(QueueTest):
