@@ -66,6 +66,7 @@ static const char help[] =
 struct settings {
     struct gw_conf conf;
     const char *images[PATHS_MAX], *profiles[PATHS_MAX];
+    char image_dirs[PATHS_MAX][PATH_MAX];
     char state_dir[PATH_MAX], defaults[4][PATH_MAX + 64], tool[PATH_MAX + 64];
     char *user, *password;
 };
@@ -84,6 +85,15 @@ static int add_path(const char **list, int *n, const char *path, struct fast_err
     return 0;
 }
 
+/* What is found there is started by the node, which is in a folder of its own. */
+static int add_images(struct settings *s, const char *path, struct fast_err *err)
+{
+    int *n = &s->conf.paths.nimages;
+    if (*n < PATHS_MAX && fast_path_absolute(path, s->image_dirs[*n], err))
+        return fast_err_wrap(err, "--images");
+    return add_path(s->images, n, *n < PATHS_MAX ? s->image_dirs[*n] : path, err);
+}
+
 static int set_option(struct settings *s, int c, const char *arg, struct fast_err *err)
 {
     struct gw_conf *k = &s->conf;
@@ -100,7 +110,7 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         k->state_dir = arg;
         return 0;
     case 'i':
-        return add_path(s->images, &k->paths.nimages, arg, err);
+        return add_images(s, arg, err);
     case 'p':
         return add_path(s->profiles, &k->paths.nprofiles, arg, err);
     case 'P':

@@ -115,6 +115,19 @@ int fast_file_replace(const char *path, const void *data, size_t len, int mode,
     return 0;
 }
 
+int fast_path_absolute(const char *path, char *ret, struct fast_err *err)
+{
+    char cwd[PATH_MAX] = "";
+    int n;
+    if (*path == '/')
+        n = snprintf(ret, PATH_MAX, "%s", path);
+    else if (getcwd(cwd, sizeof(cwd)))
+        n = snprintf(ret, PATH_MAX, "%s/%s", cwd, path);
+    else
+        return fast_err_set(err, FAST_EIO, "the current directory is gone");
+    return n < PATH_MAX ? 0 : fast_err_set(err, FAST_EINVAL, "path %.60s... is too long", path);
+}
+
 int fast_dir_make(const char *path, int mode, struct fast_err *err)
 {
     char p[PATH_MAX];

@@ -1,7 +1,7 @@
 #ifndef FAST_IO_FILE_H
 #define FAST_IO_FILE_H
 
-/* Whole files, directories, and the log sink. */
+/* Whole files, paths, directories, and the log sink. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +24,9 @@ void fast_file_last_line(int fd, char *ret, size_t cap);
  * spaces and brackets: what counts begins behind the last one. */
 #define FAST_PROC_STAT_MAX 1024
 const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX]);
+
+/* |path| from the root of the file system on, however it is given: |ret| has room for PATH_MAX bytes. */
+int fast_path_absolute(const char *path, char *ret, struct fast_err *err);
 
 /* mkdir -p with |mode| for what is made. */
 int fast_dir_make(const char *path, int mode, struct fast_err *err);

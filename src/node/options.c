@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/parse.h"
 #include "core/limit.h"
+#include "io/file.h"
 
 enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, MPS_CONTROL, MODEL_LIMIT, NAME, LOG_LEVEL, HELP,
        VERSION, COUNT };
@@ -183,19 +184,6 @@ static int parse(int argc, char **argv, struct node_options *o, struct fast_err 
 
 /* ---- defaults ---- */
 
-static int absolute(const char *path, char *ret, struct fast_err *err)
-{
-    char cwd[PATH_MAX] = "";
-    int n;
-    if (*path == '/')
-        n = snprintf(ret, PATH_MAX, "%s", path);
-    else if (getcwd(cwd, sizeof(cwd)))
-        n = snprintf(ret, PATH_MAX, "%s/%s", cwd, path);
-    else
-        return fast_err_set(err, FAST_EIO, "the current directory is gone");
-    return n < PATH_MAX ? 0 : fast_err_set(err, FAST_EINVAL, "path %.60s... is too long", path);
-}
-
 static int state_dir(struct node_options *o, struct fast_err *err)
 {
     const char *home = getenv("HOME"), *path = o->conf.state_dir;
@@ -209,7 +197,7 @@ static int state_dir(struct node_options *o, struct fast_err *err)
             return fast_err_set(err, FAST_EINVAL, "HOME is too long: use --state-dir");
         path = text;
     }
-    int r = absolute(path, o->state_dir, err);
+    int r = fast_path_absolute(path, o->state_dir, err);
     o->conf.state_dir = o->state_dir;
     return r;
 }
@@ -254,7 +242,7 @@ static int defaults(struct node_options *o, struct fast_err *err)
     int r = state_dir(o, err);
     find_store(o);
     if (!r && c->hook_path) {
-        r = absolute(c->hook_path, o->hook, err);
+        r = fast_path_absolute(c->hook_path, o->hook, err);
         if (!r && access(o->hook, R_OK))
             r = fast_err_set(err, FAST_ENOENT, "--hook: %.200s cannot be read", o->hook);
     } else if (!r) {
@@ -275,7 +263,7 @@ static int defaults(struct node_options *o, struct fast_err *err)
         return r;
     c->sim_dir_own = !dir || !*dir;
     if (!c->sim_dir_own)
-        r = absolute(dir, o->sim_dir, err);
+        r = fast_path_absolute(dir, o->sim_dir, err);
     else /* one for each state directory, so that two nodes of a user do not share GPUs unasked */
         snprintf(o->sim_dir, sizeof(o->sim_dir), "/dev/shm/fast-sim-%u-%08x", (unsigned)getuid(),
                  (unsigned)fast_hash_of(o->state_dir, strlen(o->state_dir), 0));

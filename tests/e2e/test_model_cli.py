@@ -22,7 +22,7 @@ class ModelCli(unittest.TestCase):
     def setUp(self):
         self.node = node.Node(gpus=2)
         self.addCleanup(self.node.close)
-        self.gw = gateway.Gateway(self.node, args=["--images", FUNCTIONS])
+        self.gw = gateway.Gateway(self.node, args=["--images", os.path.relpath(FUNCTIONS)])  # where it is started
         self.addCleanup(self.gw.close)
         self.file = os.path.join(self.node.root, "tiny.v1.safetensors")
         e2e.write_safetensors(self.file, {"w": ("BF16", [SIZE // 2], random.Random(1).randbytes(SIZE))})
