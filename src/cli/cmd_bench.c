@@ -74,24 +74,35 @@ static int measure(struct cli *cli, double *ret)
     return CLI_OK;
 }
 
+/* One that had to be started again will not do better: |ret_why| says what became of it. */
+static bool is_hopeless(const json_t *replica, char *ret_why, size_t cap)
+{
+    snprintf(ret_why, cap, "%s", json_text(replica, "text"));
+    return strcmp(json_text(replica, "state"), "ready") != 0 && json_num(replica, "restarts") > 0;
+}
+
 static int wait_for(struct cli *cli, int want)
 {
     double end = now_s() + PATIENCE_S;
+    char why[256] = "";
     for (;; usleep(POLL_US)) {
         json_t *list = NULL, *r;
         size_t i;
         int ready = 0, all = 0, s = api_json(cli, "GET", "/system/replicas", NULL, &list);
+        bool hopeless = false;
         json_array_foreach(list, i, r) {
-            bool ours = !strcmp(json_text(r, "function"), NAME);
-            all += ours;
-            ready += ours && !strcmp(json_text(r, "state"), "ready");
+            if (strcmp(json_text(r, "function"), NAME) != 0)
+                continue;
+            all++;
+            ready += !strcmp(json_text(r, "state"), "ready");
+            hopeless = hopeless || is_hopeless(r, why, sizeof(why));
         }
         json_decref(list);
         if (s || (all == want && ready == want))
             return s;
-        if (now_s() > end)
-            return cli_fail(CLI_FAILED, "bench: %d of %d replicas of " NAME " are ready; see `fast logs "
-                            NAME "`", ready, want);
+        if ((hopeless && want) || now_s() > end)
+            return cli_fail(CLI_FAILED, "bench: %d of %d replicas of " NAME " are ready%s%s; deploy the image by "
+                            "itself to see its log", ready, want, *why ? ": " : "", why);
     }
 }
 

@@ -130,6 +130,11 @@ class ModelCli(unittest.TestCase):
         self.assertEqual((self.models(), self.gw.get("/system/functions").json()), ([], []))
         self.assertIn("fast bench memory", self.fast("bench", "nonsense", want=2))
 
+    def test_bench_memory_does_not_wait_for_what_cannot_start(self):
+        said = self.fast("bench", "memory", "--image", "/bin/false", "resnet50", want=1)  # well before two minutes
+        self.assertRegex(said, "0 of 1 replicas of bench-memory are ready: exit status 1")
+        wait_until(lambda: self.gw.get("/system/functions").json() == [])
+
     def test_another_model_is_another_process(self):
         before = self.deploy("r", "a")[0]["pid"]
         self.deploy("r", "a", method="PUT")
