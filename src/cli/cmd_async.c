@@ -79,5 +79,6 @@ const struct cli_cmd cmd_async = {
     .min_args = 1, .max_args = -1,
     .detail = "A call to /async-function/NAME is stored, answered with 202 and made later, again and\n"
               "again when it fails (annotations com.openfaas.retry.*). `fast async ls --dead` shows\n"
-              "those that were given up; `rm` removes one of them or one that still waits.",
+              "those that were given up; `rm` removes one of them, one that still waits, or\n"
+              "one that is being made, whose function sees its caller go.",
     CLI_CMD_OPTS(opts, struct async), .run = run};
