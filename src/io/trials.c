@@ -98,8 +98,9 @@ static int upgrade(struct fast_trials *t, const char *path, struct fast_err *err
         return r;
     if (pragma(t, "PRAGMA user_version", &version))
         r = broken(t, err);
-    else if (version > SCHEMA_VERSION)
-        r = fast_err_set(err, FAST_EPROTO, "%s was written by a newer version (schema %d, not %d)",
+    else if (version < 0 || version > SCHEMA_VERSION)
+        r = fast_err_set(err, FAST_EPROTO, "%s was written by a newer version, or by something else (schema %d, "
+                         "not 0 to %d)",
                          path, (int)version, SCHEMA_VERSION);
     else if (version < SCHEMA_VERSION)
         r = run_sql(t, steps[version], err);
