@@ -142,16 +142,6 @@ static int open_db(struct cli *cli, const struct opts *o, char path[PATH_LEN],
 
 /* ---- what is shown ---- */
 
-static fast_ns window_of(struct cli *cli, bool ask)
-{
-    json_t *policy = NULL;
-    if (ask)
-        api_json(cli, "GET", "/system/policy", NULL, &policy);
-    double ms = json_num(policy, "window_ms");
-    json_decref(policy);
-    return ms > 0 ? (fast_ns)(ms * 1e6) : FAST_WINDOW_DEFAULT;
-}
-
 static int write_svg(const struct profile *p, const struct fast_predict *f, const char *path)
 {
     FILE *out = fopen(path, "we");
@@ -167,8 +157,8 @@ static int show(struct cli *cli, const struct opts *o, const struct plan *plan,
     struct fast_predict *f = NULL;
     struct fast_err err;
     int s = CLI_OK;
-    if (cli->json && !plan->rate_milli)
-        return profile_write(p, "json", stdout, &err) ? CLI_FAILED : CLI_OK;
+    if (cli->json && !plan->rate_milli && (profile_write(p, "json", stdout, &err) || !o->svg))
+        return ferror(stdout) ? CLI_FAILED : CLI_OK;
     if (!cli->json && !plan->rate_milli)
         profile_print(p);
     if (profile_fit(p, &f, &err))
@@ -185,7 +175,7 @@ static int show(struct cli *cli, const struct opts *o, const struct plan *plan,
     if (o->svg)
         s = write_svg(p, f, o->svg);
     if (!s && plan->rate_milli)
-        s = profile_answer(cli, f, plan->rate_milli, plan->slo, window_of(cli, ask));
+        s = profile_answer(cli, f, plan->rate_milli, plan->slo, ask ? profile_window(cli) : FAST_WINDOW_DEFAULT);
     fast_predict_free(f);
     return s;
 }

@@ -84,8 +84,11 @@ static void account(struct target *t, size_t request, uint64_t *count, bool answ
     if (answered)
         fast_hist_add(&t->result->latency, latency);
     t->result->span = t->load->last = now - t->load->start;
-    if (count == &t->result->ok)
+    if (count == &t->result->ok) {
         t->result->last_ok = t->result->span;
+        if (t->spec->answered)
+            t->spec->answered[t->result->ok - 1] = t->result->span;
+    }
     if (++t->done == t->spec->due_count && --t->load->running == 0)
         fast_loop_stop(t->load->loop);
 }

@@ -29,6 +29,7 @@ struct fast_load_spec {
     /* Looks at an answer with status 2xx; false counts it as wrong. May be NULL. */
     bool (*check)(void *arg, size_t request, const char *body, size_t len);
     void *check_arg;
+    fast_ns *answered; /* where the moments of answers that are ok go, due_count of them; NULL: nowhere */
 };
 
 struct fast_load_result {

@@ -88,6 +88,9 @@ struct profile_plan {
     int batch[PROFILE_BATCHES_MAX], batches; /* 0: as the function declares, else 1 */
 };
 
+/* Window of the node's time quota; the default where no gateway tells. */
+fast_ns profile_window(struct cli *cli);
+
 /* Runs the trials that are missing, and leaves the profile of the first batch in |ret|. An exit status. */
 int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_trials *db,
                 const char *db_path, const char *name, struct profile *ret);

@@ -4,6 +4,7 @@
 
 #include "cli/profile.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "cli/api.h"
 #include "cli/trial_run.h"
 #include "cli/view.h"
+#include "core/steady.h"
 #include "io/file.h"
 #include "io/loop.h"
 
@@ -225,6 +227,26 @@ static int find_batches(struct session *s, const json_t *function, struct fast_e
     return profile_parse_batches(*fixed ? fixed : "1", "has-gpu/batch_size", s->batch, &s->batches, err);
 }
 
+fast_ns profile_window(struct cli *cli)
+{
+    json_t *policy = NULL;
+    api_json(cli, "GET", "/system/policy", NULL, &policy);
+    double ms = json_num(policy, "window_ms");
+    json_decref(policy);
+    return ms > 0 ? (fast_ns)(ms * 1e6) : FAST_WINDOW_DEFAULT;
+}
+
+/* The part of a trial that saturates holds some windows, or it says nothing of what the quota leaves. */
+static int check_window(const struct session *s, struct fast_err *err)
+{
+    double least = FAST_STEADY_WINDOWS / TRIAL_SATURATES * (double)s->conf.window_ns * 1e-9;
+    if (s->conf.seconds >= least * 0.999)
+        return 0;
+    return fast_err_set(err, FAST_EINVAL, "--seconds: %g is less than %d windows of the time quota, of %.0f ms each, "
+                        "need; give %g or more", s->conf.seconds, FAST_STEADY_WINDOWS,
+                        (double)s->conf.window_ns * 1e-6, ceil(least * 10) / 10);
+}
+
 int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_trials *db,
                 const char *db_path, const char *name, struct profile *ret)
 {
@@ -248,9 +270,10 @@ int profile_run(struct cli *cli, const struct profile_plan *plan, struct fast_tr
     s.conf = (struct trial_conf){.cli = cli, .host = host, .port = port, .key = name,
                                  .function = function, .mem_bytes = live_memory(cli, function),
                                  .users = (int)plan->users * gathered(function),
-                                 .seconds = (double)plan->seconds_milli * 1e-3};
+                                 .seconds = (double)plan->seconds_milli * 1e-3,
+                                 .window_ns = profile_window(cli)};
     snprintf(path, sizeof(path), "%s.lock", db_path);
-    if (find_batches(&s, function, &err))
+    if (check_window(&s, &err) || find_batches(&s, function, &err))
         status = cli_fail(CLI_USAGE, "profile: %s", err.msg);
     else if (trial_lock(path, name, &lock, &err))
         status = cli_fail(CLI_FAILED, "%s", err.msg);

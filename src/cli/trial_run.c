@@ -15,6 +15,7 @@
 #include "cli/api.h"
 #include "cli/load.h"
 #include "cli/view.h"
+#include "core/steady.h"
 #include "io/file.h"
 #include "io/loop.h"
 
@@ -29,7 +30,6 @@
 #define SILENCE_PART 0.5        /* of the time, at its end, without an answer: it has stalled, */
 #define SILENCE_TURNS 4         /* if it has answered all users so often in a time as long */
 #define LATENCY_LOAD 0.6        /* of the saturated rate, at even gaps: no queue */
-#define LATENCY_PART 0.4        /* of the time of a trial */
 #define PRESSURE_MAX 0.3        /* of the time some task waits for a CPU: throughput may be too low */
 #define REQUESTS_MAX 200000     /* of one phase */
 #define SAMPLE_EVERY FAST_MS(500)
@@ -377,7 +377,8 @@ static bool sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
     return true;
 }
 
-static bool play(struct run *r, const fast_ns *due, size_t n, int connections, fast_ns timeout,
+/* |answered|: |n| moments of good answers; NULL: not wanted. */
+static bool play(struct run *r, const fast_ns *due, size_t n, int connections, fast_ns timeout, fast_ns *answered,
                  struct fast_load_result *ret)
 {
     struct fast_err err;
@@ -388,7 +389,8 @@ static bool play(struct run *r, const fast_ns *due, size_t n, int connections, f
                                   .bodies = c->bodies->count ? (const char *const *)c->bodies->data : NULL,
                                   .body_lens = c->bodies->len,
                                   .body_count = (size_t)c->bodies->count, .due = due, .due_count = n,
-                                  .timeout = timeout, .connections_max = connections};
+                                  .timeout = timeout, .connections_max = connections,
+                                  .answered = answered};
     memset(ret, 0, sizeof(*ret));
     r->sampled = fast_clock_now();
     if (!fast_load_run(&spec, 1, sample, r, ret, &err))
@@ -401,7 +403,7 @@ static bool probe(struct run *r, struct fast_load_result *res)
 {
     const fast_ns now = 0;
     char text[120];
-    if (!play(r, &now, 1, 1, (fast_ns)(r->conf->seconds * 1e10), res))
+    if (!play(r, &now, 1, 1, (fast_ns)(r->conf->seconds * 1e10), NULL, res))
         return false;
     r->alone = res->last_ok;
     if (res->ok)
@@ -451,14 +453,14 @@ static bool judge(struct run *r, const struct fast_load_result *res, uint64_t ti
 
 /* All requests are due at once and |users| connections take one after the other: a closed loop. Those
  * left when the time is over were never sent; the load counts them as timed out. */
-static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
+static bool saturate(struct run *r, fast_ns *due, fast_ns *answered, struct fast_load_result *res)
 {
-    fast_ns length = (fast_ns)(r->conf->seconds * (1 - LATENCY_PART) * 1e9);
+    fast_ns length = (fast_ns)(r->conf->seconds * TRIAL_SATURATES * 1e9);
     memset(due, 0, sizeof(*due) * REQUESTS_MAX);
     double pressure = cpu_pressure_us();
     r->saturating = true;
     r->first.busy_ms = r->last.busy_ms = 0;
-    bool played = play(r, due, REQUESTS_MAX, r->conf->users, length, res);
+    bool played = play(r, due, REQUESTS_MAX, r->conf->users, length, answered, res);
     r->saturating = false;
     if (!played)
         return false;
@@ -471,9 +473,7 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
                  (unsigned long long)res->ok);
         return failed(r, "timeout", text);
     }
-    /* Up to the last answer: what was under way at the end would count for nothing otherwise, and with
-     * a dozen answers that is percents. */
-    r->ret->rps = (double)res->ok / ((double)res->last_ok * 1e-9);
+    r->ret->rps = (double)fast_steady_rate_milli(answered, res->ok, r->conf->window_ns) * 1e-3;
     r->ret->gpu_ms = charge_ms(r);
     double share = (cpu_pressure_us() - pressure) * 1e3 / (double)length;
     if (share > PRESSURE_MAX)
@@ -484,12 +484,12 @@ static bool saturate(struct run *r, fast_ns *due, struct fast_load_result *res)
 
 static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
 {
-    double length = r->conf->seconds * LATENCY_PART, rate = r->ret->rps * LATENCY_LOAD;
+    double length = r->conf->seconds * (1 - TRIAL_SATURATES), rate = r->ret->rps * LATENCY_LOAD;
     size_t n = (size_t)(length * rate);
     n = n < 1 ? 1 : n > REQUESTS_MAX ? REQUESTS_MAX : n;
     for (size_t i = 0; i < n; i++)
         due[i] = (fast_ns)((double)i / rate * 1e9);
-    if (!play(r, due, n, 64, FAST_S(60), res))
+    if (!play(r, due, n, 64, FAST_S(60), NULL, res))
         return false;
     if (!judge(r, res, res->timeouts))
         return false;
@@ -502,10 +502,11 @@ static bool latency(struct run *r, fast_ns *due, struct fast_load_result *res)
 static enum trial_outcome load(struct run *r)
 {
     fast_autofree fast_ns *due = calloc(REQUESTS_MAX, sizeof(*due));
+    fast_autofree fast_ns *answered = calloc(REQUESTS_MAX, sizeof(*answered));
     fast_autofree struct fast_load_result *res = calloc(1, sizeof(*res));
-    if (!due || !res)
+    if (!due || !answered || !res)
         return TRIAL_ABORT;
-    bool ok = probe(r, res) && saturate(r, due, res) && latency(r, due, res), down = false;
+    bool ok = probe(r, res) && saturate(r, due, answered, res) && latency(r, due, res), down = false;
     fast_ns over = fast_clock_now();
     json_t *row = replica(r, &down);
     /* The death of a replica is known a little after the answers that it did not give. */

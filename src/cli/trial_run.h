@@ -11,6 +11,8 @@
 #include "cli/profile.h"
 #include "io/trials.h"
 
+#define TRIAL_SATURATES 0.6 /* of the time of a trial; in the rest latency is measured */
+
 struct trial_conf {
     struct cli *cli;
     const char *host;      /* of the gateway, numeric */
@@ -22,6 +24,7 @@ struct trial_conf {
     int batch;             /* inputs in a request */
     int users;
     double seconds;        /* of load */
+    fast_ns window_ns;     /* of the node's time quota */
     fast_ns until;         /* it is given up then; FAST_NEVER: it takes what it takes */
 };
 

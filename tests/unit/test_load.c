@@ -138,6 +138,8 @@ static void echoes(void **state)
     spec.bodies = bodies;
     spec.body_lens = lens;
     spec.body_count = 3;
+    static fast_ns answered[100];
+    spec.answered = answered;
     spec.check = check_echo;
     spec.check_arg = (void *)bodies;
     const struct fast_load_result *r = run(&spec);
@@ -147,6 +149,10 @@ static void echoes(void **state)
     assert_int_equal(r->violations, 20);
     assert_int_equal(r->latency.count, 100);
     assert_true(r->span >= FAST_MS(198));
+    for (int i = 1; i < 80; i++)
+        assert_true(answered[i - 1] > 0 && answered[i - 1] <= answered[i]);
+    assert_int_equal(answered[79], r->last_ok);
+    assert_int_equal(answered[80], 0);
 }
 
 static void statuses(void **state)
