@@ -249,10 +249,11 @@ static struct lane *enter_lane(struct gw_async *a, const char *function)
     while (l && strcmp(l->function, function) != 0)
         l = l->next;
     if (!l) {
-        l = calloc(1, sizeof(*l) + strlen(function) + 1);
+        size_t name = strlen(function) + 1;
+        l = calloc(1, sizeof(*l) + name);
         if (!l)
             return NULL;
-        strcpy(l->function, function);
+        memcpy(l->function, function, name);
         l->next = a->lanes;
         a->lanes = l;
     }
@@ -373,7 +374,7 @@ static void give_up(struct work *w, const char *why)
 static void on_called(void *arg, const struct gw_fetched *f)
 {
     static const char too_large[] = "the answer of the function is larger than 64 MiB\n";
-    _Static_assert(GW_FETCH_MAX == (size_t)64 << 20, "what is said about it");
+    _Static_assert(GW_FETCH_MAX >> 20 == 64, "what is said about it");
     struct work *w = arg;
     struct gw_call *c = &w->call;
     struct retry retry = retry_of(w->async, c);

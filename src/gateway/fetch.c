@@ -222,7 +222,7 @@ static int add_lines(struct fetch *f, const char *lines, bool empty)
         fast_autofree char *line = strndup(lines, n);
         char *colon = line ? strchr(line, ':') : NULL;
         if (empty && colon && !colon[1 + strspn(colon + 1, " \t")])
-            strcpy(colon, ";"); /* libcurl takes "Name:" for a field that is not to be sent */
+            memcpy(colon, ";", 2); /* libcurl takes "Name:" for a field that is not to be sent */
         struct curl_slist *more = line ? curl_slist_append(f->lines, line) : NULL;
         if (!more)
             return -FAST_ENOMEM;

@@ -48,8 +48,8 @@ static const char *const statements[STATEMENTS] = {
     [LIST] = ("SELECT " COLUMNS " FROM call WHERE stage<2 ORDER BY id LIMIT ?"),
     [LIST_DEAD] = ("SELECT " COLUMNS " FROM call WHERE stage=2 ORDER BY id LIMIT ?"),
     [COUNT] = "SELECT count(*), coalesce(sum(stage=2), 0) FROM call",
-    [NEXT] = "SELECT due_ns FROM call WHERE " READY " ORDER BY due_ns LIMIT 1",
-    [NEXT_OTHER] = LANES "SELECT min(" FIRST_OF_LANE("due_ns") ")" NOT_BUSY,
+    [NEXT] = ("SELECT due_ns FROM call WHERE " READY " ORDER BY due_ns LIMIT 1"),
+    [NEXT_OTHER] = (LANES "SELECT min(" FIRST_OF_LANE("due_ns") ")" NOT_BUSY),
 };
 
 static const char schema[] =
