@@ -69,8 +69,8 @@ extern const size_t cli_cmd_count;
 extern const struct cli_opt cli_common_opts[];
 extern const size_t cli_common_opt_count;
 
-extern const struct cli_cmd cmd_up, cmd_deploy, cmd_ls, cmd_describe, cmd_rm, cmd_scale, cmd_explain, cmd_invoke,
-    cmd_logs, cmd_top, cmd_gpu, cmd_load, cmd_profile, cmd_simulate, cmd_demo, cmd_policy, cmd_completion,
+extern const struct cli_cmd cmd_up, cmd_deploy, cmd_ls, cmd_describe, cmd_rm, cmd_scale, cmd_explain, cmd_defrag,
+    cmd_invoke, cmd_logs, cmd_top, cmd_gpu, cmd_load, cmd_profile, cmd_simulate, cmd_demo, cmd_policy, cmd_completion,
     cmd_watchdog, cmd_isolate, cmd_async, cmd_apply, cmd_image,
     cmd_model, cmd_bench;
 

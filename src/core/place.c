@@ -170,7 +170,7 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     if (rc)
         return rc;
     struct fast_placed it = *placed;
-    it.tied = want->node != FAST_ANY || want->avoid || want->near || want->spread;
+    it.tied = want->tied || want->node != FAST_ANY || want->avoid || want->near || want->spread;
     fleet_unindex(fleet, placed->gpu);
     if (placed->split) {
         gpu->nsplit++;

@@ -61,6 +61,7 @@ struct fast_want {
     enum fast_scope avoid_scope;
     uint64_t near;           /* only together with a replica of this group; 0: anywhere */
     enum fast_scope near_scope;
+    bool tied;               /* plans leave it where it is, as if one of these rules had decided that */
 };
 
 /* Where a replica is. */

@@ -213,6 +213,7 @@ static const struct route routes[] = {
     {"/system/models", "GET POST PUT DELETE", gw_api_models, NULL},
     {"/system/policy", "GET PUT", gw_api_policy, NULL},
     {"/system/explain/", "GET", NULL, gw_api_explain},
+    {"/system/defrag", "GET POST", gw_api_defrag, NULL},
 };
 
 static const struct route *find_route(const char *path, const char **ret_name)
@@ -307,7 +308,7 @@ static void system_request(struct gateway *gw, struct fast_http_req *req, const 
 
 static void root_page(struct gateway *gw, struct fast_http_req *req)
 {
-    char text[600];
+    char text[700];
     int n = snprintf(text, sizeof(text),
                      "fast-gateway %s on node %s%s\n\n"
                      "/function/NAME        call a function\n"
@@ -316,7 +317,8 @@ static void root_page(struct gateway *gw, struct fast_http_req *req)
                      "/system/replicas      processes of functions\n"
                      "/system/models        models that replicas share\n"
                      "/system/policy        how GPUs are shared\n"
-                     "/system/explain/NAME  why a function has the replicas that it has\n",
+                     "/system/explain/NAME  why a function has the replicas that it has\n"
+                     "/system/defrag        which replicas could be moved, and for what\n",
                      FAST_VERSION, gw->welcomed ? gw->node : "(not connected)",
                      gw->simulated ? " (simulated GPUs)" : "");
     fast_http_req_reply(req, 200, NULL, "text/plain; charset=utf-8", text, (size_t)n);

@@ -61,7 +61,11 @@ int gw_company_check(const struct gateway *gw, const struct gw_spec *spec, struc
 
 void gw_company_group(const struct gw_spec *spec, struct fast_want *ret)
 {
+    const char *text = note(spec, NOTE "spread");
+    bool spread = false;
+    fast_parse_bool(text ? text : "false", NOTE "spread", &spread, NULL);
     ret->group = group_of(spec->ns, spec->name);
+    ret->tied = spread || note(spec, NOTE "affinity") || note(spec, NOTE "anti_affinity");
 }
 
 void gw_company_want(const struct gateway *gw, const struct gw_spec *spec, struct fast_want *ret)

@@ -170,13 +170,15 @@ int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int c
     return gw_trials_make_room(gw, spec, try_more, &m, err);
 }
 
-/* The same, others that give way counted out. */
+/* The same, others that move or give way counted out. */
 static int check_room(struct gateway *gw, const struct gw_spec *spec, int count,
                       struct fast_err *err)
 {
     struct fast_err full;
     int r = gw_function_try_places(gw, spec, count, err);
-    return r == -FAST_ENOROOM && !gw_give_way_check(gw, spec, count, &full) ? 0 : r;
+    if (r == -FAST_ENOROOM && (gw_move_check(gw, spec, count) || !gw_give_way_check(gw, spec, count, &full)))
+        r = 0;
+    return r;
 }
 
 static int live_count(const struct gw_function *fn)
@@ -331,7 +333,7 @@ int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
     }
     snprintf(why, sizeof(why), "set to %d by hand, from %d", replicas, old);
     if (replicas != old)
-        gw_scaling_note(fn, "hand", replicas > old ? FAST_SCALE_START : FAST_SCALE_STOP, 0, why);
+        gw_scaling_note(gw, fn, "hand", replicas > old ? FAST_SCALE_START : FAST_SCALE_STOP, 0, why);
     gw_function_reconcile(gw, fn);
     return 0;
 }
@@ -345,7 +347,7 @@ void gw_function_wake(struct gateway *gw, struct gw_function *fn)
     if (gw_function_save(gw, fn, &err))
         fast_log(WARN, "cannot store the wake", "name=%s why=\"%s\"", fn->spec->name, err.msg);
     fn->last_up = fast_loop_now(gw->loop);
-    gw_scaling_note(fn, "request", FAST_SCALE_START, 0, "a request came and there was no replica");
+    gw_scaling_note(gw, fn, "request", FAST_SCALE_START, 0, "a request came and there was no replica");
     gw_function_reconcile(gw, fn);
 }
 
@@ -408,6 +410,12 @@ static int count_going(const struct gw_function *fn)
     return n;
 }
 
+/* A copy is seen to by its move, as long as its function is there. */
+static bool is_outdated(const struct gw_replica *r)
+{
+    return r->phase <= GW_TOLD && !gw_replica_is_live(r) && (!r->copy_of || r->fn->removed);
+}
+
 /* Outdated replicas, and all of a removed function, go when the new ones can do the work, or one by
  * one when the new ones have no room beside them. */
 static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_room)
@@ -416,13 +424,13 @@ static void retire_outdated(struct gateway *gw, struct gw_function *fn, bool no_
     for (int i = 0; i < fn->balance.n; i++) {
         const struct gw_replica *r = gw_replica_of(fn, i);
         ready += gw_replica_is_live(r) && gw_replica_is_ready(r);
-        outdated += r->phase <= GW_TOLD && !gw_replica_is_live(r);
+        outdated += is_outdated(r);
     }
     bool all = outdated && ready >= fn->desired;
     bool one = outdated && no_room && !count_going(fn);
     for (struct gw_replica *r = gw->replicas, *next; r && (all || one); r = next) {
         next = r->next;
-        if (r->fn != fn || r->phase > GW_TOLD || gw_replica_is_live(r))
+        if (r->fn != fn || !is_outdated(r))
             continue;
         gw_replica_drain(gw, r);
         one = false;
@@ -439,8 +447,11 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
         return; /* what runs is not known yet */
     while (live < fn->desired && now >= fn->retry_at) {
         if (gw_replica_new(gw, fn, &fn->spec->slice, 0, &err)) {
-            no_room = true;
-            gw_give_way(gw, fn, &fn->spec->slice);
+            no_room = err.code != FAST_ENOROOM || !gw_move_room(gw, fn, &fn->spec->slice);
+            if (no_room)
+                gw_give_way(gw, fn, &fn->spec->slice);
+            else
+                fast_err_wrap(&err, "others are moved to make room");
             snprintf(fn->trouble, sizeof(fn->trouble), "%s", err.msg);
             break;
         }

@@ -14,6 +14,7 @@
 #include "core/fair.h"
 #include "core/place.h"
 #include "gateway/link.h"
+#include "gateway/move.h"
 #include "gateway/profiles.h"
 #include "gateway/query.h"
 #include "gateway/spec.h"
@@ -40,6 +41,7 @@ struct gw_conf {
     const char *tls_listen, *tls_cert, *tls_key; /* NULL: no TLS */
     const char *access_log, *traces; /* a file, a file or URL; NULL: none */
     enum fast_scaler scaler;
+    int moves_max; /* replicas that are moved so that another one has room; 0: none */
 };
 
 struct gw_function;
@@ -85,6 +87,7 @@ struct gw_replica {
     struct gw_replica *linger_next, *linger_prev;
     fast_ns idle_at;
     int told_milli;  /* the quota that the node guarantees; -1: not known */
+    uint64_t copy_of; /* the key of the replica that it will take over from; 0: it is no copy */
     bool gives_way; /* it goes for a function of a higher priority */
     struct fast_slice slice; /* its configuration; what is guaranteed now: gw_elastic_slice() */
     int64_t rps_milli; /* what the scaler expects of it; 0: as the profile says */
@@ -188,6 +191,7 @@ struct gateway {
     struct gw_replica *linger_first, *linger_last; /* idle, quota still held; the longest idle first */
     bool unheld;       /* somebody may be at work without a guarantee */
     uint64_t unraised; /* requests that began so */
+    struct gw_moves moves;
     fast_ns started_ns; /* wall clock */
 };
 
@@ -226,6 +230,9 @@ extern const struct gw_link_ops gw_replica_link_ops;
 /* Places a replica, numbers it, and tells the node. */
 int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
                    int64_t rps_milli, struct fast_err *err);
+/* Another one like |of|, on GPU |gpu| of the fleet, that counts for nothing until it takes over (move.c). */
+int gw_replica_copy(struct gateway *gw, const struct gw_replica *of, int gpu, struct gw_replica **ret,
+                    struct fast_err *err);
 /* It gets no more requests and is stopped as soon as those in flight are done. */
 void gw_replica_drain(struct gateway *gw, struct gw_replica *r);
 /* The same at once, whatever is in flight. */
@@ -241,7 +248,7 @@ void gw_replica_suspect(struct gateway *gw, struct gw_replica *r);
 void gw_replica_check(struct gateway *gw, struct gw_replica *r);
 void gw_replicas_free(struct gateway *gw);
 void gw_replicas_tick(struct gateway *gw);
-/* Counts for scaling: it runs, or is being started, and is not outdated. */
+/* Counts for scaling: it runs, or is being started, is not outdated, and no copy. */
 bool gw_replica_is_live(const struct gw_replica *r);
 bool gw_replica_is_ready(const struct gw_replica *r);
 int gw_function_ready(const struct gw_function *fn);
@@ -391,6 +398,7 @@ void gw_api_replicas(const struct gw_request *rq);
 void gw_api_policy(const struct gw_request *rq);
 void gw_api_models(const struct gw_request *rq);
 void gw_api_explain(const struct gw_request *rq, const char *name);
+void gw_api_defrag(const struct gw_request *rq);
 void gw_api_info(const struct gw_request *rq);
 
 /* ---- models.c ---- */

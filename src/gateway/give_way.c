@@ -136,7 +136,7 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
         r->fn->desired--;
         r->fn->last_down = fast_loop_now(gw->loop);
         r->gives_way = true;
-        gw_scaling_note(r->fn, "priority", FAST_SCALE_STOP, r->key, why);
+        gw_scaling_note(gw, r->fn, "priority", FAST_SCALE_STOP, r->key, why);
         gw_function_save(gw, r->fn, NULL);
         gw_replica_drain(gw, r);
     }

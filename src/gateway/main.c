@@ -39,6 +39,8 @@ static const char help[] =
     "  --profiles DIR        NAME.csv for the annotation fastgshare/profile; several times\n"
     "  --policy NAME         how functions with a profile and an SLO are scaled: queue (default),\n"
     "                        paper, hybrid, or whole (whole GPUs)\n"
+    "  --moves N             at most so many replicas, 0 to 16, are moved to another GPU so that one has\n"
+    "                        room that has none because of how they lie (default 4; 0: never)\n"
     "  --timeout SPAN        how long a function may take to answer (default 60s)\n"
     "  --queue-timeout SPAN  how long a request waits for a replica (default 60s)\n"
     "  --queue N             requests that wait for one function (default 1024)\n"
@@ -129,6 +131,10 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         r = parse_count(arg, "--connections", 1000000, &n, err);
         k->max_conns = (size_t)n;
         return r;
+    case 'M':
+        r = fast_parse_int(arg, "--moves", 0, GW_MOVES_MAX, &n, err);
+        k->moves_max = (int)n;
+        return r;
     case 'x':
         k->tls_listen = arg;
         return 0;
@@ -160,6 +166,7 @@ static int parse_options(struct settings *s, int argc, char **argv, struct fast_
         {"state-dir", 1, NULL, 's'},   {"images", 1, NULL, 'i'},
         {"profiles", 1, NULL, 'p'},    {"timeout", 1, NULL, 't'},
         {"policy", 1, NULL, 'P'},
+        {"moves", 1, NULL, 'M'},
         {"queue-timeout", 1, NULL, 'q'}, {"queue", 1, NULL, 'Q'},
         {"connections", 1, NULL, 'c'}, {"access-log", 1, NULL, 'a'},
         {"tls-listen", 1, NULL, 'x'},  {"tls-cert", 1, NULL, 'C'},
@@ -288,6 +295,7 @@ static void on_job_tick(void *arg)
     struct gateway *gw = arg;
     gw_invoke_tick(gw);
     gw_scaler_rush(gw);
+    gw_move_tick(gw);
     if (gw->stopping && !open_conns(gw))
         fast_loop_stop(gw->loop);
     fast_timer_set(gw->job_timer, fast_loop_now(gw->loop) + FAST_MS(100));
@@ -482,6 +490,7 @@ int main(int argc, char **argv)
                               .timeout = FAST_S(60),
                               .queue_timeout = FAST_S(60),
                               .queue_max = 1024,
+                              .moves_max = 4,
                               .max_conns = 4096};
     fast_log_set(FAST_LOG_INFO, fast_log_stderr);
     signal(SIGPIPE, SIG_IGN);

@@ -167,6 +167,12 @@ void gw_api_metrics(void *arg, struct fast_http_req *req)
     gw_page_add(&w, "fast_async_dead %llu\n", (unsigned long long)dead);
     gw_page_head(&w, "fast_node_up", "gauge", "1 while the gateway is connected to its node");
     gw_page_add(&w, "fast_node_up %d\n", gw_link_synced(gw->link));
+    gw_page_head(&w, "fast_requests_unheld_total", "counter",
+                 "Requests that began on idle time, as the quota of their replica could not be raised");
+    gw_page_add(&w, "fast_requests_unheld_total %llu\n", (unsigned long long)gw->unraised);
+    gw_page_head(&w, "fast_moves_total", "counter", "Replicas that were to go to another GPU");
+    gw_page_add(&w, "fast_moves_total{outcome=\"moved\"} %llu\n", (unsigned long long)gw->moves.moved);
+    gw_page_add(&w, "fast_moves_total{outcome=\"given_up\"} %llu\n", (unsigned long long)gw->moves.given_up);
     gw_metrics_gpus(&w, gw);
     gw_metrics_replicas(&w, gw);
     if (w.open)

@@ -17,6 +17,8 @@ struct gw_replica *replica_find(struct gateway *gw, const char *id);
 void replica_set_ready(struct gateway *gw, struct gw_replica *r);
 /* Starting |fn| failed, |text| says why: it is tried again later. */
 void replica_back_off(struct gateway *gw, struct gw_function *fn, const char *text);
+/* Starting |r| failed, or it ended by itself: the same, if it is not a copy. */
+void replica_failed(struct gateway *gw, const struct gw_replica *r, const char *text);
 void replica_tell_start(struct gateway *gw, struct gw_replica *r);
 void replica_tell_stop(struct gateway *gw, struct gw_replica *r);
 

@@ -134,7 +134,7 @@ static void on_row(void *arg, const struct fast_msg_replica_row *m)
     if (m->state == FAST_REPLICA_STOPPED) {
         struct gw_function *fn = r->fn;
         if (r->phase == GW_TOLD)
-            replica_back_off(gw, fn, m->text.p);
+            replica_failed(gw, r, m->text.p);
         fn->jobs++;
         replica_gone(gw, r);
         gw_function_reconcile(gw, fn);

@@ -23,7 +23,7 @@
 
 bool gw_replica_is_live(const struct gw_replica *r)
 {
-    return r->phase <= GW_TOLD && r->generation == r->fn->generation && !r->fn->removed;
+    return r->phase <= GW_TOLD && r->generation == r->fn->generation && !r->fn->removed && !r->copy_of;
 }
 
 bool gw_replica_is_ready(const struct gw_replica *r)
@@ -170,6 +170,14 @@ void replica_back_off(struct gateway *gw, struct gw_function *fn, const char *te
     snprintf(fn->trouble, sizeof(fn->trouble), "%s", text);
 }
 
+void replica_failed(struct gateway *gw, const struct gw_replica *r, const char *text)
+{
+    if (r->copy_of)
+        gw_move_failed(gw, r, text); /* the replica goes on as it was */
+    else
+        replica_back_off(gw, r->fn, text);
+}
+
 static void on_started(void *arg, uint64_t key, int code, const char *text)
 {
     struct gateway *gw = arg;
@@ -182,7 +190,7 @@ static void on_started(void *arg, uint64_t key, int code, const char *text)
         return;
     }
     fast_log(WARN, "replica refused", "replica=%s why=\"%s\"", r->id, text);
-    replica_back_off(gw, r->fn, text);
+    replica_failed(gw, r, text);
     replica_gone(gw, r);
 }
 
@@ -317,8 +325,9 @@ static int resize(struct gateway *gw, void *arg, struct fast_err *err)
     return rc;
 }
 
-int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
-                   int64_t rps_milli, struct fast_err *err)
+/* |of|: it is a copy, on GPU |gpu| of the fleet; NULL: it is not. */
+static int start(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice, int64_t rps_milli,
+                 const struct gw_replica *of, int gpu, struct gw_replica **ret, struct fast_err *err)
 {
     char id[GW_ID_MAX];
     struct placing p = {.firm = !gw_elastic(gw, fn)};
@@ -329,6 +338,7 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
     r->generation = fn->generation;
     r->slice = *slice;
     r->rps_milli = rps_milli;
+    r->copy_of = of ? of->key : 0;
     int rc = 0;
     if (fn->spec->gpu) {
         r->slice = gw_replica_slice(gw, slice);
@@ -336,11 +346,10 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
         gw_replica_want(gw, &r->slice, &p.want);
         gw_models_want(gw, fn->spec, &p.want);
         gw_company_want(gw, fn->spec, &p.want);
-        rc = gw_trials_make_room(gw, fn->spec, place, &p, err);
+        p.want.gpu = gpu;
+        rc = of ? place(gw, &p, err) : gw_trials_make_room(gw, fn->spec, place, &p, err);
         r->in_fleet = !rc;
-        for (int i = 0; i < gw->ngpus && !rc; i++)
-            if (gw->gpus[i].fleet == p.placed.gpu)
-                r->gpu = (int)gw->gpus[i].row.gpu;
+        r->gpu = rc ? -1 : gw_gpu_of(gw, p.placed.gpu);
     }
     fn->next_number++;
     if (!rc)
@@ -353,8 +362,22 @@ int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast
         fn->jobs--;
         return rc;
     }
+    *ret = r;
     replica_tell_start(gw, r);
     return 0;
+}
+
+int gw_replica_new(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice,
+                   int64_t rps_milli, struct fast_err *err)
+{
+    struct gw_replica *r;
+    return start(gw, fn, slice, rps_milli, NULL, FAST_ANY, &r, err);
+}
+
+int gw_replica_copy(struct gateway *gw, const struct gw_replica *of, int gpu, struct gw_replica **ret,
+                    struct fast_err *err)
+{
+    return start(gw, of->fn, &of->slice, of->rps_milli, of, gpu, ret, err);
 }
 
 void gw_replica_drain(struct gateway *gw, struct gw_replica *r)

@@ -112,12 +112,12 @@ void gw_scaling_keep(struct gw_function *fn, const struct fast_scale_record *rec
                  *d->outcome ? "\"" : "");
 }
 
-void gw_scaling_note(struct gw_function *fn, const char *cause, enum fast_scale_kind kind, uint64_t id,
-                     const char *reason)
+void gw_scaling_note(struct gateway *gw, struct gw_function *fn, const char *cause,
+                     enum fast_scale_kind kind, uint64_t id, const char *reason)
 {
     struct fast_scale_record record = {.wall_ns = fast_clock_wall(), .policy = "-", .cause = cause,
                                        .trace = {.late_milli = -1}, .nactions = 1};
-    if (!fn->scaling)
+    if (!scaling_of(gw, fn))
         return;
     record.replicas = fn->desired;
     record.did[0].action.kind = kind;
@@ -139,7 +139,9 @@ static int start_one(struct gateway *gw, struct gw_function *fn, const struct fa
         slice.limit_milli = gw_spec_limit(fn->spec, a->quota_milli);
     }
     int r = gw_replica_new(gw, fn, &slice, profiled ? a->rps_milli : 0, err);
-    if (r == -FAST_ENOROOM && gw_give_way(gw, fn, &slice))
+    if (r == -FAST_ENOROOM && gw_move_room(gw, fn, &slice))
+        fast_err_wrap(err, "others are moved to make room");
+    else if (r == -FAST_ENOROOM && gw_give_way(gw, fn, &slice))
         fast_err_wrap(err, "others give way");
     if (!r) {
         fn->desired++;

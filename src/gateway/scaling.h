@@ -21,8 +21,8 @@ struct gw_scaling {
 /* Keeps |record|, which says what has been done, and logs it. */
 void gw_scaling_keep(struct gw_function *fn, const struct fast_scale_record *record);
 /* The same for what the scaler did not decide by itself; |reason| is copied. */
-void gw_scaling_note(struct gw_function *fn, const char *cause, enum fast_scale_kind kind, uint64_t id,
-                     const char *reason);
+void gw_scaling_note(struct gateway *gw, struct gw_function *fn, const char *cause,
+                     enum fast_scale_kind kind, uint64_t id, const char *reason);
 
 /* ---- give_way.c ---- */
 

@@ -298,8 +298,11 @@ static void defragments(void **state)
     tied.avoid = 77;
     tied.gpu = 0;
     assert_int_equal(place(fleet, 5, &tied), 0);
+    struct fast_placed placed;
+    tied.avoid = 0;
+    tied.tied = true;
     tied.gpu = 1;
-    assert_int_equal(place(fleet, 6, &tied), 1);
+    assert_int_equal(fast_fleet_adopt(fleet, 6, &tied, &placed, NULL), 0);
     assert_int_equal(fast_fleet_defrag(fleet, 8, UINT64_MAX, moves, &worth, NULL), 0);
     assert_int_equal(worth.nmoves, 0);
     fast_fleet_free(fleet);
