@@ -307,12 +307,16 @@ int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
                             "there is no model %.100s%s%.60s for namespace %s (one of another "
                             "namespace has to be marked as shared)",
                             w->name, *w->version ? " of version " : "", w->version, w->ns);
-    if (c->waits >= FAST_CATALOG_WAITS)
-        return fast_err_set(err, FAST_ENOROOM, "%d requests for models wait already", c->waits);
     struct hold **at = &c->holds;
+    bool waits = m && m->state == FAST_MODEL_LOADING;
     int of_client = 0;
-    for (; *at; at = &(*at)->next)
+    for (; *at; at = &(*at)->next) {
         of_client += (*at)->client == client;
+        if (waits && (*at)->client == client && (*at)->model && !(*at)->held)
+            return fast_err_set(err, FAST_EBUSY, "this client waits for a model already");
+    }
+    if (waits && c->waits >= FAST_CATALOG_WAITS)
+        return fast_err_set(err, FAST_ENOROOM, "%d requests for models wait already", c->waits);
     if (of_client >= FAST_CATALOG_HOLDS)
         return fast_err_set(err, FAST_ENOROOM, "this client has %d references already", of_client);
     struct hold *h = calloc(1, sizeof(*h));

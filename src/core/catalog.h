@@ -29,7 +29,7 @@
 #define FAST_CATALOG_NAME 128   /* bytes of a model's name, with its NUL */
 #define FAST_CATALOG_VERSION 64 /* and of its version */
 #define FAST_CATALOG_NS 64      /* and of its namespace */
-#define FAST_CATALOG_WAITS 1024 /* requests that wait, of all clients */
+#define FAST_CATALOG_WAITS 1024 /* requests that wait, of all clients; one of each */
 
 /* As told in model_row. One that is removed while it is loaded becomes FAST_MODEL_RETIRED by its commit. */
 enum fast_model_state {
@@ -104,7 +104,8 @@ uint64_t fast_catalog_limit_of(const struct fast_catalog *c, const char *ns);
 
 /* Request |id| of |client| (not 0). What becomes of it comes from fast_catalog_next(), now or later.
  * FAST_ENOENT: nothing of that name that this namespace may use, and it cannot be loaded.
- * FAST_EINVAL, FAST_ENOROOM (of which the limit of its namespace is one): nothing was changed. */
+ * FAST_EINVAL, FAST_ENOROOM (of which the limit of its namespace is one), FAST_EBUSY (the client waits already,
+ * and would for this as well): nothing was changed. */
 int fast_catalog_want(struct fast_catalog *c, uint64_t client, uint32_t id,
                       const struct fast_model_want *want, fast_ns now, struct fast_err *err);
 

@@ -195,6 +195,14 @@ class StoreAbuse(unittest.TestCase):
         self.others_are_served()
         self.assertEqual(self.enter("-", admin=True)[1].name, "store_welcome")
 
+    def test_those_who_wait_keep_nobody_out(self):
+        self.loads(self.member("evil"), "m")
+        for _ in range(5):
+            s = self.member("evil")
+            for n in range(256):
+                s.send("model_want", 1 + n, digest_lo=1, bytes=MIB, name="m", version="1", wait_ms=3600000)
+        self.others_are_served()
+
     def test_a_replica_can_neither_pin_nor_share(self):
         evil = self.member("evil")
         for flags in (SHARED, PINNED):

@@ -595,6 +595,33 @@ static void a_full_catalogue_drops_what_nobody_uses(void **state)
     fast_catalog_free(c);
 }
 
+/* So that the places for those who wait are as many as the clients, and nobody takes those of others. */
+static void a_client_waits_for_one_model_at_a_time(void **state)
+{
+    (void)state;
+    struct fast_catalog *c = make();
+    struct fast_model_want first = of("m", 100), second = of("n", 100), ready = of("r", 100);
+    want(c, 1, &ready, 0);
+    struct fast_model *r = expect(c, FAST_CATALOG_LOAD, 1);
+    assert_int_equal(fast_catalog_commit(c, 1, r->id, 0, NULL), 0);
+    want(c, 1, &first, 0);
+    expect(c, FAST_CATALOG_LOAD, 1);
+    want(c, 1, &second, 0);
+    expect(c, FAST_CATALOG_LOAD, 1);
+    want(c, 2, &first, 0);
+    assert_int_equal(fast_catalog_want(c, 2, 8, &first, 0, NULL), -FAST_EBUSY);
+    assert_int_equal(fast_catalog_want(c, 2, 8, &second, 0, NULL), -FAST_EBUSY);
+    want(c, 2, &ready, 0); /* for which nobody waits */
+    expect(c, FAST_CATALOG_GIVE, 2);
+    fast_catalog_tick(c, FAST_S(1));
+    want(c, 2, &second, FAST_S(1)); /* the other one is over, told or not */
+    expect(c, FAST_CATALOG_EXPIRE, 2);
+    nothing(c);
+    fast_catalog_client_gone(c, 1, 0);
+    fast_catalog_client_gone(c, 2, 0);
+    fast_catalog_free(c);
+}
+
 static void a_client_has_only_so_many_references(void **state)
 {
     (void)state;
@@ -655,6 +682,7 @@ int main(void)
         cmocka_unit_test(only_its_own_namespace_loads_a_model),
         cmocka_unit_test(one_namespace_does_not_fill_the_catalogue),
         cmocka_unit_test(a_full_catalogue_drops_what_nobody_uses),
+        cmocka_unit_test(a_client_waits_for_one_model_at_a_time),
         cmocka_unit_test(a_client_has_only_so_many_references),
         cmocka_unit_test(references_always_add_up),
     };
