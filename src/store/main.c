@@ -142,7 +142,7 @@ static int verify(const struct options *o, struct fast_store *store, const struc
                  "push again", o->model, why);
         return rc;
     }
-    rc = store_client_verified(store, model, &err);
+    rc = store_client_verified(store, model, o->flags, &err);
     if (rc)
         snprintf(msg, msg_size, "%.200s", err.msg);
     return rc;

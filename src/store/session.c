@@ -128,7 +128,7 @@ static int set_limit(struct store *s, const char *text, struct fast_err *err)
 }
 
 /* Whoever says so had it in its hands: what is not ready, or is of an earlier life, cannot be meant. */
-static int set_verified(struct store *s, uint64_t id, struct fast_err *err)
+static int set_verified(struct store *s, uint64_t id, uint32_t flags, struct fast_err *err)
 {
     struct fast_model *m = fast_catalog_find(s->catalog, id);
     if (!m)
@@ -136,6 +136,8 @@ static int set_verified(struct store *s, uint64_t id, struct fast_err *err)
     if (m->state == FAST_MODEL_LOADING)
         return fast_err_set(err, FAST_EBUSY, "model %s is being loaded", m->name);
     m->verified = true;
+    m->shared |= (flags & FAST_MODEL_F_SHARED) != 0;
+    m->pinned |= (flags & FAST_MODEL_F_PINNED) != 0;
     return 0;
 }
 
@@ -156,7 +158,7 @@ static int administer(struct store_session *c, const struct fast_msg *m, struct 
         rc = set_limit(s, m->store_limit.limits.p, err);
         break;
     case FAST_MSG_T_model_verified:
-        rc = set_verified(s, m->model_verified.model, err);
+        rc = set_verified(s, m->model_verified.model, m->model_verified.flags, err);
         break;
     default:
         rc = fast_catalog_pin(s->catalog, m->model_pin.ns.p, m->model_pin.name.p,

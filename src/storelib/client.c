@@ -307,9 +307,11 @@ int store_client_close(struct fast_store *s, uint64_t epoch, uint64_t model, str
     return rc;
 }
 
-int store_client_verified(struct fast_store *s, const struct fast_store_model *model, struct fast_err *err)
+int store_client_verified(struct fast_store *s, const struct fast_store_model *model, unsigned flags,
+                          struct fast_err *err)
 {
-    struct fast_msg out = {.type = FAST_MSG_T_model_verified, .model_verified = {.model = model->id}};
+    struct fast_msg out = {.type = FAST_MSG_T_model_verified,
+                           .model_verified = {.model = model->id, .flags = flags}};
     pthread_mutex_lock(&s->lock);
     int rc = call_same(s, model->epoch, &out, NULL, 0, err);
     pthread_mutex_unlock(&s->lock);

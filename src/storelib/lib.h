@@ -94,8 +94,9 @@ int store_client_commit(struct fast_store *s, uint64_t epoch, uint64_t model, in
                         fast_ns load, struct fast_err *err);
 int store_client_close(struct fast_store *s, uint64_t epoch, uint64_t model, struct fast_err *err);
 int store_client_known(struct fast_store *s, uint64_t model, struct fast_err *err);
-/* Tells the store that |model| was compared with its file. */
-int store_client_verified(struct fast_store *s, const struct fast_store_model *model, struct fast_err *err);
+/* Tells the store that |model| was compared with its file, and is to have |flags|. */
+int store_client_verified(struct fast_store *s, const struct fast_store_model *model, unsigned flags,
+                          struct fast_err *err);
 fast_ns store_now(void);
 
 /* ---- map.c ---- */

@@ -57,7 +57,10 @@ class ModelCli(unittest.TestCase):
         self.assertTrue(m["verified"])
         self.assertEqual(m["loaded_by"], "push")
         self.assertIn("was there already, byte for byte",
-                      self.fast("model", "push", self.file, "--gpu", "1", "--version", "7"))
+                      self.fast("model", "push", self.file, "--gpu", "1", "--version", "7", "--pin", "--shared"))
+        wait_until(lambda: [(m["pinned"], m["shared"]) for m in self.models()] == [(True, True)])
+        self.fast("model", "pin", "tiny", "--off")
+        self.fast("model", "push", self.file, "--gpu", "1", "--version", "7")
         self.assertIn("tiny is pinned.", self.fast("model", "pin", "tiny"))
         wait_until(lambda: self.models()[0]["pinned"])
         self.assertIn("pinned", self.fast("model", "ls"))
