@@ -210,6 +210,26 @@ int fast_parse_name_of(const char *const *names, int n, const char *text)
     return -1;
 }
 
+bool fast_is_text(const char *text)
+{
+    static const uint32_t least[] = {0x20, 0xa0, 0x800, 0x10000}; /* of so many bytes more; below 0xa0 is control */
+    for (const unsigned char *p = (const unsigned char *)text; *p;) {
+        int more = *p < 0x80 ? 0 : *p >> 5 == 6 ? 1 : *p >> 4 == 14 ? 2 : *p >> 3 == 30 ? 3 : -1;
+        if (more < 0)
+            return false;
+        uint32_t c = more ? *p & (0x3fu >> more) : *p;
+        p++;
+        for (int i = 0; i < more; i++, p++) {
+            if (*p >> 6 != 2)
+                return false;
+            c = c << 6 | (*p & 0x3f);
+        }
+        if (c < least[more] || c == 0x7f || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+            return false;
+    }
+    return true;
+}
+
 int fast_parse_bool(const char *text, const char *what, bool *ret, struct fast_err *err)
 {
     static const char *const yes[] = {"on", "true", "yes", "1"};

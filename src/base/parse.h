@@ -36,6 +36,9 @@ int fast_parse_duration(const char *text, const char *what, fast_ns min, fast_ns
  * beginning and ending with a letter or a digit. */
 int fast_parse_name(const char *text, const char *what, struct fast_err *err);
 
+/* Whether it is UTF-8 without control characters, and so can be shown, be a JSON string and a label. */
+bool fast_is_text(const char *text);
+
 /* The place of |text| in |names|, of which the |n| entries are set; -1 if it is none of them. */
 int fast_parse_name_of(const char *const *names, int n, const char *text);
 

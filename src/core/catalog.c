@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/parse.h"
+
 #define MIB 1048576.0
 
 struct hold {
@@ -146,9 +148,8 @@ static int check_text(const char *what, const char *text, size_t cap, bool empty
     if ((!n && !empty) || n >= cap)
         return fast_err_set(err, FAST_EINVAL, "%s: \"%.80s\" has not %d to %zu bytes", what, text,
                             empty ? 0 : 1, cap - 1);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
-            return fast_err_set(err, FAST_EINVAL, "%s: it has a control character", what);
+    if (!fast_is_text(text)) /* who lists models would be shown less, or more */
+        return fast_err_set(err, FAST_EINVAL, "%s: it is not UTF-8, or has a control character", what);
     return 0;
 }
 

@@ -301,6 +301,8 @@ static void bad_names_are_refused(void **state)
     assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
     w.name = "two\nlines";
     assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
+    w.name = "latin\xe9";
+    assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);
     w = of("m", 100);
     w.digest[0] = w.digest[1] = 0;
     assert_int_equal(fast_catalog_want(c, 1, 1, &w, 0, NULL), -FAST_EINVAL);

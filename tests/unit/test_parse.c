@@ -112,12 +112,26 @@ static void name_of_a_list(void **state)
     assert_int_equal(fast_parse_name_of(names, 3, ""), -1);
 }
 
+static void text(void **state)
+{
+    static const char *const good[] = {"", "a b", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "\xc2\xa0",
+                                       "\xf4\x8f\xbf\xbf", "\xee\x80\x80"};
+    static const char *const bad[] = {"\n", "a\x7f", "\xe9", "\xc3", "\xc3z", "\x80", "\xc2\x9b", "\xc1\xa1",
+                                      "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
+                                      "\xf8\x88\x80\x80\x80", "\xff", "\xe2\x82"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+        assert_true(fast_is_text(good[i]));
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_false(fast_is_text(bad[i]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers), cmocka_unit_test(fractions), cmocka_unit_test(sizes),
         cmocka_unit_test(durations), cmocka_unit_test(names), cmocka_unit_test(wrapping),
-        cmocka_unit_test(name_of_a_list),
+        cmocka_unit_test(name_of_a_list), cmocka_unit_test(text),
     };
     return cmocka_run_group_tests_name("parse", tests, NULL, NULL);
 }
