@@ -1,10 +1,12 @@
 /* GPUs and replicas on the metrics page. A GPU's measurements stand under DCGM's names and units as well,
  * so that dashboards made for dcgm-exporter work; what a GPU cannot tell (SM activity and occupancy need GPM,
  * from Hopper on) is left out there and not given as 0. */
+#include "core/catalog.h"
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define MIB 1048576.0
 
@@ -146,6 +148,26 @@ static void limits(struct gw_page *w, const struct gateway *gw)
     }
 }
 
+/* Of all models of |of|'s name and version, which differ in their tensors, or of which one was removed and is in
+ * use: a series is there once. False: |of| is not the first of them. */
+static bool sum_models(const struct gateway *gw, const struct fast_msg_model_row *of, uint64_t ret[3])
+{
+    bool found = false;
+    memset(ret, 0, 3 * sizeof(*ret));
+    for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
+        if (m->gpu != of->gpu || strcmp(m->ns.p, of->ns.p) != 0 || strcmp(m->name.p, of->name.p) != 0 ||
+            strcmp(m->version.p, of->version.p) != 0)
+            continue;
+        if (!found && m != of)
+            return false;
+        found = true;
+        ret[0] += m->bytes;
+        ret[1] += m->refs;
+        ret[2] += m->gets;
+    }
+    return true;
+}
+
 static void models(struct gw_page *w, const struct gateway *gw)
 {
     static const struct {
@@ -156,11 +178,14 @@ static void models(struct gw_page *w, const struct gateway *gw)
     for (int i = 0; i < 3; i++) {
         gw_page_head(w, rows[i].name, rows[i].type, rows[i].help);
         for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
-            char name[128], version[64];
+            char name[2 * FAST_CATALOG_NAME], version[2 * FAST_CATALOG_VERSION];
+            uint64_t sums[3];
+            if (!sum_models(gw, m, sums))
+                continue;
             gw_page_add(w, "%s{model=\"%s\",version=\"%s\",namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name,
                         gw_page_label(m->name.p, name, sizeof(name)),
                         gw_page_label(m->version.p, version, sizeof(version)), m->ns.p, m->gpu,
-                        (unsigned long long)(i == 0 ? m->bytes : i == 1 ? m->refs : m->gets));
+                        (unsigned long long)sums[i]);
         }
     }
 }

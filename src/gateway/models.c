@@ -26,20 +26,32 @@ static uint64_t identity(const char *ns, const char *name)
     return fast_hash_of(name, strlen(name), fast_hash_of(ns, strlen(ns), 0)) | 1;
 }
 
+/* One that was removed is nothing that a new replica could use, but fills the GPU until its last user is gone. */
+static uint64_t retired_identity(const struct fast_msg_model_row *r)
+{
+    return fast_hash_of(&r->model, sizeof(r->model), identity(r->ns.p, r->name.p)) | 1;
+}
+
+static void tell_weights(struct gateway *gw, uint32_t gpu, uint64_t weights, uint64_t bytes, bool firm)
+{
+    for (int i = 0; i < gw->ngpus; i++)
+        if (gw->gpus[i].row.gpu == gpu)
+            fast_fleet_weights(gw->fleet, gw->gpus[i].fleet, weights, bytes, firm, NULL);
+}
+
 /* The placement learns what |gpu| has of the model of that name: all its versions. */
 static void tell_fleet(struct gateway *gw, uint32_t gpu, const char *ns, const char *name)
 {
     uint64_t bytes = 0;
     bool firm = false;
     for (const struct gw_model *m = gw->models; m; m = m->next) {
-        if (m->row.gpu != gpu || strcmp(m->ns, ns) != 0 || strcmp(m->name, name) != 0)
+        if (m->row.gpu != gpu || strcmp(m->ns, ns) != 0 || strcmp(m->name, name) != 0 ||
+            m->row.state == FAST_MODEL_RETIRED)
             continue;
         bytes += m->row.bytes;
         firm |= m->row.pinned != 0;
     }
-    for (int i = 0; i < gw->ngpus; i++)
-        if (gw->gpus[i].row.gpu == gpu)
-            fast_fleet_weights(gw->fleet, gw->gpus[i].fleet, identity(ns, name), bytes, firm, NULL);
+    tell_weights(gw, gpu, identity(ns, name), bytes, firm);
 }
 
 void gw_models_want(const struct gateway *gw, const struct gw_spec *spec, struct fast_want *ret)
@@ -89,6 +101,7 @@ void gw_models_told(void *arg, const struct fast_msg_model_row *row)
     struct gateway *gw = arg;
     take_row(gw, row);
     tell_fleet(gw, row->gpu, row->ns.p, row->name.p);
+    tell_weights(gw, row->gpu, retired_identity(row), row->state == FAST_MODEL_RETIRED ? row->bytes : 0, true);
 }
 
 void gw_models_forget(struct gateway *gw)
@@ -97,6 +110,7 @@ void gw_models_forget(struct gateway *gw)
         struct gw_model *m = gw->models;
         gw->models = m->next;
         tell_fleet(gw, m->row.gpu, m->ns, m->name);
+        tell_weights(gw, m->row.gpu, retired_identity(&m->row), 0, true);
         free(m);
     }
 }

@@ -149,8 +149,9 @@ static int administer(struct store_session *c, const struct fast_msg *m, struct 
         return fast_err_set(err, FAST_EPERM, "this pass does not give the right to administer");
     switch (m->type) {
     case FAST_MSG_T_model_remove:
-        return fast_catalog_remove(s->catalog, m->model_remove.ns.p, m->model_remove.name.p,
-                                   m->model_remove.version.p, err);
+        rc = fast_catalog_remove(s->catalog, m->model_remove.ns.p, m->model_remove.name.p,
+                                 m->model_remove.version.p, err);
+        break;
     case FAST_MSG_T_store_watch:
         watch_begin(c);
         return 0;

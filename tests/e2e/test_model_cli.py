@@ -37,9 +37,9 @@ class ModelCli(unittest.TestCase):
     def models(self):
         return json.loads(self.fast("model", "ls", "--json"))
 
-    def deploy(self, name, model, count=1, **more):
+    def deploy(self, name, model, count=1, mem="2Gi", **more):
         notes = {"fastgshare/gpu_sm_partition": "10", "fastgshare/gpu_quota_request": "0.1",
-                 "fastgshare/gpu_mem": "2Gi", "fastgshare/model": model}
+                 "fastgshare/gpu_mem": mem, "fastgshare/model": model}
         return self.gw.up(name, count, image="replay", annotations=notes,
                           labels={"com.openfaas.scale.min": str(count)},
                           envVars={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}, **more)
@@ -112,6 +112,19 @@ class ModelCli(unittest.TestCase):
         labels = f'namespace="openfaas-fn",gpu="{m["gpu"]}"'
         self.assertIn(f"fast_model_namespace_bytes{{{labels}}} {10 * MIB}\n", page)
         self.assertIn(f"fast_model_namespace_limit_bytes{{{labels}}} {m['namespace_limit_bytes']}\n", page)
+
+    def test_a_removed_model_in_use_beside_its_successor(self):
+        old = self.deploy("old", "resnet50")[0]["gpu"]
+        wait_until(lambda: [m["references"] for m in self.models()] == [1])
+        self.fast("model", "rm", "resnet50")
+        wait_until(lambda: [m["state"] for m in self.models()] == ["retired"])
+        self.deploy("new", "resnet50")
+        wait_until(lambda: sorted(m["state"] for m in self.models()) == ["ready", "retired"])
+        series = [line for line in self.gw.metrics().splitlines() if line.startswith("fast_model_bytes{")]
+        self.assertEqual([line.split()[-1] for line in series], [str(20 * MIB)], "of both, once")
+        # Room for one of both models is not enough where there are both.
+        total = json.loads(self.fast("gpu", "--json"))[old]["memory_total_bytes"]
+        self.assertNotEqual(self.deploy("third", "resnet50", mem=str(total - 4096 * MIB - 15 * MIB))[0]["gpu"], old)
 
     def test_a_replica_goes_where_its_model_is(self):
         # Without the model a replica goes to GPU 0, the first of two that are alike.
