@@ -54,9 +54,8 @@ void store_done(struct store_session *c, uint32_t id, int code, const char *text
     store_send(c, &m, NULL, 0);
 }
 
-static void on_reap(void *arg)
+static void forget_closing(struct store *s)
 {
-    struct store *s = arg;
     for (struct store_session **at = &s->sessions; *at;) {
         struct store_session *c = *at;
         if (!c->closing) {
@@ -69,9 +68,28 @@ static void on_reap(void *arg)
         close(c->fd);
         free(c);
     }
+}
+
+/* Tells of the models that have lost something, and of no others: whoever comes and goes a lot would fill the
+ * connections of those who watch. */
+static void on_reap(void *arg)
+{
+    struct store *s = arg;
+    struct { uint64_t id; uint32_t refs, waiting; } before[FAST_CATALOG_MODELS];
+    int n = fast_catalog_count(s->catalog);
+    for (int i = 0; i < n; i++) {
+        const struct fast_model *m = fast_catalog_at(s->catalog, i);
+        before[i].id = m->id;
+        before[i].refs = m->refs;
+        before[i].waiting = m->waiting;
+    }
+    forget_closing(s);
     fast_watch_set(s->listen_watch, FAST_LOOP_IN);
-    for (int i = 0; i < fast_catalog_count(s->catalog); i++) /* references have changed */
-        store_tell_model(s, fast_catalog_at(s->catalog, i));
+    for (int i = 0; i < n; i++) {
+        const struct fast_model *m = fast_catalog_find(s->catalog, before[i].id);
+        if (m && (m->refs != before[i].refs || m->waiting != before[i].waiting))
+            store_tell_model(s, m);
+    }
     store_perform(s);
 }
 

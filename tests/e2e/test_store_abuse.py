@@ -195,6 +195,18 @@ class StoreAbuse(unittest.TestCase):
         self.others_are_served()
         self.assertEqual(self.enter("-", admin=True)[1].name, "store_welcome")
 
+    def test_who_comes_and_goes_is_no_news_of_models(self):
+        evil, admin = self.member("evil"), self.member("-", admin=True)
+        for n in range(3):
+            self.loads(evil, f"m{n}", 1)
+        admin.ask("store_watch")
+        self.member("evil").close()
+        news = []
+        while [m.clients for m in news[-2:]] != [2, 1]:  # it is there; it is gone
+            m = admin.receive()
+            self.assertEqual(m.name, "store_usage")
+            news += [m] if not news or m.clients != news[-1].clients else []
+
     def test_those_who_wait_keep_nobody_out(self):
         self.loads(self.member("evil"), "m")
         for _ in range(5):
