@@ -16,8 +16,8 @@ static bool is_trial(const struct gw_spec *spec)
     return gw_spec_map(spec, "labels", "fastgshare/trial") != NULL;
 }
 
-/* Back to where it was: nobody has taken its place meanwhile. */
-static void put_back(struct gateway *gw, struct gw_replica *r)
+/* Back to where it was, unless somebody has taken its place meanwhile. */
+static bool put_back(struct gateway *gw, struct gw_replica *r)
 {
     struct fast_want want;
     struct fast_placed placed;
@@ -28,6 +28,10 @@ static void put_back(struct gateway *gw, struct gw_replica *r)
         if ((int)gw->gpus[i].row.gpu == r->gpu)
             want.gpu = gw->gpus[i].fleet;
     r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
+    if (!r->in_fleet || !placed.forced)
+        return r->in_fleet;
+    fast_fleet_remove(gw->fleet, r->key, NULL);
+    return r->in_fleet = false;
 }
 
 /* Stopped at once: what it still has in flight is load of the profiler, who learns from the trial's
@@ -62,12 +66,10 @@ int gw_trials_make_room(struct gateway *gw, const struct gw_spec *spec, gw_attem
         out[n++] = r;
         rc = attempt(gw, arg, err);
     }
-    for (int i = 0; i < n; i++) {
-        if (rc)
-            put_back(gw, out[i]);
-        else
+    /* Those that were not in the way stay, and all of them where nobody was placed. */
+    for (int i = 0; i < n; i++)
+        if (!put_back(gw, out[i]))
             stop(gw, out[i], spec);
-    }
     return rc;
 }
 

@@ -198,6 +198,39 @@ class ProfileTest(unittest.TestCase):
         after = self.stack.ready("resnet50")[0]
         self.assertEqual((after["pid"], after["quota_request"]), (before["pid"], before["quota_request"]))
 
+    def test_only_the_trial_in_the_way_goes(self):
+        """Trials of two functions: none pushes the other out, and a live function only the one that it needs."""
+        env = {"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}
+        self.stack.deploy("one", "replay", env=env, sm=12, request="0.2", limit="0.2", mem=1 << 30)
+        # A trial that goes does not wait for its requests: this one never answers.
+        self.stack.deploy("two", BAD, env={"HOW": "hang"}, sm=12, request="0.2", limit="0.2", mem=1 << 30)
+        self.stack.deploy("big", "replay", env=env, sm=100, request="0.6", limit="0.6", mem=1 << 30)
+        runs = []
+        try:
+            for name in ("one", "two"):
+                runs.append(subprocess.Popen(self.fast(name, "--seconds", "60"), stderr=subprocess.DEVNULL,
+                                             stdout=subprocess.DEVNULL))
+                self.stack.wait_ready(name + "-profile")
+                if name == "one":
+                    self.stack.call("DELETE", "/system/functions", {"functionName": "big"})
+                    node.wait_until(lambda: not self.stack.replicas("big"), "it does not go")
+            first, second = (self.stack.ready(name + "-profile")[0] for name in ("one", "two"))
+            self.assertEqual((first["sm_pct"], first["quota_limit"]), (80, 0.4))
+            self.assertEqual((second["sm_pct"], second["quota_limit"]), (100, 0.6))
+            # The first one by itself would not be enough, and has to stay.
+            self.stack.deploy("live", "replay", env=env, sm=100, request="0.6", limit="0.6", mem=1 << 30)
+            node.wait_until(lambda: second["pid"] not in [r["pid"] for r in self.stack.replicas()], "it is still there")
+            self.assertEqual(self.stack.ready("one-profile")[0]["pid"], first["pid"])
+            self.assertEqual(self.stack.gateway_log().count("trial gives way"), 1)
+            # It has kept its place: the next one has to send it away.
+            self.stack.deploy("more", "replay", env=env, sm=80, request="0.4", limit="0.4", mem=1 << 30)
+            node.wait_until(lambda: first["pid"] not in [r["pid"] for r in self.stack.replicas()], "it is still there")
+        finally:
+            for p in runs:
+                p.send_signal(signal.SIGINT)
+                p.wait()
+        self.no_trial_left()
+
     def test_a_trial_pushes_nobody_out(self):
         """A second replica would go for a function of higher priority: a trial has none."""
         self.stack.deploy("resnet50", "replay", env={"MODEL": "resnet50", "MEMORY_SCALE": "0.1"}, most=2, sm=100,
