@@ -219,6 +219,7 @@ class ProfileTest(unittest.TestCase):
             self.assertEqual((second["sm_pct"], second["quota_limit"]), (100, 0.6))
             # The first one by itself would not be enough, and has to stay.
             self.stack.deploy("live", "replay", env=env, sm=100, request="0.6", limit="0.6", mem=1 << 30)
+            self.assertNotIn("draining", [r["state"] for r in self.stack.replicas("two-profile")])
             node.wait_until(lambda: second["pid"] not in [r["pid"] for r in self.stack.replicas()], "it is still there")
             self.assertEqual(self.stack.ready("one-profile")[0]["pid"], first["pid"])
             self.assertEqual(self.stack.gateway_log().count("trial gives way"), 1)
