@@ -7,7 +7,9 @@ import os
 import resource
 import socket
 import struct
+import subprocess
 import sys
+import time
 import unittest
 
 import node
@@ -344,6 +346,84 @@ for name, args in (("verify", ()), ("compare", (os.environ["ZEROS"].encode(),)))
         self.assertEqual(admin.ask("model_verified", model=model)[1].code, 0)
         self.assertEqual(row().verified, 1)
         self.assertEqual(wire.CODES[admin.ask("model_verified", model=model + 1)[1].code], "ENOENT")
+
+
+class FakeStore(unittest.TestCase):
+    """A fake store, which gives its clients what no store gives."""
+
+    def test_a_reader_believes_no_table_of_tensors(self):
+        row = struct.pack("<QQQQII8Q", 0, 4096, 12345, 0, 1, 1, 4096, *[0] * 7)
+        head = struct.pack("<IIQQ", 0x314d5346, 0, 1, 2)
+        beyond = struct.pack("<QQQQII8Q", 1 << 40, 4096, 12345, 0, 1, 1, 4096, *[0] * 7)
+        unnamed = struct.pack("<QQQQII8Q", 0, 4096, 12345, 1 << 40, 1, 1, 4096, *[0] * 7)
+        for table in (b"x", head, b"x" * 200, head + beyond + b"w\0", head + unnamed + b"w\0", head + row + b"ww"):
+            self.assertEqual(wire.CODES[self.get(table)], "EPROTO", table)
+
+    def get(self, table):
+        """How fast_store_get() ends with that table."""
+        store = e2e.Store()  # for its environment, and the simulated device
+        self.addCleanup(store.close)
+        path = store.path("fake")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(path)
+            listener.listen()
+            listener.settimeout(node.WAIT_S)
+            process = subprocess.Popen([sys.executable, "-c", READER, path], env=store.env, stdout=subprocess.PIPE)
+            client, _ = listener.accept()
+            with client:
+                self.serve(client, table)
+                out, _ = process.communicate(timeout=node.WAIT_S)
+        self.assertEqual(process.returncode, 0)
+        return int(out)
+
+    def serve(self, client, table):
+        client.settimeout(node.WAIT_S)
+        fd = os.memfd_create("m")
+        os.write(fd, table)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        hello = wire.decode(client.recv(wire.MAX))
+        client.send(wire.encode("store_welcome", hello.id, version=wire.VERSION, epoch=1, via=0, pid=1, ns="n"))
+        want = wire.decode(client.recv(wire.MAX))
+        client.sendmsg([wire.encode("model_open", want.id, model=1, load=0, bytes=4096, chunks=1)], rights)
+        client.sendmsg([wire.encode("model_chunk", want.id, model=1, bytes=2 * MIB)], rights)
+        os.close(fd)
+        close = wire.decode(client.recv(wire.MAX))
+        self.assertEqual(close.name, "model_close", "it gives back what it was given")
+        client.send(wire.encode("done", close.id))
+
+
+READER = f"""
+import sys
+sys.path[:0] = [{os.path.dirname(os.path.abspath(__file__))!r}]
+import store as e2e
+lib = e2e.Lib()
+store = lib.connect(sys.argv[1])
+try:
+    lib.get(store, "m")
+    print(0)
+except OSError as e:
+    print(e.errno)
+"""
+
+
+class Idle(unittest.TestCase):
+    def test_a_client_that_says_nothing_yet_keeps_a_store(self):
+        for _ in range(5):  # again where this process came too late for one that was just started
+            store = e2e.Store("--idle", "500ms")
+            self.addCleanup(store.close)
+            try:
+                s = wire.Session(store.socket, hello=False)
+            except OSError:
+                continue
+            time.sleep(0.7)
+            if store.process.poll() is None:
+                s.send("store_hello", 1, version=wire.VERSION, **{"pass": ""})
+                self.assertEqual(s.receive().name, "store_welcome")
+                s.close()
+                self.assertEqual(store.process.wait(node.WAIT_S), 0, "without clients it ends")
+                return
+            s.close()
+        self.fail("it ended though somebody was there")
 
 
 if __name__ == "__main__":
