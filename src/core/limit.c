@@ -5,6 +5,8 @@
 
 #include "base/parse.h"
 
+#define ITEM_MAX 128
+
 static int parse_value(const char *text, const char *what, struct fast_limit *ret, struct fast_err *err)
 {
     char digits[16];
@@ -37,10 +39,12 @@ static int add(struct fast_limits *l, const char *item, const char *what, struct
         return fast_err_set(err, FAST_EINVAL, "%s: more than %d namespaces", what, FAST_LIMIT_NAMES);
     *row = (struct fast_limit){0};
     if (value) {
-        snprintf(row->ns, sizeof(row->ns), "%.*s", (int)(value - item), item);
-        int rc = fast_parse_name(row->ns, what, err);
+        char ns[ITEM_MAX]; /* whole, or another namespace would get the limit of one whose name is too long */
+        snprintf(ns, sizeof(ns), "%.*s", (int)(value - item), item);
+        int rc = fast_parse_name(ns, what, err);
         if (rc)
             return rc;
+        memcpy(row->ns, ns, strlen(ns) + 1);
     }
     if (find(l, row->ns))
         return fast_err_set(err, FAST_EINVAL, "%s: %s%s is there twice", what,
@@ -53,7 +57,7 @@ static int add(struct fast_limits *l, const char *item, const char *what, struct
 static int add_all(struct fast_limits *l, const char *text, const char *what, struct fast_err *err)
 {
     for (const char *at = text;; at++) {
-        char item[128];
+        char item[ITEM_MAX];
         size_t n = strcspn(at, ",");
         if (!n || n >= sizeof(item))
             return fast_err_set(err, FAST_EINVAL,

@@ -45,7 +45,9 @@ static void what_is_no_list_is_refused(void **state)
     (void)state;
     static const char *const bad[] = {"", ",", "a", "a=", "=5%", "a=5%,", "101%", "-1%", "%", "5%%", "a=5%,a=6%", "1,2",
                                       "A=5%", "a=b=5%", "a=5 %", "1.5%", "18446744073709551615",
-                                      "9999999999999999999999999999999%"};
+                                      "9999999999999999999999999999999%",
+                                      /* 64 letters: not the namespace of the first 63 of them */
+                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=5%"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct fast_limits l = {.count = 77};
         struct fast_err err;
