@@ -92,7 +92,9 @@ def _adopt(module, model, strict):
     extra = sorted(set(model) - {name for name, _, _ in entries})
     if strict and (missing or extra):
         raise KeyError(f"missing in the store: {missing or 'none'}; not in the module: {extra or 'none'}")
-    places = [(part, key) for _, part, key in entries if id(getattr(part, key)) in new]
+    # A part that the module has under several names is one place.
+    places = list({(id(part), key): (part, key) for _, part, key in entries
+                   if id(getattr(part, key)) in new}.values())
     for part, key in places:
         # Not into the part's tables: recurrent parts keep a list of their weights beside them.
         setattr(part, key, new[id(getattr(part, key))])

@@ -7,12 +7,16 @@ import os
 import random
 import subprocess
 import sys
+import types
 import unittest
+from unittest import mock
 
 import node
 import store as e2e
 
 PYTHON = os.path.join(node.HERE, "..", "..", "python")
+sys.path[:0] = [PYTHON]
+from fastshare import _torch  # noqa: E402
 HEAD = """
 import ctypes, gc, os, random, sys
 sys.path[:0] = [os.environ["PACKAGE"]]
@@ -182,6 +186,51 @@ m = fastshare.connect(private=True).load(os.environ["MODEL_FILE"], "m")
 assert m.loaded and not m.shared and not m.known()
 m.verify()
 """, FAST_STORE_SOCKET="")
+
+
+class FakeParameter:
+    """As much of a parameter as is asked for where it changes places."""
+    shape = ()
+    dtype = "fake"
+
+    def __init__(self, data=None, requires_grad=False):
+        self.data = data
+
+
+class FakeModule:
+    """As much of a torch.nn.Module; the same part may be there under several names."""
+
+    def __init__(self, **parts):
+        self._parts, self._parameters, self._buffers = parts, {}, {}
+
+    def __getattr__(self, key):
+        return self.__dict__["_parameters"][key]
+
+    def __setattr__(self, key, value):
+        if isinstance(value, FakeParameter):
+            self._parameters[key] = value
+        else:
+            super().__setattr__(key, value)
+
+    def named_modules(self, remove_duplicate):
+        assert not remove_duplicate
+        return [("", self), *self._parts.items()]
+
+    def state_dict(self):
+        return {f"{name}.{key}": p for name, part in self._parts.items() for key, p in part._parameters.items()}
+
+
+class FakeTorchTest(unittest.TestCase):
+    def test_a_part_under_two_names(self):
+        part = FakeModule()
+        part.weight = FakeParameter()
+        fake = types.SimpleNamespace(nn=types.SimpleNamespace(Parameter=FakeParameter),
+                                     cuda=types.SimpleNamespace(is_available=lambda: False))
+        stored = types.SimpleNamespace(shape=(), dtype="fake")
+        with mock.patch.object(_torch, "_torch", lambda: fake), mock.patch.object(_torch, "as_torch", lambda t: t):
+            places = _torch._adopt(FakeModule(a=part, b=part), {"a.weight": stored}, True)
+        self.assertEqual(places, [(part, "weight")])
+        self.assertIs(part.weight.data, stored)
 
 
 class TorchTest(FastshareTest):
