@@ -217,6 +217,7 @@ class ProfileTest(unittest.TestCase):
             first, second = (self.stack.ready(name + "-profile")[0] for name in ("one", "two"))
             self.assertEqual((first["sm_pct"], first["quota_limit"]), (80, 0.4))
             self.assertEqual((second["sm_pct"], second["quota_limit"]), (100, 0.6))
+            node.wait_until(lambda: self.stack.ready("two-profile")[0]["in_flight"], "nothing is under way")
             # The first one by itself would not be enough, and has to stay.
             self.stack.deploy("live", "replay", env=env, sm=100, request="0.6", limit="0.6", mem=1 << 30)
             self.assertNotIn("draining", [r["state"] for r in self.stack.replicas("two-profile")])
