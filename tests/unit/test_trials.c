@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "io/trials.h"
@@ -150,6 +151,38 @@ static void another_one_writes(void **state)
     fast_trials_close(t);
 }
 
+/* And it has finished before the wait is over. */
+static void another_one_has_written(void **state)
+{
+    (void)state;
+    struct fast_trials *t = NULL;
+    struct fast_err err;
+    struct fast_trial one = row_of(6, "ok");
+    int fd[2];
+    char c = 0;
+    fast_trials_close(open_db());
+    assert_int_equal(pipe(fd), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        sqlite3 *db = NULL;
+        sqlite3_open(path, &db);
+        sqlite3_exec(db, "BEGIN EXCLUSIVE", NULL, NULL, NULL);
+        if (write(fd[1], &c, 1) != 1)
+            _exit(1);
+        usleep(50000);
+        sqlite3_exec(db, "COMMIT", NULL, NULL, NULL);
+        sqlite3_close(db);
+        _exit(0);
+    }
+    assert_int_equal(read(fd[0], &c, 1), 1);
+    assert_int_equal(fast_trials_open(path, 30000, &t, &err), 0);
+    assert_int_equal(fast_trials_put(t, "f", "v", &one, &err), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    fast_trials_close(t);
+    close(fd[0]);
+    close(fd[1]);
+}
+
 /* One that failed has no numbers, whatever it had measured; a slice has one row. */
 static void failures_have_no_numbers(void **state)
 {
@@ -226,6 +259,7 @@ int main(void)
         TEST(replaced_whole_or_not_at_all),
         TEST(live_whole_or_not_at_all),
         TEST(another_one_writes),
+        TEST(another_one_has_written),
         TEST(failures_have_no_numbers),
         TEST(an_old_database_is_upgraded_or_left_alone),
         TEST(what_is_not_ours),
