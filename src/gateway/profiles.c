@@ -319,7 +319,8 @@ json_t *gw_profiles_json(const struct gw_function *fn)
 {
     const struct gw_live *l = fn->live;
     if (!l)
-        return fn->spec->profile ? json_pack("{s:s}", "source", "file") : NULL;
+        return fn->spec->profile ? json_pack("{s:s}", "source", fn->spec->profile_measured ? "forgotten" : "file")
+                                 : NULL;
     struct fast_live_drift d = fast_live_drift(l->live);
     bool imported = !strcmp(l->version, FAST_TRIALS_IMPORTED);
     json_t *o = json_pack("{s:s, s:s, s:i, s:f, s:i, s:b}", "source",

@@ -353,6 +353,7 @@ int gw_spec_use_profile(struct gw_spec *s, struct fast_profile *profile, bool de
 {
     fast_profile_free(s->profile);
     s->profile = profile;
+    s->profile_measured = true;
     if (!s->max_given)
         s->max = default_max(s, gw_spec_map(s, "labels", "com.openfaas.scale.target"));
     if (!deploying || names_slice(s))

@@ -36,6 +36,7 @@ struct gw_spec {
     fast_ns slo;      /* 0: none */
     bool slo_p95;     /* the SLO is on the 95th percentile, else on the 99th */
     struct fast_profile *profile; /* NULL: none */
+    bool profile_measured;        /* it is from the database, and not of a file */
     bool profile_seen;            /* profiles.h has looked for a measured one since */
     int min, max;     /* replicas */
     bool max_given;

@@ -284,6 +284,16 @@ class ProfileTest(unittest.TestCase):
         node.wait_until(lambda: "drift: live throughput is 70 %" in subprocess.check_output(
             [FAST, "describe", "resnet50", "--gateway", f"http://127.0.0.1:{self.stack.port}"], text=True),
             "the drift is not shown")
+        # Forgotten, it is scaled by until there is another one, and this is not called a file.
+        with sqlite3.connect(self.db) as db:
+            rows = db.execute("SELECT * FROM trial").fetchall()
+            db.execute("DELETE FROM trial")
+        node.wait_until(lambda: self.stack.get("/system/function/resnet50")["profile"] == {"source": "forgotten"},
+                        "the gateway does not see that it is gone")
+        with sqlite3.connect(self.db) as db:
+            db.executemany(f"INSERT INTO trial VALUES({','.join('?' * len(rows[0]))})", rows)
+        node.wait_until(lambda: self.stack.get("/system/function/resnet50")["profile"]["source"] == "imported",
+                        "the gateway does not see that it is back")
         # A deployment that names no slice gets one from the profile; an SLO that no slice meets is refused.
         body = {"service": "resnet50", "image": "replay", "annotations": {"fastgshare/slo": "1ms"}}
         status, text = self.stack.call("PUT", "/system/functions", body)
