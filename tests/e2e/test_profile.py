@@ -191,6 +191,8 @@ class ProfileTest(unittest.TestCase):
             node.wait_until(lambda: trial["pid"] not in [r["pid"] for r in self.stack.replicas()],
                             "the trial is still there")
             self.assertIn("trial gives way", self.stack.gateway_log())
+            # Its profiler knows why it has measured nothing.
+            self.assertTrue(any("gave way to a live function" in line for line in p.stderr))
             p.send_signal(signal.SIGINT)
             p.communicate(timeout=60)
         self.no_trial_left()
