@@ -33,24 +33,37 @@ void fast_fleet_free(struct fast_fleet *fleet)
     for (int g = 0; g < fleet->ngpus; g++) {
         fast_rects_fini(&fleet->gpus[g].rects);
         free(fleet->gpus[g].replicas);
+        free(fleet->gpus[g].weights);
     }
     free(fleet->gpus);
-    free(fleet->weights);
-    free(fleet->groups);
-    free(fleet->domains);
+    fleet_models_fini(fleet);
+    fleet_groups_fini(fleet);
     place_index_fini(&fleet->index);
     place_index_fini(&fleet->by_area);
     place_table_fini(&fleet->table);
     free(fleet);
 }
 
-/* Takes the first |n| free rectangles of |g| out of the index. */
-static void unindex_some(struct fast_fleet *fleet, int g, int n)
+/* The indexes that GPU |g| belongs into, of its free rectangles: of the fleet, its domain, its models.
+ * NULL: no |i|th one. */
+static struct place_index *index_of(struct fast_fleet *fleet, int g, int i)
 {
     struct fleet_gpu *gpu = &fleet->gpus[g];
-    for (int i = 0; i < n; i++)
-        place_index_remove(&fleet->index, gpu->rects.free[i].quota, gpu->rects.free[i].sm,
-                           fleet_mem_free(gpu), g);
+    if (!i)
+        return &fleet->index;
+    if (fleet->ndomains > 1 && !--i)
+        return &gpu->domain->index;
+    return i <= gpu->nweights ? fleet_weights_index(&gpu->weights[i - 1]) : NULL;
+}
+
+/* Takes the free rectangles of |g| out of the indexes; some may lack them. */
+static void unindex_all(struct fast_fleet *fleet, int g)
+{
+    struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct place_index *index;
+    for (int k = 0; (index = index_of(fleet, g, k)); k++)
+        for (int i = 0; i < gpu->rects.nfree; i++)
+            place_index_remove(index, gpu->rects.free[i].quota, gpu->rects.free[i].sm, fleet_mem_free(gpu), g);
     gpu->indexed = false;
 }
 
@@ -58,7 +71,7 @@ void fleet_unindex(struct fast_fleet *fleet, int g)
 {
     struct fleet_gpu *gpu = &fleet->gpus[g];
     if (gpu->indexed)
-        unindex_some(fleet, g, gpu->rects.nfree);
+        unindex_all(fleet, g);
     if (gpu->area_indexed)
         place_index_remove(&fleet->by_area, fleet_area_free(gpu), 1, fleet_mem_free(gpu), g);
     gpu->area_indexed = false;
@@ -79,12 +92,14 @@ void fleet_reindex(struct fast_fleet *fleet, int g)
     if (gpu->nsplit)
         return;
     gpu->indexed = true;
-    for (int i = 0; i < gpu->rects.nfree; i++)
-        if (place_index_add(&fleet->index, gpu->rects.free[i].quota, gpu->rects.free[i].sm,
-                            fleet_mem_free(gpu), g, NULL)) {
-            unindex_some(fleet, g, i);
-            return;
-        }
+    struct place_index *index;
+    for (int k = 0; (index = index_of(fleet, g, k)); k++)
+        for (int i = 0; i < gpu->rects.nfree; i++)
+            if (place_index_add(index, gpu->rects.free[i].quota, gpu->rects.free[i].sm, fleet_mem_free(gpu), g,
+                                NULL)) {
+                unindex_all(fleet, g);
+                return;
+            }
 }
 
 int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *conf, int *ret_gpu,
@@ -102,7 +117,7 @@ int fast_fleet_gpu_add(struct fast_fleet *fleet, const struct fast_gpu_conf *con
     *gpu = (struct fleet_gpu){.conf = *conf, .open = true};
     if (fast_rects_init(&gpu->rects, err))
         return -FAST_ENOMEM;
-    if (fleet_domain_add(fleet, conf->domain, err)) {
+    if (fleet_domain_add(fleet, fleet->ngpus, err)) {
         fast_rects_fini(&gpu->rects);
         return -FAST_ENOMEM;
     }
@@ -144,9 +159,9 @@ int fast_fleet_gpu_room(const struct fast_fleet *fleet, int gpu, struct fast_gpu
 }
 
 /* Makes sure that nothing that enter() does after the rectangle can fail. */
-static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
+static int reserve(struct fast_fleet *fleet, const struct fast_placed *placed, struct fast_err *err)
 {
-    struct fleet_gpu *gpu = &fleet->gpus[g];
+    struct fleet_gpu *gpu = &fleet->gpus[placed->gpu];
     if (place_table_reserve(&fleet->table, err))
         return -FAST_ENOMEM;
     if (gpu->nreplicas == gpu->cap) {
@@ -157,8 +172,8 @@ static int reserve(struct fast_fleet *fleet, int g, struct fast_err *err)
         gpu->replicas = replicas;
         gpu->cap = cap;
     }
-    int rc = fleet_weights_reserve(fleet, err);
-    return rc ? rc : fleet_groups_reserve(fleet, err);
+    int rc = fleet_weights_reserve(fleet, placed->weights, placed->gpu, err);
+    return rc ? rc : fleet_groups_reserve(fleet, placed->group, err);
 }
 
 /* Enters |replica| at |placed|, which has been chosen. */
@@ -166,7 +181,7 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
                  const struct fast_placed *placed, struct fast_err *err)
 {
     struct fleet_gpu *gpu = &fleet->gpus[placed->gpu];
-    int rc = reserve(fleet, placed->gpu, err);
+    int rc = reserve(fleet, placed, err);
     if (rc)
         return rc;
     struct fast_placed it = *placed;
@@ -254,7 +269,7 @@ int fast_fleet_place(struct fast_fleet *fleet, uint64_t replica, const struct fa
     /* An idle GPU is opened last, unless it has the weights or is where the replica is to be spread to. */
     if (g < 0 || (!fleet->gpus[g].nreplicas && !want->spread &&
                   !fleet_weights_find(fleet, want->weights, g))) {
-        split = fleet_split_find(fleet, want);
+        split = fleet_split_find(fleet, want, g < 0);
         if (!fleet->conf.split && repack_any(fleet, want))
             g = fleet_choose_gpu(fleet, want);
     }
@@ -296,7 +311,7 @@ int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struc
         }
     }
     for (int i = 0; best < 0 && i < n; i++)
-        if (fleet_split_find(fleet, &wants[i]) >= 0)
+        if (fleet_split_find(fleet, &wants[i], true) >= 0)
             best = i;
     *ret_want = best < 0 ? 0 : best;
     int rc = fast_fleet_place(fleet, replica, &wants[*ret_want], ret, err);

@@ -6,13 +6,15 @@
  * the free rectangle with the least area left over is chosen (the paper's rule); of equal ones that on
  * the GPU with the least free memory that is enough, then the one with the lowest number.
  *
- * Cost: GPUs are indexed by the shapes of their free rectangles, ordered by area. A decision looks
- * at each distinct shape once (some hundreds in a fleet of thousands, as functions come in few
- * shapes) and never at each GPU; taking and giving back cost O(log shapes) and a memmove of at most
- * 16 bytes per GPU that has the same shape free. What looks at each GPU: a want that is tied to a
- * node, one without a rectangle, one with weights or a group (those that have them), rules other
- * than FAST_FIT_AREA, and a refusal, for its message. Wants for all the memory of a GPU, or for a
- * whole one, may pass over GPUs of the right shape one by one. */
+ * Cost: GPUs are indexed by the shapes of their free rectangles, ordered by area; so are those of each
+ * failure domain, and those that have a model's weights. A decision looks at each distinct shape once (some
+ * hundreds in a fleet of thousands, as functions come in few shapes) and never at each GPU; taking and
+ * giving back cost O(log shapes) and a memmove of at most 16 bytes per GPU that has the same shape free,
+ * once more for each model whose weights the GPU has. |spread|, and |avoid| in a domain, look through the
+ * domains' indexes where nearly all of the fleet is ruled out; |avoid| on a GPU or node passes over those
+ * that have the group one by one. What looks at each GPU: a want that is tied to a node, one without a
+ * rectangle, |near|, rules other than FAST_FIT_AREA, and a refusal, for its message. Wants for all the memory
+ * of a GPU, for a whole one, or for a rare type may pass over GPUs of the right shape one by one. */
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,11 +1,14 @@
 /* The decision of place.h: which GPU and which rectangle, and if none, why not. It changes nothing. */
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/place_impl.h"
+
+#define LOOKS_MAX 64 /* by the index of the whole fleet, before that of each domain is asked */
 
 uint64_t fleet_mem_need(const struct fast_fleet *fleet, int gpu, const struct fast_want *want)
 {
@@ -57,6 +60,13 @@ static bool is_level(const struct fast_fleet *fleet, int g, const struct fast_wa
            fleet_group_in_domain(fleet, want->group, fleet->gpus[g].conf.domain) == level;
 }
 
+static bool is_better(const struct best *a, const struct best *b)
+{
+    if (a->area_left != b->area_left)
+        return a->area_left < b->area_left;
+    return a->mem_free != b->mem_free ? a->mem_free < b->mem_free : a->gpu < b->gpu;
+}
+
 static void consider(const struct fast_fleet *fleet, int g, const struct fast_want *want, int level,
                      struct best *best)
 {
@@ -71,55 +81,129 @@ static void consider(const struct fast_fleet *fleet, int g, const struct fast_wa
             return;
         it.area_left = fast_rect_area(&from) - fast_rect_area(&rect);
     }
-    if (best->gpu < 0 || it.area_left < best->area_left ||
-        (it.area_left == best->area_left && it.mem_free < best->mem_free))
+    if (best->gpu < 0 || is_better(&it, best))
         *best = it;
 }
 
-/* The index has answered for shape and memory; this looks at the rest. */
+/* The index has answered for shape and memory; this looks at the rest, at |looks| GPUs in all. */
 struct accept {
     const struct fast_fleet *fleet;
     const struct fast_want *want;
     int level;
+    int looks;
+    bool ended; /* the answer of the index is not one */
 };
 
 static bool accept(const void *arg, int gpu)
 {
-    const struct accept *a = arg;
-    return fleet_gpu_may(a->fleet, gpu, a->want) && is_level(a->fleet, gpu, a->want, a->level);
+    struct accept *a = *(struct accept *const *)arg;
+    a->ended |= a->looks-- <= 0;
+    return a->ended || (fleet_gpu_may(a->fleet, gpu, a->want) && is_level(a->fleet, gpu, a->want, a->level));
+}
+
+/* Puts the best of |index| up against |best|. */
+static void consider_best(struct accept *a, const struct place_index *index, uint64_t mem, struct best *best)
+{
+    struct fast_rect rect = fleet_rect(a->want);
+    int g = place_index_find(index, rect.quota, rect.sm, mem, accept, &a);
+    if (g >= 0 && !a->ended)
+        consider(a->fleet, g, a->want, a->level, best);
+}
+
+/* The memory that a GPU has free at least when it takes |want| and |weights| bytes. */
+static uint64_t mem_least(const struct fast_want *want, uint64_t weights)
+{
+    uint64_t mem;
+    return __builtin_add_overflow(want->slice.mem_bytes, weights, &mem) ? UINT64_MAX : mem;
+}
+
+/* Among the GPUs that have the weights, or among all, as seen from the whole fleet. */
+static void choose_in_fleet(struct accept *a, bool with_weights, struct best *best)
+{
+    const struct fleet_model *model = fleet_model_find(a->fleet, a->want->weights);
+    if (!with_weights) {
+        /* On every GPU that has the weights there was no room, so they are needed in addition. */
+        consider_best(a, &a->fleet->index, mem_least(a->want, a->want->weights ? a->want->weights_bytes : 0),
+                      best);
+    } else if (model) {
+        consider_best(a, &model->charged, mem_least(a->want, 0), best);
+        if (!a->ended)
+            consider_best(a, &model->lying, mem_least(a->want, model->least), best);
+    }
+}
+
+/* Likewise, domain by domain: when nearly all others are ruled out. */
+static void choose_in_domains(struct accept *a, bool with_weights, struct best *best)
+{
+    const struct fast_want *want = a->want;
+    const struct fleet_group *group = fleet_group_find(a->fleet, want->group);
+    const struct fleet_group *avoid = fleet_group_find(a->fleet, want->avoid);
+    const struct fleet_counts none = {0}, *counts = group ? &group->by[FAST_SCOPE_DOMAIN] : &none;
+    for (int i = 0, at = 0; i < a->fleet->ndomains; i++) {
+        const struct fleet_domain *d = a->fleet->domains[i];
+        bool has = at < counts->n && counts->at[at].key == d->domain;
+        int level = has ? counts->at[at++].n : 0;
+        if ((a->level >= 0 && level != a->level) ||
+            (want->avoid && want->avoid_scope == FAST_SCOPE_DOMAIN &&
+             fleet_group_count(avoid, FAST_SCOPE_DOMAIN, d->domain)))
+            continue;
+        if (!with_weights)
+            consider_best(a, &d->index, mem_least(want, want->weights ? want->weights_bytes : 0), best);
+        for (int k = 0; with_weights && k < d->n; k++)
+            if (fleet_weights_find(a->fleet, want->weights, d->gpus[k]))
+                consider(a->fleet, d->gpus[k], want, a->level, best);
+    }
+}
+
+/* By the index. Where domains may be ruled out, and so most of the GPUs that would do, the search through
+ * the whole fleet ends after some looks, and goes on in those that are not. */
+static int choose_by_index(const struct fast_fleet *fleet, const struct fast_want *want, int level,
+                           bool with_weights)
+{
+    bool by_domain = fleet->ndomains > 1 &&
+                     (level >= 0 || (want->avoid && want->avoid_scope == FAST_SCOPE_DOMAIN));
+    struct accept a = {fleet, want, level, by_domain ? LOOKS_MAX : INT_MAX, false};
+    struct best best = {-1, 0, 0};
+    choose_in_fleet(&a, with_weights, &best);
+    if (a.ended) {
+        a.looks = INT_MAX;
+        a.ended = false;
+        best.gpu = -1;
+        choose_in_domains(&a, with_weights, &best);
+    }
+    return best.gpu;
+}
+
+/* By a look at every GPU. */
+static int choose_by_look(const struct fast_fleet *fleet, const struct fast_want *want, int level,
+                          bool with_weights)
+{
+    struct best best = {-1, 0, 0};
+    for (int g = 0; g < fleet->ngpus; g++)
+        if (!with_weights || fleet_weights_find(fleet, want->weights, g))
+            consider(fleet, g, want, level, &best);
+    return best.gpu;
 }
 
 static int choose_on_level(const struct fast_fleet *fleet, const struct fast_want *want, int level)
 {
-    struct best best = {-1, 0, 0};
-    struct fast_rect rect = fleet_rect(want);
-    if (want->gpu != FAST_ANY) {
-        if (want->gpu >= 0 && want->gpu < fleet->ngpus)
-            consider(fleet, want->gpu, want, level, &best);
-        return best.gpu;
-    }
+    bool index = want->node == FAST_ANY && fleet_rect(want).quota && fleet->conf.fit == FAST_FIT_AREA;
+    int g = -1;
     /* A GPU that has the weights goes first. */
-    for (int i = want->weights ? fleet_weights_at(fleet, want->weights, 0) : fleet->nweights;
-         i < fleet->nweights && fleet->weights[i].weights == want->weights; i++)
-        consider(fleet, fleet->weights[i].gpu, want, level, &best);
-    if (best.gpu >= 0)
-        return best.gpu;
-    if (want->node == FAST_ANY && rect.quota && fleet->conf.fit == FAST_FIT_AREA) {
-        /* On every GPU that has the weights there was no room, so they are needed in addition. */
-        uint64_t mem = want->slice.mem_bytes;
-        if (want->weights && __builtin_add_overflow(mem, want->weights_bytes, &mem))
-            return -1;
-        return place_index_find(&fleet->index, rect.quota, rect.sm, mem, accept,
-                                &(struct accept){fleet, want, level});
-    }
-    for (int g = 0; g < fleet->ngpus; g++)
-        consider(fleet, g, want, level, &best);
-    return best.gpu;
+    for (int with = fleet_model_find(fleet, want->weights) ? 1 : 0; with >= 0 && g < 0; with--)
+        g = index ? choose_by_index(fleet, want, level, with) : choose_by_look(fleet, want, level, with);
+    return g;
 }
 
 int fleet_choose_gpu(const struct fast_fleet *fleet, const struct fast_want *want)
 {
+    struct best best = {-1, 0, 0};
     int g = -1;
+    if (want->gpu != FAST_ANY) {
+        if (want->gpu >= 0 && want->gpu < fleet->ngpus)
+            consider(fleet, want->gpu, want, -1, &best);
+        return best.gpu;
+    }
     if (!want->spread || !want->group)
         return choose_on_level(fleet, want, -1);
     for (int level = fleet_group_level(fleet, want->group, -1); level >= 0 && g < 0;

@@ -11,8 +11,35 @@
 #define FLEET_REFUSED 12
 #define FLEET_NOBODY UINT64_MAX /* no replica's number, for fleet_split_fits() */
 
+/* Shared weights, and where they are. */
+struct fleet_model {
+    uint64_t weights;
+    int ngpus;                         /* that have them */
+    uint64_t least;                    /* no GPU has them smaller */
+    struct place_index charged, lying; /* free rectangles of GPUs that count them as used, and that do not */
+};
+
+/* Shared weights on a GPU, counted once. */
+struct fleet_weights {
+    struct fleet_model *model;
+    int refs;      /* replicas that use them */
+    bool resident; /* the GPU's store has them, as the caller says */
+    bool firm;     /* and keeps them whether they are used or not */
+    uint64_t bytes;   /* 0: not known */
+    uint64_t charged; /* of it, to the GPU */
+};
+
+struct fleet_domain {
+    uint32_t domain; /* the caller's number */
+    int *gpus, n, cap;
+    struct place_index index; /* of its GPUs; only when there is more than one domain */
+};
+
 struct fleet_gpu {
     struct fast_gpu_conf conf;
+    struct fleet_domain *domain;
+    struct fleet_weights *weights; /* in no order */
+    int nweights, weights_cap;
     struct fast_rects rects;
     uint64_t mem_used; /* with shared weights; above conf.mem_bytes after a forced adoption */
     uint64_t *replicas;
@@ -27,21 +54,18 @@ struct fleet_gpu {
     int nrefused, refused_next;
 };
 
-/* Shared weights on a GPU, counted once. */
-struct fleet_weights {
-    uint64_t weights;
-    int gpu;
-    int refs;      /* replicas that use them */
-    bool resident; /* the GPU's store has them, as the caller says */
-    bool firm;     /* and keeps them whether they are used or not */
-    uint64_t bytes;   /* 0: not known */
-    uint64_t charged; /* of it, to the GPU */
-};
+#define FLEET_SCOPES (FAST_SCOPE_DOMAIN + 1)
 
-/* Replicas of a group on a GPU. */
+/* Replicas of a group: how many on which GPU, node and domain that has some, by its number. */
 struct fleet_group {
     uint64_t group;
-    int gpu, n;
+    struct fleet_counts {
+        struct fleet_count {
+            uint32_t key;
+            int n;
+        } *at;
+        int n, cap;
+    } by[FLEET_SCOPES];
 };
 
 struct fast_fleet {
@@ -52,32 +76,39 @@ struct fast_fleet {
     struct place_index by_area; /* busy GPUs by free area, as rectangles of SM 1; only with conf.split */
     int last; /* GPU of the latest replica */
     struct place_table table;
-    struct fleet_weights *weights; /* by weights, then GPU */
-    int nweights, weights_cap;
-    struct fleet_group *groups; /* by group, then GPU */
+    struct fleet_model **models; /* by weights */
+    int nmodels, models_cap;
+    struct fleet_group **groups; /* by group */
     int ngroups, groups_cap;
-    uint32_t *domains; /* that there are */
+    struct fleet_domain **domains; /* by number */
     int ndomains, domains_cap;
 };
 
-/* The place of the first entry that is not below (|weights|, |gpu|). */
-int fleet_weights_at(const struct fast_fleet *fleet, uint64_t weights, int gpu);
-/* NULL: they are not on that GPU. */
+/* NULL: no GPU has them. */
+const struct fleet_model *fleet_model_find(const struct fast_fleet *fleet, uint64_t weights);
+/* NULL: they are not on that GPU. Valid until the next change of its weights. */
 struct fleet_weights *fleet_weights_find(const struct fast_fleet *fleet, uint64_t weights, int gpu);
+/* Which of its model's indexes the GPU belongs into. */
+struct place_index *fleet_weights_index(const struct fleet_weights *w);
+void fleet_models_fini(struct fast_fleet *fleet);
 
-/* Makes sure that one more entry does not fail. */
-int fleet_weights_reserve(struct fast_fleet *fleet, struct fast_err *err);
+/* Makes sure that holding |weights| on |gpu| does not fail. */
+int fleet_weights_reserve(struct fast_fleet *fleet, uint64_t weights, int gpu, struct fast_err *err);
 /* One replica more, or fewer, uses them on |gpu|, which is out of the index. */
 void fleet_weights_hold(struct fast_fleet *fleet, uint64_t weights, uint64_t bytes, int gpu);
 void fleet_weights_drop(struct fast_fleet *fleet, uint64_t weights, int gpu);
 /* What |want| takes of |gpu| for weights that are not charged there yet. */
 uint64_t fleet_weights_need(const struct fast_fleet *fleet, const struct fast_want *want, int gpu);
 
-/* Likewise for groups; |gpu| is new to the fleet in fleet_domain_add(). */
-int fleet_groups_reserve(struct fast_fleet *fleet, struct fast_err *err);
+/* Likewise for groups; |gpu| is the next of the fleet in fleet_domain_add(). */
+int fleet_groups_reserve(struct fast_fleet *fleet, uint64_t group, struct fast_err *err);
 void fleet_group_hold(struct fast_fleet *fleet, uint64_t group, int gpu);
 void fleet_group_drop(struct fast_fleet *fleet, uint64_t group, int gpu);
-int fleet_domain_add(struct fast_fleet *fleet, uint32_t domain, struct fast_err *err);
+int fleet_domain_add(struct fast_fleet *fleet, int gpu, struct fast_err *err);
+void fleet_groups_fini(struct fast_fleet *fleet); /* and domains */
+const struct fleet_group *fleet_group_find(const struct fast_fleet *fleet, uint64_t group);
+/* |group| may be NULL: nobody. */
+int fleet_group_count(const struct fleet_group *group, enum fast_scope scope, uint32_t key);
 /* Whether a replica of |group| is together with |gpu|. */
 bool fleet_group_near(const struct fast_fleet *fleet, uint64_t group, int gpu, enum fast_scope scope);
 int fleet_group_in_domain(const struct fast_fleet *fleet, uint64_t group, uint32_t domain);
@@ -129,8 +160,8 @@ int fleet_place_on(const struct fast_fleet *fleet, int g, const struct fast_want
 bool fleet_split_fits(const struct fast_fleet *fleet, int g, uint64_t except,
                       const struct fast_rect *rect);
 /* The fullest busy GPU where |want| has a schedule, among those that the search's bounds allow to look
- * at; -1: none. */
-int fleet_split_find(struct fast_fleet *fleet, const struct fast_want *want);
+ * at, more of them when |pressing|: the want has no place else; -1: none. */
+int fleet_split_find(struct fast_fleet *fleet, const struct fast_want *want, bool pressing);
 struct fast_placed fleet_split_on(const struct fast_fleet *fleet, int g,
                                   const struct fast_want *want);
 /* Gives replicas on |g| without a rectangle one, where one is free now. |g| is out of the index. */

@@ -55,33 +55,46 @@ void place_index_fini(struct place_index *index)
 {
     for (int i = 0; i < index->n; i++)
         shape_free(index->shapes[i]);
+    while (index->spare) {
+        struct place_shape *next = index->spare->next;
+        shape_free(index->spare);
+        index->spare = next;
+    }
     free(index->shapes);
     memset(index, 0, sizeof(*index));
 }
 
-/* Makes room for one element more in |*array|. */
-static int grow(void **array, int n, int *cap, size_t size, struct fast_err *err)
+int place_grow(void **array, int n, int *cap, size_t size)
 {
     if (n < *cap)
         return 0;
     int more = *cap ? 2 * *cap : 4;
     void *at = realloc(*array, (size_t)more * size);
     if (!at)
-        return fast_err_set(err, FAST_ENOMEM, "no memory for the index of the GPUs");
+        return -FAST_ENOMEM;
     *array = at;
     *cap = more;
     return 0;
 }
 
+static int no_memory(struct fast_err *err)
+{
+    return fast_err_set(err, FAST_ENOMEM, "no memory for the index of the GPUs");
+}
+
 static int shape_insert(struct place_index *index, int at, int area, int quota, int sm,
                         struct fast_err *err)
 {
-    if (grow((void **)&index->shapes, index->n, &index->cap, sizeof(struct place_shape *), err))
-        return -FAST_ENOMEM;
-    struct place_shape *shape = calloc(1, sizeof(*shape));
-    if (!shape || grow((void **)&shape->entries, 0, &shape->cap, sizeof(struct place_entry), err)) {
+    if (place_grow((void **)&index->shapes, index->n, &index->cap, sizeof(struct place_shape *)))
+        return no_memory(err);
+    struct place_shape *shape = index->spare;
+    if (shape)
+        index->spare = shape->next;
+    else
+        shape = calloc(1, sizeof(*shape));
+    if (!shape || place_grow((void **)&shape->entries, 0, &shape->cap, sizeof(struct place_entry))) {
         free(shape);
-        return fast_err_set(err, FAST_ENOMEM, "no memory for the index of the GPUs");
+        return no_memory(err);
     }
     shape->area = area;
     shape->quota = quota;
@@ -101,8 +114,8 @@ int place_index_add(struct place_index *index, int quota, int sm, uint64_t mem_f
     if (!known && shape_insert(index, at, quota * sm, quota, sm, err))
         return -FAST_ENOMEM;
     struct place_shape *shape = index->shapes[at];
-    if (grow((void **)&shape->entries, shape->n, &shape->cap, sizeof(struct place_entry), err))
-        return -FAST_ENOMEM;
+    if (place_grow((void **)&shape->entries, shape->n, &shape->cap, sizeof(struct place_entry)))
+        return no_memory(err);
     int to = entry_at(shape, mem_free, gpu);
     memmove(&shape->entries[to + 1], &shape->entries[to],
             sizeof(struct place_entry) * (size_t)(shape->n - to));
@@ -125,7 +138,8 @@ bool place_index_remove(struct place_index *index, int quota, int sm, uint64_t m
     memmove(&shape->entries[from], &shape->entries[from + 1],
             sizeof(struct place_entry) * (size_t)(shape->n - from));
     if (!shape->n) {
-        shape_free(shape);
+        shape->next = index->spare;
+        index->spare = shape;
         index->n--;
         memmove(&index->shapes[at], &index->shapes[at + 1],
                 sizeof(struct place_shape *) * (size_t)(index->n - at));
@@ -136,13 +150,25 @@ bool place_index_remove(struct place_index *index, int quota, int sm, uint64_t m
 int place_index_find(const struct place_index *index, int quota, int sm, uint64_t mem,
                      place_accept_fn *accept, const void *arg)
 {
+    const struct place_entry *best = NULL;
+    int area = 0;
     for (int i = shape_at(index, quota * sm, 0, 0); i < index->n; i++) {
         const struct place_shape *shape = index->shapes[i];
+        if (best && shape->area > area)
+            break;
         if (shape->quota < quota || shape->sm < sm)
             continue;
-        for (int k = entry_at(shape, mem, -1) - 1; k >= 0; k--)
-            if (accept(arg, shape->entries[k].gpu))
-                return shape->entries[k].gpu;
+        for (int k = entry_at(shape, mem, -1) - 1; k >= 0; k--) {
+            const struct place_entry *e = &shape->entries[k];
+            if (best && (e->mem_free > best->mem_free ||
+                         (e->mem_free == best->mem_free && e->gpu > best->gpu)))
+                break;
+            if (!accept(arg, e->gpu))
+                continue;
+            best = e;
+            area = shape->area;
+            break;
+        }
     }
-    return -1;
+    return best ? best->gpu : -1;
 }

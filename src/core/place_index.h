@@ -5,6 +5,7 @@
  * the GPUs of one shape by free memory, so that the first that fits leaves the least of both. */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -18,15 +19,20 @@ struct place_shape {
     int area, quota, sm;
     struct place_entry *entries; /* by free memory, then GPU number, both descending */
     int n, cap;
+    struct place_shape *next; /* among the spare ones */
 };
 
 struct place_index {
     struct place_shape **shapes; /* by area, quota, SM, ascending; none is empty */
     int n, cap;
+    struct place_shape *spare; /* empty, for shapes to come, as shapes come and go all the time */
 };
 
 /* Whether |gpu| will do, beyond shape and memory. */
 typedef bool place_accept_fn(const void *arg, int gpu);
+
+/* Makes room for one element more in |*array|; else -FAST_ENOMEM. */
+int place_grow(void **array, int n, int *cap, size_t size);
 
 void place_index_fini(struct place_index *index);
 int place_index_add(struct place_index *index, int quota, int sm, uint64_t mem_free, int gpu,

@@ -29,9 +29,8 @@ static bool replicas_valid(const struct fast_fleet *fleet, int g)
         split += p->split;
         split_area += p->split ? fast_rect_area(&p->rect) : 0;
     }
-    for (int i = 0; i < fleet->nweights; i++)
-        if (fleet->weights[i].gpu == g)
-            mem += fleet->weights[i].charged;
+    for (int i = 0; i < gpu->nweights; i++)
+        mem += gpu->weights[i].charged;
     return mem == gpu->mem_used && rects == gpu->rects.nused &&
            split == gpu->nsplit && split_area == gpu->split_area;
 }
