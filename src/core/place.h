@@ -121,7 +121,8 @@ int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struc
                          int n, int *ret_want, struct fast_placed *ret, struct fast_err *err);
 
 /* Places |n| parts of one replica, each like |want|, on |n| GPUs of one node: the node that has the fewest
- * GPUs to choose from. All or none; |replicas| are the numbers of the parts. Looks at each GPU. */
+ * GPUs to choose from. All or none; |replicas| are the numbers of the parts. Looks at each GPU; with conf.split a node
+ * whose GPUs have a schedule beyond rectangles is looked for when there is no other. */
 int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, int n,
                           const struct fast_want *want, struct fast_placed *ret, struct fast_err *err);
 

@@ -36,16 +36,18 @@ int fast_fleet_raise_room(struct fast_fleet *fleet, uint64_t replica, int most_m
 
 /* ---- several at once ---- */
 
-/* Whether |want| has a place on |g| alone. */
-static bool fits_on(const struct fast_fleet *fleet, const struct fast_want *want, int g)
+/* Whether |want| has a place on |g| alone; |split|: a schedule beyond rectangles will do. */
+static bool fits_on(struct fast_fleet *fleet, const struct fast_want *want, int g, bool split)
 {
     struct fast_want here = *want;
     here.gpu = g;
-    return fleet_gpu_may(fleet, g, want) && fleet_choose_gpu(fleet, &here) == g;
+    return fleet_gpu_may(fleet, g, want) && (fleet_choose_gpu(fleet, &here) == g ||
+                                             (split && fleet_split_find(fleet, &here, true) == g));
 }
 
 /* The node with the fewest GPUs that fit, but at least |n|; FAST_ANY: none. */
-static int64_t choose_node(const struct fast_fleet *fleet, const struct fast_want *want, int n, int *ret_most)
+static int64_t choose_node(struct fast_fleet *fleet, const struct fast_want *want, int n, bool split,
+                           int *ret_most)
 {
     int64_t best = FAST_ANY;
     int fewest = 0;
@@ -57,7 +59,7 @@ static int64_t choose_node(const struct fast_fleet *fleet, const struct fast_wan
             continue; /* GPUs of a node are beside each other, or counted more than once */
         for (int k = g; k < fleet->ngpus; k++) {
             if (fleet->gpus[k].conf.node == node)
-                count += fits_on(fleet, want, k);
+                count += fits_on(fleet, want, k, split);
             else if (k - g >= 64)
                 break;
         }
@@ -76,7 +78,12 @@ int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, in
     int most = 0, placed = 0, rc = fast_slice_check(&want->slice, err);
     if (rc)
         return rc;
-    const int64_t node = choose_node(fleet, want, n, &most);
+    bool split = false;
+    int64_t node = choose_node(fleet, want, n, false, &most);
+    if (node == FAST_ANY && fleet->conf.split) { /* costs programs, so only when there is nothing else */
+        split = true;
+        node = choose_node(fleet, want, n, true, &most);
+    }
     if (node == FAST_ANY)
         return fast_err_set(err, FAST_ENOROOM, "%d GPUs of one node are wanted: at most %d of a node fit", n,
                             most);
@@ -85,7 +92,7 @@ int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, in
         here.gpu = g;
         here.node = node; /* what moves a part must not take it from the others */
         here.spread = false;
-        if (fleet->gpus[g].conf.node != node || !fits_on(fleet, want, g))
+        if (fleet->gpus[g].conf.node != node || !fits_on(fleet, want, g, split))
             continue;
         rc = fast_fleet_place(fleet, replicas[placed], &here, &ret[placed], err);
         placed += !rc;
@@ -291,7 +298,7 @@ static bool clear(struct plan *p, int g, const struct fast_want *want)
         if (fast_fleet_find(p->fleet, order[i])->split)
             t.split[t.nsplit++] = order[i];
     for (int i = n - 1; i >= 0 && p->max > 0; i--) {
-        bool done = take(p, &t, order[i]) && fits_on(p->fleet, want, g);
+        bool done = take(p, &t, order[i]) && fits_on(p->fleet, want, g, false);
         int moves = p->n;
         undo(p, &t);
         if (done) {
@@ -302,7 +309,7 @@ static bool clear(struct plan *p, int g, const struct fast_want *want)
     bool done = false;
     for (int i = 0; i < n && !done && p->n < p->max; i++)
         if (take(p, &t, order[i]))
-            done = fits_on(p->fleet, want, g);
+            done = fits_on(p->fleet, want, g, false);
         else
             break;
     int moves = p->n;

@@ -378,9 +378,38 @@ static void random_fleets(void **state)
     assert_true(freed > 0);
 }
 
+/* Both GPUs of the second node have room for a third replica of 50 % x 0.6 by a schedule only. */
+static void gang_by_schedule(void **state)
+{
+    (void)state;
+    struct fast_want w = want(50, 600, FAST_GIB(1)), whole = want(100, 1000, FAST_GIB(1));
+    const uint64_t parts[] = {21, 22}, more[] = {31, 32};
+    struct fast_placed at[2];
+    struct fast_err err = {0};
+    for (int split = 0; split < 2; split++) {
+        struct fast_fleet *fleet = fleet_of(4, split);
+        for (int i = 0; i < 6; i++) { /* two whole ones on node 0, four halves on node 1 */
+            struct fast_want *it = i < 2 ? &whole : &w;
+            it->gpu = i < 2 ? i : 2 + i % 2;
+            assert_int_equal(place(fleet, 1 + (uint64_t)i, it), it->gpu);
+        }
+        w.gpu = FAST_ANY;
+        int rc = fast_fleet_place_gang(fleet, parts, 2, &w, at, &err);
+        assert_int_equal(rc, split ? 0 : -FAST_ENOROOM);
+        for (int i = 0; split && i < 2; i++) {
+            assert_int_equal(at[i].gpu, 2 + i);
+            assert_true(at[i].split);
+        }
+        assert_int_equal(fast_fleet_place_gang(fleet, more, 2, &w, at, &err), -FAST_ENOROOM);
+        assert_true(fast_fleet_valid(fleet));
+        fast_fleet_free(fleet);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gang_by_schedule),
         cmocka_unit_test(types), cmocka_unit_test(spreading), cmocka_unit_test(company),
         cmocka_unit_test(gangs), cmocka_unit_test(gang_all_or_none),
         cmocka_unit_test(near_stays),
