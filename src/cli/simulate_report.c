@@ -43,7 +43,7 @@ static void put_text(FILE *out, const char *text)
 static void panel(FILE *out, int at, const char *title, double most, const char *unit)
 {
     fprintf(out,
-            "<g transform=\"translate(0 %d)\"><text y=\"-8\">%s (top: %.4g%s)</text>\n"
+            "<g transform=\"translate(0 %d)\"><text y=\"-8\">%s (top: %.3g%s)</text>\n"
             "<path d=\"M0 0V%dH%d\" stroke=\"black\" fill=\"none\"/>\n",
             at * (HEIGHT + GAP), title, most, unit, HEIGHT, WIDTH);
 }
@@ -126,7 +126,8 @@ int simulate_draw(const struct sim_world *w, const char *path, struct fast_err *
     most = most_of(w, LATE);
     panel(out, 2, "late or lost", most > 0 ? most : 1, " %");
     draw_series(out, w, LATE, most > 0 ? most : 1, colors[1]);
-    fprintf(out, "</g>\n</svg>\n");
+    fprintf(out, "<text y=\"%d\">0 s</text>\n<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.0f s</text>\n</g>\n</svg>\n",
+            HEIGHT + 16, WIDTH, HEIGHT + 16, (double)w->conf.end_ns / 1e9);
     if (fclose(out))
         return fast_err_set(err, FAST_EIO, "%s: %s", path, strerror(errno));
     return 0;

@@ -144,22 +144,35 @@ static void dispatch(struct cluster *c, int f)
 
 /* ---- time ---- */
 
+/* Adds what |gpu| and |mem| GPUs come to since the last event, to each part of the time its own. */
+static void account_parts(struct cluster *c, double gpu, double mem)
+{
+    const fast_ns end = c->conf->end_ns;
+    for (fast_ns from = c->last, to; from < c->now; from = to) {
+        struct sim_cluster_bucket *bucket = cluster_bucket(c, from);
+        fast_ns k = bucket - c->ret->bucket + 1;
+        to = k < SIM_CLUSTER_BUCKETS ? (fast_ns)((double)end / SIM_CLUSTER_BUCKETS * (double)k) + 1 : c->now;
+        to = to <= from ? from + 1 : to < c->now ? to : c->now;
+        bucket->gpu_s += (double)(to - from) / 1e9 * gpu;
+        bucket->mem_s += (double)(to - from) / 1e9 * mem;
+    }
+}
+
 static void account(struct cluster *c)
 {
     fast_ns span = c->now - c->last;
-    struct sim_cluster_bucket *bucket = cluster_bucket(c, c->last);
+    double gpu = 0, mem = 0;
     for (int i = 0; i < c->n; i++) {
         const struct cluster_replica *r = &c->replica[i];
-        double share = (double)span / 1e9 * r->sm_pct * r->held_milli / FAST_PLANE_AREA;
+        double share = (double)r->sm_pct * r->held_milli / FAST_PLANE_AREA;
         c->ret->replica_ns += span;
-        c->ret->gpu_s += share;
-        double mem = (double)span / 1e9 * (double)c->conf->function[r->function].mem_bytes /
-                     (double)c->conf->gpu_mem;
-        c->ret->mem_s += mem;
-        bucket->mem_s += mem;
-        bucket->gpu_s += share;
-        c->ret->function[r->function].gpu_s += share;
+        c->ret->function[r->function].gpu_s += (double)span / 1e9 * share;
+        gpu += share;
+        mem += (double)c->conf->function[r->function].mem_bytes / (double)c->conf->gpu_mem;
     }
+    c->ret->gpu_s += (double)span / 1e9 * gpu;
+    c->ret->mem_s += (double)span / 1e9 * mem;
+    account_parts(c, gpu, mem);
     c->last = c->now;
 }
 

@@ -74,6 +74,27 @@ static void from_zero(void **state)
     fast_profile_free(p);
 }
 
+/* Nothing happens for longer than a part of the time is: each has its own share of the memory, none another's. */
+static void memory_in_parts(void **state)
+{
+    (void)state;
+    fast_ns at[] = {FAST_S(5)};
+    struct fast_arrivals a = {at, 1, 1};
+    struct fast_profile *p = profile();
+    struct sim_cluster_conf conf = conf_of(p, &a, FAST_MS(25));
+    double sum = 0;
+    run(&conf);
+    double part = (double)conf.end_ns / 1e9 / SIM_CLUSTER_BUCKETS * (double)conf.function[0].mem_bytes /
+                  (double)conf.gpu_mem;
+    for (int i = 0; i < SIM_CLUSTER_BUCKETS; i++) {
+        assert_true(result->bucket[i].mem_s < part * 1.001);
+        assert_true(i < SIM_CLUSTER_BUCKETS / 2 || result->bucket[i].mem_s > part * 0.999);
+        sum += result->bucket[i].mem_s;
+    }
+    assert_true(sum > result->mem_s * 0.999 && sum < result->mem_s * 1.001);
+    fast_profile_free(p);
+}
+
 /* Every request is counted once, whatever becomes of it; the same configuration, the same result. */
 static void all_counted(void **state)
 {
@@ -322,7 +343,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_request), cmocka_unit_test(moving), cmocka_unit_test(from_zero),
-        cmocka_unit_test(all_counted), cmocka_unit_test(a_node_fails),
+        cmocka_unit_test(memory_in_parts), cmocka_unit_test(all_counted), cmocka_unit_test(a_node_fails),
         cmocka_unit_test(unanswered_counts), cmocka_unit_test(query_with_a_lost_sample),
         cmocka_unit_test(failures_overlap), cmocka_unit_test(under_way_at_the_end),
         cmocka_unit_test(from_the_due_time), cmocka_unit_test(no_throughput),
