@@ -156,6 +156,17 @@ bad:
                         text);
 }
 
+/* The largest unit that |t| is a whole number of, in ns. */
+static fast_ns unit_of(fast_ns t)
+{
+    return t % FAST_S(1) == 0 && t ? FAST_S(1) : t % FAST_MS(1) == 0 && t ? FAST_MS(1) : 1000;
+}
+
+static const char *name_of(fast_ns t)
+{
+    return unit_of(t) == FAST_S(1) ? "s" : unit_of(t) == FAST_MS(1) ? "ms" : "us";
+}
+
 int fast_parse_duration(const char *text, const char *what, fast_ns min, fast_ns max, fast_ns *ret,
                         struct fast_err *err)
 {
@@ -179,8 +190,8 @@ int fast_parse_duration(const char *text, const char *what, fast_ns min, fast_ns
     } while (*p);
     if ((fast_ns)sum < min || (fast_ns)sum > max)
         return fast_err_set(err, FAST_EINVAL,
-                            "%s: \"%.40s\" is outside %" PRId64 "us to %" PRId64 "us", what, text,
-                            min / 1000, max / 1000);
+                            "%s: \"%.40s\" is not from %" PRId64 "%s to %" PRId64 "%s", what, text,
+                            min / unit_of(min), name_of(min), max / unit_of(max), name_of(max));
     *ret = (fast_ns)sum;
     return 0;
 }

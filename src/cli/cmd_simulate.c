@@ -36,7 +36,8 @@ static const struct cli_opt opts[] = {
     {"policy", 'p', CLI_STR, offsetof(struct simulate, policy), "NAME",
      "queue (default), flat, live, paper, hybrid or whole"},
     {"start", 0, CLI_STR, offsetof(struct simulate, start), "TIME", "a replica takes (default 2s)"},
-    {"memory", 0, CLI_STR, offsetof(struct simulate, mem), "SIZE", "of a replica (default 1GiB)"},
+    {"memory", 0, CLI_STR, offsetof(struct simulate, mem), "SIZE",
+     "of a replica (default 1GiB), at most the 16GiB of a GPU"},
     {"zero-after", 0, CLI_STR, offsetof(struct simulate, zero), "TIME",
      "without requests: no replica (default: one stays)"},
     {"scenario", 0, CLI_STR, offsetof(struct simulate, scenario), "NAME",
@@ -257,7 +258,9 @@ static int read_all(struct sim_world *w, const struct simulate *o, struct fast_e
     fast_ns slo = FAST_MS(100);
     int r = read_cluster(w, o, &mem, err);
     if (!r && (!o->profiles.n || o->profiles.n > SIM_CLUSTER_FUNCTIONS))
-        r = fast_err_set(err, FAST_EINVAL, "--profile: 1 to %d functions", SIM_CLUSTER_FUNCTIONS);
+        r = fast_err_set(err, FAST_EINVAL,
+                         "--profile: %d given, 1 to %d are wanted, such as models/profiles/resnet50.csv",
+                         o->profiles.n, SIM_CLUSTER_FUNCTIONS);
     if (!r && o->slos.n > o->profiles.n)
         r = fast_err_set(err, FAST_EINVAL, "--slo: %d of them for %d profiles; give one for each --profile, "
                          "in order", o->slos.n, o->profiles.n);

@@ -71,6 +71,8 @@ static void durations(void **state)
     for (size_t i = 0; i < 8; i++)
         assert_int_equal(fast_parse_duration(bad[i], "slo", 0, FAST_S(7200), &v, &err),
                          -FAST_EINVAL);
+    assert_int_equal(fast_parse_duration("2m", "slo", FAST_MS(1500), FAST_S(60), &v, &err), -FAST_EINVAL);
+    assert_string_equal(err.msg, "slo: \"2m\" is not from 1500ms to 60s");
 }
 
 static void names(void **state)
