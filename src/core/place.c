@@ -185,7 +185,8 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
     if (rc)
         return rc;
     struct fast_placed it = *placed;
-    it.tied = want->tied || want->node != FAST_ANY || want->avoid || want->near || want->spread;
+    it.tied = want->tied || want->node != FAST_ANY || want->avoid || want->near || want->spread || want->gang;
+    it.gang = want->gang;
     fleet_unindex(fleet, placed->gpu);
     if (placed->split) {
         gpu->nsplit++;
@@ -200,6 +201,7 @@ static int enter(struct fast_fleet *fleet, uint64_t replica, const struct fast_w
         if (placed->group)
             fleet_group_hold(fleet, placed->group, placed->gpu);
         gpu->exclusive |= placed->exclusive;
+        gpu->ngangs += it.gang != 0;
         gpu->replicas[gpu->nreplicas++] = replica;
         fleet->last = placed->gpu;
         place_table_add(&fleet->table, replica, &it);
@@ -376,6 +378,7 @@ int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_er
             fleet_group_drop(fleet, placed.group, placed.gpu);
         if (placed.exclusive)
             gpu->exclusive = false;
+        gpu->ngangs -= placed.gang != 0;
         place_table_remove(&fleet->table, replica);
         gpu->nrefused = 0;
         fleet_split_settle(fleet, placed.gpu);
@@ -427,6 +430,12 @@ int fast_fleet_resize(struct fast_fleet *fleet, uint64_t replica, const struct f
                             "memory: %llu MiB wanted, %llu MiB of the GPU are free",
                             (unsigned long long)mem >> 20,
                             (unsigned long long)(fleet_mem_free(gpu) + placed->mem_bytes) >> 20);
+    if (rect.quota && (rect.quota > old.quota || rect.sm > old.sm) &&
+        fleet_joint_fits(fleet, g, replica, placed->gang, &rect))
+        return fast_err_set(err, FAST_ENOROOM,
+                            "SM x quota: with %d %% x %d.%03d the GPUs that replicas of several GPUs have in common "
+                            "have no schedule together",
+                            rect.sm, rect.quota / 1000, rect.quota % 1000);
     bool split = false;
     fleet_unindex(fleet, g);
     if (placed->split)

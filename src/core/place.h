@@ -64,6 +64,7 @@ struct fast_want {
     uint64_t near;           /* only together with a replica of this group; 0: anywhere */
     enum fast_scope near_scope;
     bool tied;               /* plans leave it where it is, as if one of these rules had decided that */
+    uint64_t gang; /* of which replica of several GPUs this is a part, on this one of them; 0: of none */
 };
 
 /* Where a replica is. */
@@ -73,6 +74,7 @@ struct fast_placed {
     uint64_t mem_bytes;    /* its own memory, without shared weights */
     uint64_t weights;
     uint64_t group;
+    uint64_t gang;
     bool exclusive;
     bool split; /* conf.split: a schedule gives it the extent of |rect|, whose corner means nothing */
     bool tied;   /* where it is was decided by more than its size: plans leave it there */
@@ -121,8 +123,13 @@ int fast_fleet_place_any(struct fast_fleet *fleet, uint64_t replica, const struc
                          int n, int *ret_want, struct fast_placed *ret, struct fast_err *err);
 
 /* Places |n| parts of one replica, each like |want|, on |n| GPUs of one node: the node that has the fewest
- * GPUs to choose from. All or none; |replicas| are the numbers of the parts. Looks at each GPU; with conf.split a node
- * whose GPUs have a schedule beyond rectangles is looked for when there is no other. */
+ * GPUs to choose from. All or none; |replicas| are the numbers of the parts, the first one (not 0) that of the
+ * gang. Looks at each GPU; with conf.split a node whose GPUs have a schedule beyond rectangles is looked for when there
+ * is no other.
+ *
+ * A gang runs on all of its GPUs at once or on none, so that GPUs that gangs have in common need a schedule together
+ * (core/sched_plan.h). Whoever is placed on one of them, or gets a larger slice there, has to leave them one: the
+ * fleet asks for it. The parts of a gang have one slice; fast_fleet_resize() is called for each. */
 int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, int n,
                           const struct fast_want *want, struct fast_placed *ret, struct fast_err *err);
 
@@ -173,6 +180,9 @@ int fast_fleet_defrag(struct fast_fleet *fleet, int max, uint64_t bytes_max, str
 /* Plans the fewest moves after which |want| has a place. FAST_ENOROOM: there is none of at most |max|. */
 int fast_fleet_make_room(struct fast_fleet *fleet, const struct fast_want *want, int max,
                          struct fast_move *ret, struct fast_defrag *ret_worth, struct fast_err *err);
+
+/* Whether gangs link two GPUs, by others in between if need be; each is linked to itself. */
+bool fast_fleet_linked(const struct fast_fleet *fleet, int gpu, int other);
 
 int fast_fleet_remove(struct fast_fleet *fleet, uint64_t replica, struct fast_err *err);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/place_impl.h"
+#include "core/sched_plan.h"
 
 #define LOOKS_MAX 64 /* by the index of the whole fleet, before that of each domain is asked */
 
@@ -39,11 +40,24 @@ static bool is_company_right(const struct fast_fleet *fleet, int g, const struct
            (!want->near || fleet_group_near(fleet, want->near, g, want->near_scope));
 }
 
+static enum fleet_joint joint_fits(const struct fast_fleet *fleet, int g, const struct fast_want *want)
+{
+    const struct fast_rect rect = fleet_rect(want);
+    return fleet_joint_fits(fleet, g, FLEET_NOBODY, want->gang, &rect);
+}
+
 bool fleet_gpu_may(const struct fast_fleet *fleet, int g, const struct fast_want *want)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
     return eligible(fleet, g, want) && !gpu->exclusive && (!want->exclusive || !gpu->nreplicas) &&
-           has_memory(fleet, g, want) && is_company_right(fleet, g, want);
+           has_memory(fleet, g, want) && is_company_right(fleet, g, want) && !joint_fits(fleet, g, want);
+}
+
+bool fleet_fits_on(const struct fast_fleet *fleet, const struct fast_want *want, int g)
+{
+    struct fast_want here = *want;
+    here.gpu = g;
+    return fleet_choose_gpu(fleet, &here) == g;
 }
 
 /* The best so far while GPUs are looked at one by one. */
@@ -221,6 +235,7 @@ struct survey {
     int sm_at_quota, quota_at_sm; /* the widest free where memory suffices */
     bool full;                    /* some GPU has no place for one more rectangle */
     bool company;                 /* some GPU has the wrong neighbours */
+    enum fleet_joint joint;       /* what is wrong with the GPUs that some GPU is linked to */
 };
 
 static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_want *want,
@@ -240,6 +255,8 @@ static void survey_gpu(const struct fast_fleet *fleet, int g, const struct fast_
     s->idle += gpu->nreplicas == 0;
     s->with_memory += memory;
     s->company |= !is_company_right(fleet, g, want);
+    if (memory && s->joint == FLEET_JOINT_FITS)
+        s->joint = joint_fits(fleet, g, want);
     s->full |= fleet_gpu_rects(gpu) == FAST_RECTS_USED_MAX;
     for (int i = 0; !gpu->nsplit && i < gpu->rects.nfree; i++) {
         const struct fast_rect *f = &gpu->rects.free[i];
@@ -315,6 +332,13 @@ static int say_refused(const struct fast_fleet *fleet, const struct fast_want *w
                             "free, at most %" PRIu64 " MiB are",
                             MIB(want->slice.mem_bytes), rect.sm, rect.quota / 1000,
                             rect.quota % 1000, MIB(s.mem_with_rect));
+    if (s.joint == FLEET_JOINT_TOO_MANY)
+        return fast_err_set(err, FAST_ENOROOM, "replicas: GPUs that replicas of several GPUs have in common take at "
+                                               "most %d replicas together", FAST_PLAN_CLIENTS);
+    if (s.joint)
+        return fast_err_set(err, FAST_ENOROOM, "SM x quota: %d %% x %d.%03d wanted; GPUs that replicas of several GPUs "
+                            "have in common have room each by itself, but no schedule together",
+                            rect.sm, rect.quota / 1000, rect.quota % 1000);
     if (s.company)
         return fast_err_set(err, FAST_ENOROOM, "neighbours: each GPU with room has replicas that it must "
                                                "not be with, or none that it has to be with");

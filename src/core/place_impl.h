@@ -52,6 +52,7 @@ struct fleet_gpu {
                              * free rectangles are not all free */
     struct fast_rect refused[FLEET_REFUSED]; /* shapes without a schedule since something left */
     int nrefused, refused_next;
+    int ngangs; /* replicas that have other GPUs beside it */
 };
 
 #define FLEET_SCOPES (FAST_SCOPE_DOMAIN + 1)
@@ -174,5 +175,14 @@ int fleet_put_back(struct fast_fleet *fleet, uint64_t replica, const struct fast
 
 /* Everything but the rectangle: open, node, memory, not taken by somebody alone. */
 bool fleet_gpu_may(const struct fast_fleet *fleet, int gpu, const struct fast_want *want);
+
+/* Whether |want| has a place on |g| alone. */
+bool fleet_fits_on(const struct fast_fleet *fleet, const struct fast_want *want, int g);
+
+/* Whether the GPUs that gangs link to |g|, and |gang|'s (0: none), have a schedule together for everybody on them but
+ * |except|, and |rect| on |g|. True where there is no gang. */
+enum fleet_joint { FLEET_JOINT_FITS, FLEET_JOINT_NO_SCHEDULE, FLEET_JOINT_TOO_MANY };
+enum fleet_joint fleet_joint_fits(const struct fast_fleet *fleet, int g, uint64_t except, uint64_t gang,
+                                  const struct fast_rect *rect);
 
 #endif

@@ -1,6 +1,6 @@
-/* What could be different about replicas that have a place: larger where they are, several at once, or
- * elsewhere. Plans are tried out on the fleet itself and taken back, so that they hold to all of its rules;
- * a plan assumes that it is carried out before anything else changes. */
+/* What could be different about replicas that have a place: larger where they are, or elsewhere. Plans are
+ * tried out on the fleet itself and taken back, so that they hold to all of its rules; a plan assumes that it
+ * is carried out before anything else changes. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,77 +32,6 @@ int fast_fleet_raise_room(struct fast_fleet *fleet, uint64_t replica, int most_m
     if (now > had)
         fast_fleet_resize(fleet, replica, &slice, &placed, NULL);
     return now - had;
-}
-
-/* ---- several at once ---- */
-
-/* Whether |want| has a place on |g| alone; |split|: a schedule beyond rectangles will do. */
-static bool fits_on(struct fast_fleet *fleet, const struct fast_want *want, int g, bool split)
-{
-    struct fast_want here = *want;
-    here.gpu = g;
-    return fleet_gpu_may(fleet, g, want) && (fleet_choose_gpu(fleet, &here) == g ||
-                                             (split && fleet_split_find(fleet, &here, true) == g));
-}
-
-/* The node with the fewest GPUs that fit, but at least |n|; FAST_ANY: none. */
-static int64_t choose_node(struct fast_fleet *fleet, const struct fast_want *want, int n, bool split,
-                           int *ret_most)
-{
-    int64_t best = FAST_ANY;
-    int fewest = 0;
-    *ret_most = 0;
-    for (int g = 0; g < fleet->ngpus; g++) {
-        uint32_t node = fleet->gpus[g].conf.node;
-        int count = 0;
-        if (g && fleet->gpus[g - 1].conf.node == node)
-            continue; /* GPUs of a node are beside each other, or counted more than once */
-        for (int k = g; k < fleet->ngpus; k++) {
-            if (fleet->gpus[k].conf.node == node)
-                count += fits_on(fleet, want, k, split);
-            else if (k - g >= 64)
-                break;
-        }
-        *ret_most = count > *ret_most ? count : *ret_most;
-        if (count >= n && (best == FAST_ANY || count < fewest)) {
-            best = node;
-            fewest = count;
-        }
-    }
-    return best;
-}
-
-int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, int n,
-                          const struct fast_want *want, struct fast_placed *ret, struct fast_err *err)
-{
-    int most = 0, placed = 0, rc = fast_slice_check(&want->slice, err);
-    if (rc)
-        return rc;
-    bool split = false;
-    int64_t node = choose_node(fleet, want, n, false, &most);
-    if (node == FAST_ANY && fleet->conf.split) { /* costs programs, so only when there is nothing else */
-        split = true;
-        node = choose_node(fleet, want, n, true, &most);
-    }
-    if (node == FAST_ANY)
-        return fast_err_set(err, FAST_ENOROOM, "%d GPUs of one node are wanted: at most %d of a node fit", n,
-                            most);
-    for (int g = 0; g < fleet->ngpus && placed < n && !rc; g++) {
-        struct fast_want here = *want;
-        here.gpu = g;
-        here.node = node; /* what moves a part must not take it from the others */
-        here.spread = false;
-        if (fleet->gpus[g].conf.node != node || !fits_on(fleet, want, g, split))
-            continue;
-        rc = fast_fleet_place(fleet, replicas[placed], &here, &ret[placed], err);
-        placed += !rc;
-    }
-    if (!rc && placed < n)
-        rc = fast_err_set(err, FAST_ENOROOM, "%d GPUs of one node are wanted: the parts do not fit beside "
-                          "each other", n);
-    while (rc && placed > 0)
-        fast_fleet_remove(fleet, replicas[--placed], NULL);
-    return rc;
 }
 
 /* ---- elsewhere ---- */
@@ -298,7 +227,7 @@ static bool clear(struct plan *p, int g, const struct fast_want *want)
         if (fast_fleet_find(p->fleet, order[i])->split)
             t.split[t.nsplit++] = order[i];
     for (int i = n - 1; i >= 0 && p->max > 0; i--) {
-        bool done = take(p, &t, order[i]) && fits_on(p->fleet, want, g, false);
+        bool done = take(p, &t, order[i]) && fleet_fits_on(p->fleet, want, g);
         int moves = p->n;
         undo(p, &t);
         if (done) {
@@ -309,7 +238,7 @@ static bool clear(struct plan *p, int g, const struct fast_want *want)
     bool done = false;
     for (int i = 0; i < n && !done && p->n < p->max; i++)
         if (take(p, &t, order[i]))
-            done = fits_on(p->fleet, want, g, false);
+            done = fleet_fits_on(p->fleet, want, g);
         else
             break;
     int moves = p->n;

@@ -17,7 +17,7 @@ static bool replicas_valid(const struct fast_fleet *fleet, int g)
 {
     const struct fleet_gpu *gpu = &fleet->gpus[g];
     uint64_t mem = 0;
-    int rects = 0, split = 0, split_area = 0;
+    int rects = 0, split = 0, split_area = 0, gangs = 0;
     for (int i = 0; i < gpu->nreplicas; i++) {
         const struct fast_placed *p = place_table_find(&fleet->table, gpu->replicas[i]);
         if (!p || p->gpu != g || (p->rect.quota && !p->split && !has_used(&gpu->rects, &p->rect)))
@@ -27,12 +27,13 @@ static bool replicas_valid(const struct fast_fleet *fleet, int g)
         mem += p->mem_bytes;
         rects += p->rect.quota > 0 && !p->split;
         split += p->split;
+        gangs += p->gang != 0;
         split_area += p->split ? fast_rect_area(&p->rect) : 0;
     }
     for (int i = 0; i < gpu->nweights; i++)
         mem += gpu->weights[i].charged;
     return mem == gpu->mem_used && rects == gpu->rects.nused &&
-           split == gpu->nsplit && split_area == gpu->split_area;
+           split == gpu->nsplit && gangs == gpu->ngangs && split_area == gpu->split_area;
 }
 
 static bool in_index(const struct place_index *index, const struct fast_rect *free,

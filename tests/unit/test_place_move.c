@@ -168,6 +168,90 @@ static void gang_all_or_none(void **state)
     fast_fleet_free(fleet);
 }
 
+static int gang(struct fast_fleet *fleet, uint64_t first, uint32_t on, const struct fast_want *w, struct fast_err *err)
+{
+    const uint64_t parts[2] = {first, first + 1};
+    struct fast_placed at[2];
+    for (int i = 0; i < fast_fleet_gpus(fleet); i++)
+        fast_fleet_gpu_open(fleet, i, on >> i & 1);
+    int rc = fast_fleet_place_gang(fleet, parts, 2, w, at, err);
+    for (int i = 0; i < fast_fleet_gpus(fleet); i++)
+        fast_fleet_gpu_open(fleet, i, true);
+    assert_true(fast_fleet_valid(fleet));
+    return rc;
+}
+
+/* One node of |gpus|. */
+static struct fast_fleet *node_of(int gpus, uint64_t mem)
+{
+    const struct fast_fleet_conf conf = {FAST_FIT_AREA, FAST_RECLAIM_RESTRUCTURE, false, false};
+    struct fast_fleet *fleet = NULL;
+    assert_int_equal(fast_fleet_new(&conf, &fleet, NULL), 0);
+    for (int i = 0, gpu; i < gpus; i++) {
+        const struct fast_gpu_conf it = {0, i, mem, 1, (uint32_t)i};
+        assert_int_equal(fast_fleet_gpu_add(fleet, &it, &gpu, NULL), 0);
+    }
+    return fleet;
+}
+
+/* Three GPUs that gangs link in a ring: each GPU by itself has room for two of 0.4, all together have not, as no two
+ * of the gangs can run at once. */
+static void gangs_have_one_schedule(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = node_of(4, MEM);
+    struct fast_want w = want(60, 400, FAST_GIB(1));
+    struct fast_placed at;
+    struct fast_err err = {0};
+    assert_int_equal(gang(fleet, 10, 3, &w, &err), 0);
+    assert_true(fast_fleet_linked(fleet, 0, 1) && !fast_fleet_linked(fleet, 1, 2));
+    assert_int_equal(gang(fleet, 20, 6, &w, &err), 0);
+    assert_true(fast_fleet_linked(fleet, 0, 2) && !fast_fleet_linked(fleet, 0, 3));
+    assert_int_equal(gang(fleet, 30, 5, &w, &err), -FAST_ENOROOM);
+    assert_non_null(strstr(err.msg, "schedule together"));
+    assert_null(fast_fleet_find(fleet, 30));
+    w.slice.request_milli = w.slice.limit_milli = 200;
+    assert_int_equal(gang(fleet, 30, 5, &w, &err), 0);
+    /* With a part more for one of them it would not, nor with somebody new, where a rectangle is free. */
+    w.slice.request_milli = w.slice.limit_milli = 250;
+    assert_int_equal(fast_fleet_resize(fleet, 30, &w.slice, &at, &err), -FAST_ENOROOM);
+    assert_non_null(strstr(err.msg, "schedule together"));
+    w.slice.request_milli = w.slice.limit_milli = 100;
+    w.gpu = 0;
+    assert_int_equal(place(fleet, 40, &w), 0); /* beside the gang of GPU 1 and 2 */
+    w.slice.request_milli = w.slice.limit_milli = 310;
+    assert_int_equal(place(fleet, 41, &w), -1);
+    refused(fleet, &w, "SM x quota");
+    /* Where two of three GPUs have no schedule, the third is taken. */
+    w = want(60, 500, FAST_GIB(1));
+    assert_int_equal(fast_fleet_remove(fleet, 30, NULL) || fast_fleet_remove(fleet, 31, NULL), 0);
+    assert_int_equal(fast_fleet_remove(fleet, 40, NULL), 0);
+    assert_int_equal(gang(fleet, 50, 13, &w, &err), 0);
+    assert_true(fast_fleet_find(fleet, 50)->gpu == 0 && fast_fleet_find(fleet, 51)->gpu == 3);
+    assert_int_equal(fast_fleet_remove(fleet, 10, NULL) || fast_fleet_remove(fleet, 11, NULL), 0);
+    assert_false(fast_fleet_linked(fleet, 0, 1));
+    fast_fleet_free(fleet);
+}
+
+/* Linked GPUs have one plan, with room for so many. */
+static void gangs_are_few(void **state)
+{
+    (void)state;
+    struct fast_fleet *fleet = node_of(2, FAST_GIB(1000));
+    struct fast_want w = want(1, 10, FAST_GIB(1));
+    struct fast_err err = {0};
+    assert_int_equal(gang(fleet, 1000, 3, &w, &err), 0);
+    uint64_t n = 1;
+    while (n < 100 && place(fleet, n, &w) >= 0)
+        n++;
+    assert_int_equal(n, 64); /* and the gang */
+    refused(fleet, &w, "replicas: GPUs that replicas of several GPUs");
+    assert_int_equal(gang(fleet, 2000, 3, &w, &err), -FAST_ENOROOM);
+    assert_int_equal(fast_fleet_remove(fleet, 5, NULL), 0);
+    assert_int_equal(gang(fleet, 2000, 3, &w, &err), 0);
+    fast_fleet_free(fleet);
+}
+
 /* Who was placed near somebody stays there. */
 static void near_stays(void **state)
 {
@@ -412,6 +496,8 @@ int main(void)
         cmocka_unit_test(gang_by_schedule),
         cmocka_unit_test(types), cmocka_unit_test(spreading), cmocka_unit_test(company),
         cmocka_unit_test(gangs), cmocka_unit_test(gang_all_or_none),
+        cmocka_unit_test(gangs_have_one_schedule),
+        cmocka_unit_test(gangs_are_few),
         cmocka_unit_test(near_stays),
         cmocka_unit_test(plans_change_nothing),
         cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
