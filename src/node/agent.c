@@ -98,6 +98,7 @@ void node_agent_row(const struct agent_replica *r, struct fast_msg_replica_row *
         .up_ms = r->up_ms,
         .log_path = fast_str(r->log_path),
         .text = fast_str(r->text),
+        .more_gpus = r->shared.more_gpus,
     };
 }
 

@@ -146,11 +146,15 @@ static void send_row(struct session *s, uint32_t id, const struct agent_replica 
 static void send_stats(struct session *s, uint32_t id, const struct agent_replica *r)
 {
     struct fast_msg m = {.type = FAST_MSG_T_replica_stats, .id = id};
-    if (r->shared.gpu != FAST_GPU_NONE)
-        node_share_stats(s->control->agent->node->manager, &r->shared, &m.replica_stats);
-    m.replica_stats.gpu = r->shared.gpu;
+    bool plain = r->shared.gpu == FAST_GPU_NONE;
+    int parts = plain ? 1 : __builtin_popcount(node_replica_gpus(&r->shared));
+    m.replica_stats.gpu = FAST_GPU_NONE;
     m.replica_stats.replica = fast_str(r->shared.id);
-    session_send(s, &m);
+    for (int i = 0; i < parts; i++) {
+        if (!plain)
+            node_share_stats(&r->shared, i, &m.replica_stats);
+        session_send(s, &m);
+    }
 }
 
 struct listing {

@@ -108,9 +108,8 @@ void node_share_deadline(const struct node_replica *replica, fast_ns deadline);
 void node_share_remove(struct node_manager *m, struct node_replica *replica);
 /* The processes of the replica that are clients of MPS; returns how many (at most |max|). */
 int node_share_mps_clients(const struct node_replica *replica, int *pids, int max);
-/* Fills in everything but |replica|. */
-void node_share_stats(struct node_manager *m, const struct node_replica *replica,
-                      struct fast_msg_replica_stats *ret);
+/* Of its |part|-th GPU, the lowest first: fills in everything but |replica|. */
+void node_share_stats(const struct node_replica *replica, int part, struct fast_msg_replica_stats *ret);
 
 /* policy_set of the control socket, on every GPU at once; nothing changes on an error. */
 int node_policy_set(struct node_manager *m, const struct fast_msg_policy_set *set,

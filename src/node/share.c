@@ -503,8 +503,8 @@ void node_share_deadline(const struct node_replica *replica, fast_ns deadline)
     node_pool_apply(first->pool);
 }
 
-/* What one part has used, added to what others have. */
-static void add_part(const struct node_share *s, fast_ns now, struct fast_msg_replica_stats *ret)
+/* What one part has used, from all processes. */
+static void add_used(const struct node_share *s, fast_ns now, struct fast_msg_replica_stats *ret)
 {
     ret->launches += s->dead_launches;
     ret->busy_ns += s->dead_busy_ns;
@@ -523,19 +523,17 @@ static void add_part(const struct node_share *s, fast_ns now, struct fast_msg_re
     }
 }
 
-void node_share_stats(struct node_manager *m, const struct node_replica *replica,
-                      struct fast_msg_replica_stats *ret)
+void node_share_stats(const struct node_replica *replica, int part, struct fast_msg_replica_stats *ret)
 {
-    const struct node_share *s = replica->share;
+    struct node_share *first = replica->share, *s = first ? node_share_part(first, (uint32_t)part) : NULL;
     fast_ns now = fast_clock_now();
-    (void)m;
     *ret = (struct fast_msg_replica_stats){.replica = ret->replica, .gpu = replica->gpu};
     if (!s)
         return;
     struct fast_sched_stats st = fast_sched_stats(s->pool->sched, s->client, now);
-    for (const struct node_share *part = s; part; part = part->next_part)
-        add_part(part, now, ret);
-    ret->clients = s->session_count;
+    add_used(s, now, ret);
+    ret->gpu = (uint32_t)s->pool->gpu;
+    ret->clients = first->session_count;
     ret->tokens = st.tokens;
     ret->held_ns = st.held_ns;
     ret->wait_ns = st.wait_ns;
@@ -545,8 +543,8 @@ void node_share_stats(struct node_manager *m, const struct node_replica *replica
     ret->windows_ns = st.windows_ns;
     ret->short_ns = st.short_ns;
     ret->deadline_ns = st.deadline;
-    ret->guaranteed_milli = (uint32_t)s->guaranteed_milli;
-    for (const struct node_session *x = s->sessions; x; x = x->share_next) {
+    ret->guaranteed_milli = (uint32_t)first->guaranteed_milli;
+    for (const struct node_session *x = first->sessions; x; x = x->share_next) {
         ret->sm_count = x->sm_count > ret->sm_count ? x->sm_count : ret->sm_count;
         ret->without_mps += x->reported && !x->mps;
     }

@@ -46,7 +46,7 @@ class GangTest(unittest.TestCase):
 
     def stats(self):
         rows, _ = self.session.ask("replica_list")
-        return {r.replica.split(".")[0]: r for r in rows if r.name == "replica_stats"}
+        return {(r.replica.split(".")[0], r.gpu): r for r in rows if r.name == "replica_stats"}
 
     def shares(self):
         before, begin = self.stats(), time.monotonic()
@@ -56,15 +56,16 @@ class GangTest(unittest.TestCase):
 
     def check(self):
         shares, before, after = self.shares()
-        for name, request in (("pair", 0.4), ("left", 0.4), ("right", 0.3)):
-            self.assertGreater(shares[name], request * 0.8, shares)
-        # Two of 60 % never run together, on neither GPU.
-        self.assertLess(shares["pair"] + shares["left"], 1.05, shares)
-        self.assertLess(shares["pair"] + shares["right"], 1.05, shares)
-        self.assertGreater(after["pair"].launches, before["pair"].launches)
-        # Both threads of the pair were let in: the GPUs were busy for longer than the tokens of one were out.
-        busy = (after["pair"].busy_ns - before["pair"].busy_ns) / 1e9 / MEASURE_S
-        self.assertGreater(busy, shares["pair"] * 1.2, shares)
+        for gpu, name, request in ((0, "left", 0.4), (1, "right", 0.3)):
+            self.assertGreater(shares[name, gpu], request * 0.8, shares)
+            self.assertGreater(shares["pair", gpu], 0.4 * 0.8, shares)
+            # Two of 60 % never run together.
+            self.assertLess(shares["pair", gpu] + shares[name, gpu], 1.05, shares)
+            # Both threads of the pair were let in.
+            self.assertGreater(after["pair", gpu].launches, before["pair", gpu].launches)
+            busy = (after["pair", gpu].busy_ns - before["pair", gpu].busy_ns) / 1e9 / MEASURE_S
+            self.assertGreater(busy, shares["pair", gpu] * 0.6, shares)
+        self.assertEqual(len(shares), 4)
 
     def test_two_gpus_at_once(self):
         self.start_all()
@@ -72,7 +73,7 @@ class GangTest(unittest.TestCase):
         rows, _ = self.session.ask("replica_list")
         pid = next(r.pid for r in rows if r.name == "replica_row" and r.replica == replica("pair"))
         os.kill(pid, signal.SIGKILL)
-        node.wait_until(lambda: self.stats()["pair"].clients == 1 and self.stats()["pair"].tokens > 2,
+        node.wait_until(lambda: self.stats()["pair", 0].clients == 1 and self.stats()["pair", 0].tokens > 2,
                         "it did not come back")
         self.check()
         self.session.close()
@@ -83,7 +84,7 @@ class GangTest(unittest.TestCase):
                         "somebody has no token of the new node")
         self.check()
         self.session.ask("replica_stop", replica=replica("pair"))
-        node.wait_until(lambda: "pair" not in self.stats(), "it does not go")
+        node.wait_until(lambda: ("pair", 0) not in self.stats(), "it does not go")
         shares, _, _ = self.shares()
         self.assertGreater(min(shares.values()), 0.85, shares)
         self.assertNotIn("wish was lost", self.node.log())

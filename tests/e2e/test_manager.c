@@ -446,7 +446,7 @@ static struct fast_msg_replica_stats stats;
 
 static void get_stats(struct world *w)
 {
-    node_share_stats(w->node.manager, &w->replicas[0], &stats);
+    node_share_stats(&w->replicas[0], 0, &stats);
 }
 
 static void shrink(struct world *w)
