@@ -12,7 +12,7 @@
 struct deploy {
     const char *image, *process, *ns, *file;
     const char *sm, *quota, *request, *limit, *mem, *slo, *profile, *replicas, *min, *max;
-    const char *priority;
+    const char *priority, *gpus;
     struct cli_list env, label, annotation, secret;
 };
 
@@ -31,6 +31,8 @@ static const struct cli_opt opts[] = {
      "share of GPU time that is guaranteed"},
     {"limit", 0, CLI_STR, offsetof(struct deploy, limit), "FRACTION",
      "share of GPU time that is never exceeded"},
+    {"gpus", 0, CLI_STR, offsetof(struct deploy, gpus), "N",
+     "GPUs of one node that each replica has at once, with the slice on each of them (default 1)"},
     {"mem", 0, CLI_STR, offsetof(struct deploy, mem), "SIZE",
      "cap of device memory, such as 2Gi; default: the --sm percentage of the smallest GPU's memory, "
      "at least 512Mi"},
@@ -87,6 +89,8 @@ static int check(const struct deploy *d, struct fast_err *err)
         r = check_milli(d->request, "--request", 0, err);
     if (!r)
         r = check_milli(d->limit, "--limit", 1, err);
+    if (!r && d->gpus)
+        r = fast_parse_int(d->gpus, "--gpus", 1, FAST_NODE_GPUS_MAX, &v, err);
     if (!r && d->mem)
         r = fast_parse_bytes(d->mem, "--mem", UINT64_MAX, &bytes, err);
     if (!r && d->slo)
@@ -122,6 +126,7 @@ static int build(const char *name, const struct deploy *d, json_t **ret, struct 
     set_text(notes, "fastgshare/gpu_sm_partition", d->sm);
     set_text(notes, "fastgshare/gpu_quota_request", d->quota ? d->quota : d->request);
     set_text(notes, "fastgshare/gpu_quota_limit", d->quota ? d->quota : d->limit);
+    set_text(notes, "fastgshare/gpus", d->gpus);
     set_text(notes, "fastgshare/slo", d->slo);
     set_text(notes, "fastgshare/profile", d->profile);
     set_text(notes, "fastgshare/priority", d->priority);
@@ -203,7 +208,7 @@ static void tell_plain(struct cli *cli, const struct deploy *d, const char *name
     if (api_json(cli, "GET", path, NULL, &f))
         return;
     if (!json_object_get(f, "slice"))
-        printf("It is a plain process, without a GPU: there was no --sm, --quota, --mem or --profile, and it\n"
+        printf("It is a plain process, without a GPU: there was no --sm, --quota, --mem, --gpus or --profile, and it\n"
                "was not measured yet. To do that: fast profile %s, then deploy it again.\n", name);
     json_decref(f);
 }

@@ -8,6 +8,7 @@
 #include "base/parse.h"
 #include "cli/api.h"
 #include "cli/table.h"
+#include "cli/view.h"
 #include "io/file.h"
 
 #define BODY_MAX (64u << 20)
@@ -102,11 +103,13 @@ static void add_slice(struct table *t, const json_t *r)
             table_add(t, "-");
         return;
     }
-    table_add(t, "%.0f", json_num(r, "gpu"));
+    char gpus[32];
+    double n = (double)json_array_size(json_object_get(r, "gpus"));
+    table_add(t, "%s", view_gpus(r, gpus, sizeof(gpus)));
     table_add(t, "%.0f", json_num(r, "sm_pct"));
     table_add(t, "%.3g-%.3g", json_num(r, "quota_request"), json_num(r, "quota_limit"));
     table_add(t, "%.0f of %.0f MiB", json_num(r, "memory_used_bytes") / 1048576,
-              json_num(r, "memory_cap_bytes") / 1048576);
+              n * json_num(r, "memory_cap_bytes") / 1048576);
 }
 
 static void print_replicas(const json_t *list, const char *name, const char *ns)
@@ -158,7 +161,7 @@ static void print_limits(struct cli *cli, const json_t *replicas, const char *na
         const json_t *holds = json_object_get(g, "holds");
         int here = 0, without = 0;
         json_array_foreach(replicas, k, r)
-            if (is_of(r, name, ns) && json_num(r, "gpu") == json_num(g, "gpu")) {
+            if (is_of(r, name, ns) && view_has_gpu(r, json_num(g, "gpu"))) {
                 here++;
                 without += (int)json_num(r, "clients_without_mps");
             }
@@ -216,9 +219,12 @@ static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
     printf("Runner:    %s\nIsolation: %s\n", json_text(f, "runner"), json_text(f, "isolation"));
     print_levels(json_object_get(f, "isolationLevels"));
     const json_t *slice = json_object_get(f, "slice");
+    char each[64] = "";
+    if (json_num(slice, "gpus") > 1)
+        snprintf(each, sizeof(each), ", on each of %.0f GPUs at once", json_num(slice, "gpus"));
     if (slice)
-        printf("Slice:     %.0f %% of the SMs, %.3g to %.3g of the time\n", json_num(slice, "sm_pct"),
-               json_num(slice, "quota_request"), json_num(slice, "quota_limit"));
+        printf("Slice:     %.0f %% of the SMs, %.3g to %.3g of the time%s\n", json_num(slice, "sm_pct"),
+               json_num(slice, "quota_request"), json_num(slice, "quota_limit"), each);
     else
         puts("Slice:     none: a plain process, without a GPU");
     print_profile(json_object_get(f, "profile"), json_text(f, "name"));

@@ -157,11 +157,11 @@ static void draw_replicas(const json_t *list, const json_t *before, double secon
     struct table *t = table_new(heads);
     json_t *r;
     size_t i;
-    char mem[32];
+    char mem[32], gpus[32];
     json_array_foreach(list, i, r) {
         table_add(t, "%s", json_text(r, "replica"));
         table_add(t, "%s", json_text(r, "state"));
-        table_add(t, "%.0f", json_num(r, "gpu"));
+        table_add(t, "%s", view_gpus(r, gpus, sizeof(gpus)));
         table_add(t, "%.0f", json_num(r, "sm_pct"));
         table_add(t, "%.3g-%.3g", json_num(r, "quota_request"), json_num(r, "quota_limit"));
         table_add(t, "%.2f", share_used(r, before, seconds));

@@ -3,6 +3,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/api.h"
+
 const char *view_bar(double share, int width, char *buf, size_t cap)
 {
     static const char *const parts[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"};
@@ -60,4 +62,23 @@ const char *view_bytes(double bytes, char *buf, size_t cap)
     else
         snprintf(buf, cap, "%.0f MiB", bytes / 1048576.0);
     return buf;
+}
+
+const char *view_gpus(const json_t *replica, char *buf, size_t cap)
+{
+    const json_t *gpus = json_object_get(replica, "gpus");
+    size_t at = 0;
+    snprintf(buf, cap, "%.0f", json_num(replica, "gpu"));
+    for (size_t i = 0; i < json_array_size(gpus) && at < cap; i++)
+        at += (size_t)snprintf(buf + at, cap - at, "%s%.0f", i ? "+" : "", json_num(json_array_get(gpus, i), "gpu"));
+    return buf;
+}
+
+bool view_has_gpu(const json_t *replica, double gpu)
+{
+    const json_t *gpus = json_object_get(replica, "gpus");
+    bool has = json_num(replica, "gpu") == gpu;
+    for (size_t i = 0; i < json_array_size(gpus); i++)
+        has |= json_num(json_array_get(gpus, i), "gpu") == gpu;
+    return has;
 }

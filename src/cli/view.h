@@ -3,6 +3,8 @@
 
 /* Drawing on a terminal: bars, colours (only where cli->color), moving the cursor. */
 
+#include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "cli/cli.h"
@@ -19,5 +21,9 @@ void view_progress_end(void);
 
 /* "1.5 GiB", "300 MiB". */
 const char *view_bytes(double bytes, char *buf, size_t cap);
+
+/* The GPUs of a replica of /system/replicas: "0", or "0+2" when it has several at once. */
+const char *view_gpus(const json_t *replica, char *buf, size_t cap);
+bool view_has_gpu(const json_t *replica, double gpu);
 
 #endif

@@ -194,9 +194,10 @@ static bool place_from(struct parts *p, int i, int g)
 
 #define TRIES_MAX 1000 /* all choices of four of eight GPUs are 70 */
 
-static bool place_all(struct parts *p, int *ret_most)
+/* On |only|; FAST_ANY: on the best. */
+static bool place_all(struct parts *p, int64_t only, int *ret_most)
 {
-    p->want.node = FAST_ANY;
+    p->want.node = only;
     const int64_t node = choose_node(p->fleet, &p->want, p->n, p->split, ret_most);
     p->want.node = node; /* what moves a part must not take it from the others */
     p->tries = TRIES_MAX;
@@ -214,10 +215,10 @@ int fast_fleet_place_gang(struct fast_fleet *fleet, const uint64_t *replicas, in
         return fast_err_set(err, FAST_EINVAL, "a replica has 1 to %d GPUs of a node, not %d", FAST_PLAN_GPUS, n);
     p.want.gang = n > 1 ? replicas[0] : 0;
     p.want.spread = false;
-    if (place_all(&p, &most))
+    if (place_all(&p, want->node, &most))
         return 0;
     p.split = fleet->conf.split; /* costs programs, so only when there is nothing else */
-    if (p.split && place_all(&p, &most))
+    if (p.split && place_all(&p, want->node, &most))
         return 0;
     if (most < n)
         return fast_err_set(err, FAST_ENOROOM, "%d GPUs of one node are wanted: at most %d of a node fit", n,

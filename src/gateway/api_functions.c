@@ -113,7 +113,7 @@ static void add_usage(struct gateway *gw, const struct gw_function *fn, json_t *
         gw_usage(gw, r, &millicores, &bytes);
         cpu += millicores;
         resident += bytes;
-        gpu += r->node_stats.mem_bytes;
+        gpu += gw_replica_used(r).mem_bytes;
     }
     json_object_set_new(o, "usage", json_pack("{s:f, s:f, s:I}", "cpu", cpu, "totalMemoryBytes",
                                               (double)resident, "gpuMemoryBytes", (json_int_t)gpu));
@@ -300,7 +300,8 @@ void gw_api_function(const struct gw_request *rq, const char *name)
     const struct fast_slice *slice = &fn->spec->slice;
     if (fn->spec->gpu)
         json_object_set_new(o, "slice",
-                            json_pack("{s:i, s:f, s:f, s:I}", "sm_pct", slice->sm_pct, "quota_request",
+                            json_pack("{s:i, s:i, s:f, s:f, s:I}", "gpus", fn->spec->gpus, "sm_pct",
+                                      slice->sm_pct, "quota_request",
                                       slice->request_milli / 1000.0, "quota_limit",
                                       slice->limit_milli / 1000.0, "memory_bytes",
                                       (json_int_t)slice->mem_bytes));

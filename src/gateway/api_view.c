@@ -36,8 +36,8 @@ static json_t *rectangles(const struct gateway *gw, int fleet)
 {
     json_t *list = json_array();
     for (const struct gw_replica *r = gw->replicas; r; r = r->next) {
-        const struct fast_placed *p = r->in_fleet ? fast_fleet_find(gw->fleet, r->key) : NULL;
-        if (!p || p->gpu != fleet || !p->rect.quota)
+        const struct fast_placed *p = gw_replica_place(gw, r, fleet);
+        if (!p || !p->rect.quota)
             continue;
         json_t *o = json_object();
         set(o, "replica", json_string(r->id));
@@ -124,15 +124,38 @@ static const char *state_of(const struct gw_replica *r)
     }
 }
 
+/* Each of its GPUs, and what it uses there. */
+static json_t *gpus_json(const struct gw_replica *r)
+{
+    json_t *list = json_array();
+    int i = 0;
+    for (uint32_t gpus = gw_replica_gpus(r); gpus; gpus &= gpus - 1, i++) {
+        const struct fast_msg_replica_stats n = gw_replica_used_on(r, i);
+        json_t *o = json_object();
+        set(o, "gpu", json_integer(__builtin_ctz(gpus)));
+        set_int(o, "memory_used_bytes", n.mem_bytes);
+        set_int(o, "launches", n.launches);
+        set_int(o, "tokens", n.tokens);
+        set(o, "busy_ms", ms(n.busy_ns));
+        set(o, "held_ms", ms(n.held_ns));
+        set(o, "wait_ms", ms(n.wait_ns));
+        set(o, "throttled_ms", ms(n.throttled_ns));
+        set(o, "overrun_ms", ms(n.overrun_ns));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
 static json_t *replica_json(struct gateway *gw, struct gw_replica *r)
 {
     fast_ns now = fast_loop_now(gw->loop);
-    const struct fast_msg_replica_stats *n = &r->node_stats;
+    const struct fast_msg_replica_stats used = gw_replica_used(r), *n = &used;
     json_t *o = json_object();
     set(o, "replica", json_string(r->id));
     set(o, "function", json_string(r->fn->spec->name));
     set(o, "namespace", json_string(r->fn->spec->ns));
     set(o, "gpu", json_integer(r->gpu));
+    set(o, "gpus", gpus_json(r));
     set_int(o, "sm_pct", (uint64_t)r->slice.sm_pct);
     set(o, "quota_request", fraction(r->slice.request_milli));
     set(o, "quota_held", fraction(gw_elastic_slice(r).request_milli));

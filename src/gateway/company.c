@@ -56,6 +56,14 @@ int gw_company_check(const struct gateway *gw, const struct gw_spec *spec, struc
     if (!r && type && !find_type(gw, type))
         r = fast_err_set(err, FAST_EINVAL, NOTE "gpu_type: no GPU here is a \"%.40s\"; the first one is a %s",
                          type, gw->ngpus ? gw->gpus[0].name : "-");
+    const struct gw_gpu *like = type ? find_type(gw, type) : NULL;
+    int fit = 0;
+    for (int i = 0; i < gw->ngpus; i++)
+        fit += !like || !strcmp(gw->gpus[i].name, like->name);
+    if (!r && spec->gpu && spec->gpus > fit)
+        r = fast_err_set(err, FAST_EINVAL, NOTE "gpus: %d is not from 1 to %d, the GPUs of this node%s%.40s; ask "
+                         "for fewer, or deploy on a node that has as many", spec->gpus, fit, type ? " that are a " : "",
+                         type ? type : "");
     return r;
 }
 

@@ -7,7 +7,8 @@
  * is placed as if all quotas were held, and not at all on a GPU where they cannot be held together. So any
  * replica alone can always be raised beside those that never give way, and a deployment takes nobody's share.
  * A replica that cannot be raised, as others of its kind are at work, is passed over for one that can; when
- * there is none its request begins on idle time and its quota is raised when somebody gives his back. */
+ * there is none its request begins on idle time and its quota is raised when somebody gives his back. A replica of
+ * several GPUs keeps its guarantee for good: raising it would need all of them at the same moment. */
 
 #include "gateway/job.h"
 
@@ -16,7 +17,7 @@
 bool gw_elastic(const struct gateway *gw, const struct gw_function *fn)
 {
     const struct gw_spec *s = fn->spec;
-    return gw->conf->scaler == FAST_SCALER_QUEUE && s->gpu && s->profile && s->slo && !fn->removed &&
+    return gw->conf->scaler == FAST_SCALER_QUEUE && s->gpu && s->gpus == 1 && s->profile && s->slo && !fn->removed &&
            gw_spec_is_scaled(s);
 }
 
@@ -67,7 +68,7 @@ void gw_elastic_forget(struct gateway *gw, struct gw_replica *r)
 
 void gw_elastic_idle(struct gateway *gw, struct gw_replica *r)
 {
-    if (r->parked || r->lingers || !r->in_fleet || !gw_replica_is_ready(r) || !gw_elastic(gw, r->fn))
+    if (r->parked || r->lingers || !r->in_fleet || r->more_gpus || !gw_replica_is_ready(r) || !gw_elastic(gw, r->fn))
         return;
     r->idle_at = fast_loop_now(gw->loop);
     r->linger_prev = gw->linger_last;
@@ -155,10 +156,18 @@ void gw_elastic_synced(struct gateway *gw)
 int gw_elastic_room(struct gateway *gw, struct gw_replica *r)
 {
     bool was = r->parked;
-    int room = hold(gw, r) ? fast_fleet_raise_room(gw->fleet, r->key, FAST_MILLI) : 0;
+    int room = !r->more_gpus && hold(gw, r) ? fast_fleet_raise_room(gw->fleet, r->key, FAST_MILLI) : 0;
     if (was && !r->parked)
         r->parked = set_quota(gw, r, 0);
     return room;
+}
+
+/* No place on |gpu|, nor on those whose schedule depends on its. */
+static void close_linked(struct gateway *gw, int gpu)
+{
+    for (int i = 0; i < gw->ngpus; i++)
+        if (fast_fleet_linked(gw->fleet, gpu, gw->gpus[i].fleet))
+            fast_fleet_gpu_open(gw->fleet, gw->gpus[i].fleet, false);
 }
 
 void gw_elastic_all(struct gateway *gw, bool held)
@@ -171,6 +180,6 @@ void gw_elastic_all(struct gateway *gw, bool held)
             continue;
         int gpu = at->gpu;
         if (!set_quota(gw, r, held ? r->slice.request_milli : 0) && held)
-            fast_fleet_gpu_open(gw->fleet, gpu, false); /* it is promised more than it has */
+            close_linked(gw, gpu); /* it is promised more than it has */
     }
 }

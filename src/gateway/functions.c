@@ -135,24 +135,24 @@ static int check_gpus(const struct gateway *gw, const struct gw_spec *spec, stru
 
 struct more {
     struct fast_want want;
-    int count;
+    int count, gpus; /* replicas, and of each */
 };
 
 /* Places them all and takes them back. */
 static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
 {
     const struct more *m = arg;
-    struct fast_placed placed;
+    uint32_t gpus;
     int n = 0, r = 0;
     gw_elastic_all(gw, true);
     while (!r && n < m->count) {
-        r = fast_fleet_place(gw->fleet, gw->next_key + (uint64_t)n, &m->want, &placed, err);
+        r = gw_places_take(gw, gw->next_key + (uint64_t)n, m->gpus, &m->want, &gpus, err);
         n += !r;
     }
     if (r && n)
         fast_err_wrap(err, "%d of %d replicas fit", n, m->count);
     for (int i = 0; i < n; i++)
-        fast_fleet_remove(gw->fleet, gw->next_key + (uint64_t)i, NULL);
+        gw_places_give(gw, gw->next_key + (uint64_t)i, m->gpus);
     gw_elastic_all(gw, false);
     return r;
 }
@@ -161,7 +161,7 @@ static int try_more(struct gateway *gw, void *arg, struct fast_err *err)
 int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int count,
                            struct fast_err *err)
 {
-    struct more m = {.count = count};
+    struct more m = {.count = count, .gpus = spec->gpus};
     if (!spec->gpu)
         return 0;
     const struct fast_slice slice = gw_replica_slice(gw, &spec->slice);

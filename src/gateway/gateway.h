@@ -81,6 +81,7 @@ struct gw_replica {
     enum gw_phase phase;
     uint32_t state; /* enum fast_replica_state */
     int gpu;        /* on the node; -1: none */
+    uint32_t more_gpus; /* bits: further ones, of one that needs several at once */
     bool in_fleet;
     bool parked;     /* its quota is not guaranteed, elastic.c */
     bool lingers;    /* it is about to be parked: in the gateway's list */
@@ -106,7 +107,8 @@ struct gw_replica {
     fast_ns drain_until, suspect_until;
     struct fast_http_pool *pool;
     struct gw_stats stats;
-    struct fast_msg_replica_stats node_stats; /* |replica| is not valid */
+    struct fast_msg_replica_stats node_stats;  /* on |gpu|; |replica| is not valid */
+    struct fast_msg_replica_stats *more_stats; /* on |more_gpus|, from the lowest on; NULL: nothing was told yet */
 };
 
 struct gw_function {
@@ -258,6 +260,30 @@ struct fast_slice gw_replica_slice(const struct gateway *gw, const struct fast_s
 /* What the placement needs to know of such a slice. */
 void gw_replica_want(const struct gateway *gw, const struct fast_slice *slice,
                      struct fast_want *ret);
+
+/* ---- places.c ---- */
+
+/* Takes places on |gpus| GPUs of the node, all or none; |ret_gpus|: on which, as bits. */
+int gw_places_take(struct gateway *gw, uint64_t key, int gpus, const struct fast_want *want, uint32_t *ret_gpus,
+                   struct fast_err *err);
+void gw_places_give(struct gateway *gw, uint64_t key, int gpus);
+/* The GPUs of the node that it has or is to have, as bits, and how many. */
+uint32_t gw_replica_gpus(const struct gw_replica *r);
+int gw_replica_ngpus(const struct gw_replica *r);
+void gw_replica_set_gpus(struct gw_replica *r, uint32_t gpus);
+/* Its place on a GPU of the fleet; NULL: it has none there. */
+const struct fast_placed *gw_replica_place(const struct gateway *gw, const struct gw_replica *r, int fleet);
+/* Out of the fleet, and back where it runs, as good as that is possible (fast_fleet_adopt()); false: somebody else has
+ * its place. */
+void gw_replica_take_out(struct gateway *gw, struct gw_replica *r);
+bool gw_replica_put_back(struct gateway *gw, struct gw_replica *r);
+/* Its slice in the fleet, on all of its GPUs or on none. */
+int gw_replica_resize_place(struct gateway *gw, struct gw_replica *r, const struct fast_slice *slice,
+                            struct fast_err *err);
+/* What the node has told of it, of all of its GPUs together and of the |i|-th one. */
+struct fast_msg_replica_stats gw_replica_used(const struct gw_replica *r);
+struct fast_msg_replica_stats gw_replica_used_on(const struct gw_replica *r, int i);
+void gw_replica_told_used(struct gw_replica *r, const struct fast_msg_replica_stats *stats);
 
 /* ---- company.c ---- */
 

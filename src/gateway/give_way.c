@@ -14,8 +14,8 @@
 /* A replica that may go. */
 struct candidate {
     struct gw_replica *r;
-    struct fast_placed placed; /* where it is */
-    bool out;                  /* taken out of the fleet, to try */
+    bool out;  /* taken out of the fleet, to try */
+    bool goes; /* it has to */
 };
 
 static int count_live(const struct gw_function *fn)
@@ -40,9 +40,8 @@ static int collect(const struct gateway *gw, int priority, struct candidate *lis
 {
     int n = 0, kept = 0;
     for (struct gw_replica *r = gw->replicas; r && n < CANDIDATES_MAX; r = r->next) {
-        const struct fast_placed *p = r->in_fleet ? fast_fleet_find(gw->fleet, r->key) : NULL;
-        if (p && gw_replica_is_live(r) && r->fn->spec->priority < priority)
-            list[n++] = (struct candidate){r, *p, false};
+        if (r->in_fleet && gw_replica_is_live(r) && r->fn->spec->priority < priority)
+            list[n++] = (struct candidate){.r = r};
     }
     qsort(list, (size_t)n, sizeof(*list), by_priority);
     for (int i = 0; i < n; i++) {
@@ -59,51 +58,71 @@ static int collect(const struct gateway *gw, int priority, struct candidate *lis
 /* Out of the fleet, or back where it was; adoption never fails for lack of room. */
 static void take_out(struct gateway *gw, struct candidate *c)
 {
-    c->out = !fast_fleet_remove(gw->fleet, c->r->key, NULL);
+    gw_replica_take_out(gw, c->r);
+    c->out = true;
 }
 
 static void put_back(struct gateway *gw, struct candidate *c)
 {
-    struct fast_want want;
-    struct fast_placed placed;
-    if (!c->out)
-        return;
-    const struct fast_slice held = gw_elastic_slice(c->r);
-    gw_replica_want(gw, &held, &want);
-    gw_models_want(gw, c->r->fn->spec, &want);
-    gw_company_group(c->r->fn->spec, &want);
-    want.gpu = c->placed.gpu;
-    c->r->in_fleet = !fast_fleet_adopt(gw->fleet, c->r->key, &want, &placed, NULL);
+    if (c->out)
+        gw_replica_put_back(gw, c->r);
     c->out = false;
 }
 
-/* Takes candidates on |gpu| out, the lowest first, until |want| has a place there; how many, 0: it never
- * has. They are back afterwards. */
-static int how_many(struct gateway *gw, struct candidate *list, int n, int gpu,
+static bool is_on(const struct gateway *gw, const struct candidate *c, int fleet)
+{
+    bool on = fleet == FAST_ANY;
+    for (int i = 0; i < gw->ngpus && !on; i++)
+        on = gw->gpus[i].fleet == fleet && gw_replica_gpus(c->r) >> gw->gpus[i].row.gpu & 1;
+    return on;
+}
+
+static bool has_place(struct gateway *gw, const struct fast_want *want, int gpus)
+{
+    uint32_t at;
+    if (gw_places_take(gw, gw->next_key, gpus, want, &at, NULL))
+        return false;
+    gw_places_give(gw, gw->next_key, gpus);
+    return true;
+}
+
+/* Takes candidates on |gpu| (FAST_ANY: on all) out, the lowest first, until |want| has a place on it, or on |gpus| of
+ * the node; how many, 0: it never has. Who went without need comes back. All are back afterwards; |goes| says who it
+ * was. */
+static int how_many(struct gateway *gw, struct candidate *list, int n, int gpu, int gpus,
                     const struct fast_want *want)
 {
     struct fast_want here = *want;
-    struct fast_placed placed;
     int out = 0;
     bool fits = false;
     here.gpu = gpu;
+    for (int i = 0; i < n; i++)
+        list[i].goes = false;
     for (int i = 0; i < n && !fits; i++) {
-        if (list[i].placed.gpu != gpu)
+        if (!is_on(gw, &list[i], gpu))
             continue;
         take_out(gw, &list[i]);
-        out++;
-        fits = !fast_fleet_choose(gw->fleet, &here, &placed, NULL);
+        fits = has_place(gw, &here, gpus);
     }
-    for (int i = 0; i < n; i++)
+    for (int i = n - 1; i >= 0 && fits && gpu == FAST_ANY; i--) {
+        bool was = list[i].out;
         put_back(gw, &list[i]);
-    return fits ? out : 0;
+        if (was && !has_place(gw, &here, gpus))
+            take_out(gw, &list[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        list[i].goes = fits && list[i].out;
+        out += list[i].goes;
+        put_back(gw, &list[i]);
+    }
+    return out;
 }
 
 bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_slice *slice)
 {
     struct candidate list[CANDIDATES_MAX];
     struct fast_want want;
-    int best = -1, fewest = CANDIDATES_MAX + 1;
+    int best = FAST_ANY, fewest = CANDIDATES_MAX + 1;
     char why[FAST_SCALE_REASON];
     const struct fast_slice s = gw_replica_slice(gw, slice);
     if (!fn->spec->gpu)
@@ -118,21 +137,23 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
     bool firm = !gw_elastic(gw, fn);
     if (firm)
         gw_elastic_all(gw, true);
-    for (int i = 0; i < gw->ngpus; i++) {
-        int out = how_many(gw, list, n, gw->gpus[i].fleet, &want);
+    const int gpus = fn->spec->gpus, places = gpus > 1 ? 1 : gw->ngpus;
+    for (int i = 0; i < places; i++) {
+        int gpu = gpus > 1 ? FAST_ANY : gw->gpus[i].fleet;
+        int out = how_many(gw, list, n, gpu, gpus, &want);
         if (out && out < fewest) {
             fewest = out;
-            best = gw->gpus[i].fleet;
+            best = gpu;
         }
     }
+    bool found = fewest <= CANDIDATES_MAX && how_many(gw, list, n, best, gpus, &want);
     if (firm)
         gw_elastic_all(gw, false);
     snprintf(why, sizeof(why), "gives way to %.60s of priority %d", fn->spec->name, fn->spec->priority);
-    for (int i = 0; i < n && best >= 0 && fewest > 0; i++) {
+    for (int i = 0; i < n && found; i++) {
         struct gw_replica *r = list[i].r;
-        if (list[i].placed.gpu != best)
+        if (!list[i].goes)
             continue;
-        fewest--;
         r->fn->desired--;
         r->fn->last_down = fast_loop_now(gw->loop);
         r->gives_way = true;
@@ -140,7 +161,7 @@ bool gw_give_way(struct gateway *gw, struct gw_function *fn, const struct fast_s
         gw_function_save(gw, r->fn, NULL);
         gw_replica_drain(gw, r);
     }
-    return best >= 0;
+    return found;
 }
 
 int gw_give_way_check(struct gateway *gw, const struct gw_spec *spec, int count, struct fast_err *err)

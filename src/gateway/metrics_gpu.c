@@ -11,7 +11,7 @@
 #define MIB 1048576.0
 
 typedef double gpu_fn(const struct gw_gpu *g);
-typedef double replica_fn(const struct gw_replica *r);
+typedef double replica_fn(const struct gw_replica *r, const struct fast_msg_replica_stats *s);
 
 /* ---- GPUs ---- */
 
@@ -219,78 +219,93 @@ void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw)
 
 /* ---- replicas ---- */
 
-static double busy(const struct gw_replica *r)
+static double busy(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.busy_ns / 1e9;
+    (void)r;
+    return (double)s->busy_ns / 1e9;
 }
 
-static double held(const struct gw_replica *r)
+static double held(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.held_ns / 1e9;
+    (void)r;
+    return (double)s->held_ns / 1e9;
 }
 
-static double waited(const struct gw_replica *r)
+static double waited(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.wait_ns / 1e9;
+    (void)r;
+    return (double)s->wait_ns / 1e9;
 }
 
-static double throttled(const struct gw_replica *r)
+static double throttled(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.throttled_ns / 1e9;
+    (void)r;
+    return (double)s->throttled_ns / 1e9;
 }
 
-static double overrun(const struct gw_replica *r)
+static double overrun(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.overrun_ns / 1e9;
+    (void)r;
+    return (double)s->overrun_ns / 1e9;
 }
 
-static double short_of(const struct gw_replica *r)
+static double short_of(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.short_ns / 1e9;
+    (void)r;
+    return (double)s->short_ns / 1e9;
 }
 
-static double launches(const struct gw_replica *r)
+static double launches(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.launches;
+    (void)r;
+    return (double)s->launches;
 }
 
-static double tokens(const struct gw_replica *r)
+static double tokens(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.tokens;
+    (void)r;
+    return (double)s->tokens;
 }
 
-static double windows(const struct gw_replica *r)
+static double windows(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.windows;
+    (void)r;
+    return (double)s->windows;
 }
 
-static double refused(const struct gw_replica *r)
+static double refused(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.mem_refused;
+    (void)r;
+    return (double)s->mem_refused;
 }
 
-static double charged(const struct gw_replica *r)
+static double charged(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
-    return (double)r->node_stats.mem_bytes;
+    (void)r;
+    return (double)s->mem_bytes;
 }
 
-static double sm_partition(const struct gw_replica *r)
+static double sm_partition(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
+    (void)s;
     return r->slice.sm_pct / 100.0;
 }
 
-static double request(const struct gw_replica *r)
+static double request(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
+    (void)s;
     return r->slice.request_milli / 1000.0;
 }
 
-static double limit(const struct gw_replica *r)
+static double limit(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
+    (void)s;
     return r->slice.limit_milli / 1000.0;
 }
 
-static double mem_cap(const struct gw_replica *r)
+static double mem_cap(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
 {
+    (void)s;
     return (double)r->slice.mem_bytes;
 }
 
@@ -316,26 +331,43 @@ static const struct {
     {"fast_replica_quota_limit", "gauge", "The share of time that it gets at most", limit},
 };
 
-static void replica_value(struct gw_page *w, const struct gw_replica *r, const char *name, const char *more,
-                          double value)
+static void add_value(struct gw_page *w, const struct gw_replica *r, int gpu, const char *name, const char *more,
+                      double value)
 {
-    if (r->phase != GW_GONE && r->gpu >= 0)
-        gw_page_add(w, "%s{replica=\"%s\",function_name=\"%s.%s\",gpu=\"%d\"%s} %.15g\n", name, r->id,
-                    r->fn->spec->name, r->fn->spec->ns, r->gpu, more, value);
+    gw_page_add(w, "%s{replica=\"%s\",function_name=\"%s.%s\",gpu=\"%d\"%s} %.15g\n", name, r->id, r->fn->spec->name,
+                r->fn->spec->ns, gpu, more, value);
+}
+
+/* One value for each GPU that it has. */
+static void replica_value(struct gw_page *w, const struct gw_replica *r, const char *name, replica_fn *value)
+{
+    int i = 0;
+    for (uint32_t gpus = r->phase == GW_GONE ? 0 : gw_replica_gpus(r); gpus; gpus &= gpus - 1, i++) {
+        const struct fast_msg_replica_stats s = gw_replica_used_on(r, i);
+        add_value(w, r, __builtin_ctz(gpus), name, "", value(r, &s));
+    }
+}
+
+static void families_of(struct gw_page *w, const struct gw_replica *r, const char *name)
+{
+    int i = 0;
+    for (uint32_t gpus = r->phase == GW_GONE ? 0 : gw_replica_gpus(r); gpus; gpus &= gpus - 1, i++) {
+        const struct fast_msg_replica_stats s = gw_replica_used_on(r, i);
+        const int gpu = __builtin_ctz(gpus);
+        add_value(w, r, gpu, name, ",family=\"device\"", (double)s.mem_device);
+        add_value(w, r, gpu, name, ",family=\"managed\"", (double)s.mem_managed);
+        add_value(w, r, gpu, name, ",family=\"pool\"", (double)s.mem_pool);
+        add_value(w, r, gpu, name, ",family=\"vmm\"", (double)s.mem_vmm);
+        add_value(w, r, gpu, name, ",family=\"array\"", (double)s.mem_array);
+    }
 }
 
 static void families(struct gw_page *w, const struct gateway *gw)
 {
     static const char name[] = "fast_replica_memory_bytes";
     gw_page_head(w, name, "gauge", "Device memory as it was allocated");
-    for (const struct gw_replica *r = gw->replicas; r; r = r->next) {
-        const struct fast_msg_replica_stats *s = &r->node_stats;
-        replica_value(w, r, name, ",family=\"device\"", (double)s->mem_device);
-        replica_value(w, r, name, ",family=\"managed\"", (double)s->mem_managed);
-        replica_value(w, r, name, ",family=\"pool\"", (double)s->mem_pool);
-        replica_value(w, r, name, ",family=\"vmm\"", (double)s->mem_vmm);
-        replica_value(w, r, name, ",family=\"array\"", (double)s->mem_array);
-    }
+    for (const struct gw_replica *r = gw->replicas; r; r = r->next)
+        families_of(w, r, name);
 }
 
 void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw)
@@ -343,7 +375,7 @@ void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw)
     for (size_t i = 0; i < sizeof(replica_rows) / sizeof(replica_rows[0]); i++) {
         gw_page_head(w, replica_rows[i].name, replica_rows[i].type, replica_rows[i].help);
         for (const struct gw_replica *r = gw->replicas; r; r = r->next)
-            replica_value(w, r, replica_rows[i].name, "", replica_rows[i].value(r));
+            replica_value(w, r, replica_rows[i].name, replica_rows[i].value);
     }
     families(w, gw);
 }

@@ -77,7 +77,7 @@ static int plan_room(struct gateway *gw, const struct gw_spec *spec, const struc
     struct fast_defrag worth = {0};
     int n = 0, r;
     const struct fast_slice s = gw_replica_slice(gw, slice);
-    if (!spec->gpu || !gw->conf->moves_max)
+    if (!spec->gpu || spec->gpus > 1 || !gw->conf->moves_max)
         return 0;
     gw_replica_want(gw, &s, &want);
     gw_models_want(gw, spec, &want);

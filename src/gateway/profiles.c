@@ -165,7 +165,7 @@ static struct fast_profile *table(const struct gateway *gw, struct gw_live *l, s
 
 int gw_profiles_attach(struct gateway *gw, struct gw_spec *spec, struct fast_err *err)
 {
-    struct gw_live *l = load(gw->profiles, spec);
+    struct gw_live *l = spec->gpus == 1 ? load(gw->profiles, spec) : NULL;
     if (!l)
         return 0;
     struct fast_profile *t = table(gw, l, err);
@@ -191,7 +191,7 @@ static void use(struct gateway *gw, struct gw_function *fn)
 static void reload(struct gateway *gw, struct gw_function *fn)
 {
     gw_live_free(fn->live);
-    fn->live = fn->spec->gpu ? load(gw->profiles, fn->spec) : NULL;
+    fn->live = fn->spec->gpu && fn->spec->gpus == 1 ? load(gw->profiles, fn->spec) : NULL;
     fn->spec->profile_seen = true;
     if (!fn->live)
         return;

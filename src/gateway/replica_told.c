@@ -67,18 +67,11 @@ static struct gw_replica *adopt(struct gateway *gw, const struct fast_msg_replic
         fn->next_number = n + 1;
     r->slice = (struct fast_slice){(int)m->sm_pct, (int)m->request_milli, (int)m->limit_milli,
                                    m->mem_bytes};
-    r->gpu = fn->spec->gpu && m->gpu != FAST_GPU_NONE ? (int)m->gpu : -1;
-    for (int i = 0; i < gw->ngpus && r->gpu >= 0; i++) {
-        struct fast_want want;
-        struct fast_placed placed;
-        if ((int)gw->gpus[i].row.gpu != r->gpu)
-            continue;
+    if (fn->spec->gpu && m->gpu < FAST_NODE_GPUS_MAX)
+        gw_replica_set_gpus(r, UINT32_C(1) << m->gpu | m->more_gpus);
+    if (r->gpu >= 0) {
         r->slice = gw_replica_slice(gw, &r->slice);
-        gw_replica_want(gw, &r->slice, &want);
-        gw_models_want(gw, fn->spec, &want);
-        gw_company_group(fn->spec, &want);
-        want.gpu = gw->gpus[i].fleet;
-        r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
+        gw_replica_put_back(gw, r);
     }
     fast_log(INFO, "replica adopted", "replica=%s state=%s", r->id,
              fast_replica_state_name(m->state));
@@ -153,7 +146,7 @@ static void on_stats(void *arg, const struct fast_msg_replica_stats *m)
 {
     struct gw_replica *r = replica_find(arg, m->replica.p);
     if (r)
-        r->node_stats = *m;
+        gw_replica_told_used(r, m);
 }
 
 /* Everything that runs is known now: what is missing is started, what the node has lost is

@@ -96,6 +96,7 @@ static void free_replica(struct gateway *gw, struct gw_replica *r)
     if (*at)
         *at = r->next;
     fast_http_pool_free(r->pool);
+    free(r->more_stats);
     free(r->log_path);
     free(r->text);
     free(r);
@@ -131,9 +132,7 @@ void replica_gone(struct gateway *gw, struct gw_replica *r)
         return;
     r->phase = GW_GONE;
     gw_elastic_forget(gw, r);
-    if (r->in_fleet)
-        fast_fleet_remove(gw->fleet, r->key, NULL);
-    r->in_fleet = false;
+    gw_replica_take_out(gw, r);
     gw_store_replica_remove(gw->store, r->id, NULL);
     gw_socket_remove(gw, r);
     fast_balance_remove(&fn->balance, &r->item);
@@ -260,6 +259,7 @@ void replica_tell_start(struct gateway *gw, struct gw_replica *r)
                           .function = fast_str(s->name),
                           .ns = fast_str(s->ns),
                           .gpu = r->gpu < 0 ? FAST_GPU_NONE : (uint32_t)r->gpu,
+                          .more_gpus = r->more_gpus,
                           .sm_pct = (uint32_t)r->slice.sm_pct,
                           .request_milli = (uint32_t)r->slice.request_milli,
                           .limit_milli = (uint32_t)r->slice.limit_milli,
@@ -297,10 +297,10 @@ void replica_tell_stop(struct gateway *gw, struct gw_replica *r)
 }
 
 struct placing {
-    uint64_t key;
+    struct gw_replica *r;
     struct fast_want want; /* of resize(): its slice alone */
     bool firm;             /* it keeps its guarantee for good */
-    struct fast_placed placed;
+    uint32_t gpus;
 };
 
 static int place(struct gateway *gw, void *arg, struct fast_err *err)
@@ -308,7 +308,7 @@ static int place(struct gateway *gw, void *arg, struct fast_err *err)
     struct placing *p = arg;
     if (p->firm)
         gw_elastic_all(gw, true);
-    int rc = fast_fleet_place(gw->fleet, p->key, &p->want, &p->placed, err);
+    int rc = gw_places_take(gw, p->r->key, p->r->fn->spec->gpus, &p->want, &p->gpus, err);
     if (p->firm)
         gw_elastic_all(gw, false);
     return rc;
@@ -319,7 +319,7 @@ static int resize(struct gateway *gw, void *arg, struct fast_err *err)
     struct placing *p = arg;
     if (p->firm)
         gw_elastic_all(gw, true);
-    int rc = fast_fleet_resize(gw->fleet, p->key, &p->want.slice, &p->placed, err);
+    int rc = gw_replica_resize_place(gw, p->r, &p->want.slice, err);
     if (p->firm)
         gw_elastic_all(gw, false);
     return rc;
@@ -342,14 +342,15 @@ static int start(struct gateway *gw, struct gw_function *fn, const struct fast_s
     int rc = 0;
     if (fn->spec->gpu) {
         r->slice = gw_replica_slice(gw, slice);
-        p.key = r->key;
+        p.r = r;
         gw_replica_want(gw, &r->slice, &p.want);
         gw_models_want(gw, fn->spec, &p.want);
         gw_company_want(gw, fn->spec, &p.want);
         p.want.gpu = gpu;
         rc = of ? place(gw, &p, err) : gw_trials_make_room(gw, fn->spec, place, &p, err);
         r->in_fleet = !rc;
-        r->gpu = rc ? -1 : gw_gpu_of(gw, p.placed.gpu);
+        if (!rc)
+            gw_replica_set_gpus(r, p.gpus);
     }
     fn->next_number++;
     if (!rc)
@@ -423,7 +424,7 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
                       struct fast_err *err)
 {
     struct fast_slice s = r->fn->spec->gpu ? gw_replica_slice(gw, slice) : *slice;
-    struct placing p = {.key = r->key, .want = {.slice = s}, .firm = !gw_elastic(gw, r->fn)};
+    struct placing p = {.r = r, .want = {.slice = s}, .firm = !gw_elastic(gw, r->fn)};
     const struct fast_slice was = gw_elastic_slice(r);
     if (r->parked)
         p.want.slice.request_milli = 0;
@@ -440,7 +441,7 @@ int gw_replica_resize(struct gateway *gw, struct gw_replica *r, const struct fas
         rc = gw_link_request(gw->link, &m, NULL, NULL, 0, err);
     if (rc) { /* the node is away: it keeps what it has */
         if (r->in_fleet)
-            fast_fleet_resize(gw->fleet, r->key, &was, &p.placed, NULL);
+            gw_replica_resize_place(gw, r, &was, NULL);
         return rc;
     }
     r->slice = s;

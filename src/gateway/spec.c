@@ -96,7 +96,7 @@ const char *gw_spec_map(const struct gw_spec *s, const char *key, const char *na
 static const char *const notes[] = {
     "gpu_quota_request", "gpu_quota_limit", "gpu_sm_partition", "gpu_mem", "gpu_mem_wait", "slo", "slo_percentile",
     "slo-percentile", "priority", "profile", "model", "batch", "max_inflight", "record", "repeatable",
-    "sample", "socket", "trial", "profile_batches", "gpu_type", "affinity", "anti_affinity", "spread",
+    "sample", "socket", "trial", "profile_batches", "gpus", "gpu_type", "affinity", "anti_affinity", "spread",
     "role", "nodeName", "gpu_info", "vgpu_id", "vgpu_type", "vgpu_uuid",
 };
 
@@ -128,11 +128,16 @@ static int parse_slice(struct gw_spec *s, struct fast_err *err)
     const char *limit = gw_spec_map(s, "annotations", NOTE "gpu_quota_limit");
     const char *sm = gw_spec_map(s, "annotations", NOTE "gpu_sm_partition");
     const char *mem = gw_spec_map(s, "annotations", NOTE "gpu_mem");
+    const char *gpus = gw_spec_map(s, "annotations", NOTE "gpus");
+    int64_t count = 1;
     int64_t request_milli = FAST_MILLI, limit_milli = FAST_MILLI, sm_pct = FAST_SM_PCT_MAX;
     uint64_t mem_bytes = 0;
     int r = 0;
-    s->gpu = request || limit || sm || mem;
-    if (request)
+    s->gpu = request || limit || sm || mem || gpus;
+    if (gpus)
+        r = fast_parse_int(gpus, NOTE "gpus", 1, FAST_NODE_GPUS_MAX, &count, err);
+    s->gpus = (int)count;
+    if (!r && request)
         r = fast_parse_milli(request, NOTE "gpu_quota_request", 0, FAST_MILLI, &request_milli, err);
     if (!r && limit)
         r = fast_parse_milli(limit, NOTE "gpu_quota_limit", 1, FAST_MILLI, &limit_milli, err);
@@ -229,6 +234,10 @@ static int parse_notes(struct gw_spec *s, const struct gw_paths *paths, struct f
         r = fast_parse_int(record, NOTE "record", 0, GW_RECORDS_MAX, &bodies, err);
     s->record = (int)bodies;
     const char *model = gw_spec_map(s, "annotations", NOTE "model");
+    if (!r && s->gpus > 1 && (profile || model))
+        r = fast_err_set(err, FAST_EINVAL, NOTE "%s: \"%.80s\" is of one GPU, and " NOTE "gpus asks for %d for each "
+                         "replica; leave one of the two out", profile ? "profile" : "model",
+                         profile ? profile : model, s->gpus);
     if (!r && (profile || model))
         r = load_profile(s, profile ? profile : model, profile != NULL, paths, err);
     if (!r && s->profile && !names_slice(s))
@@ -392,7 +401,7 @@ static bool same_model(const struct gw_spec *a, const struct gw_spec *b)
 
 bool gw_spec_needs_restart(const struct gw_spec *a, const struct gw_spec *b)
 {
-    return a->gpu != b->gpu || a->slice.sm_pct != b->slice.sm_pct || a->argv_len != b->argv_len ||
+    return a->gpu != b->gpu || a->gpus != b->gpus || a->slice.sm_pct != b->slice.sm_pct || a->argv_len != b->argv_len ||
            memcmp(a->argv, b->argv, a->argv_len) || strcmp(a->health_path, b->health_path) ||
            !same_value(a, b, "envVars") || !same_value(a, b, "secrets") ||
            !same_value(a, b, "envProcess") || a->local_socket != b->local_socket || !same_model(a, b);

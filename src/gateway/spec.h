@@ -32,10 +32,11 @@ struct gw_spec {
     char *argv;       /* each argument with its NUL */
     size_t argv_len;
     bool gpu;         /* false: a plain process */
+    int gpus;         /* of one node, that each replica has at once, with |slice| on each of them; 1 for a plain one */
     struct fast_slice slice;
     fast_ns slo;      /* 0: none */
     bool slo_p95;     /* the SLO is on the 95th percentile, else on the 99th */
-    struct fast_profile *profile; /* NULL: none */
+    struct fast_profile *profile; /* NULL: none; of one GPU, so never with several */
     bool profile_measured;        /* it is from the database, and not of a file */
     bool profile_seen;            /* profiles.h has looked for a measured one since */
     int min, max;     /* replicas */

@@ -19,19 +19,10 @@ static bool is_trial(const struct gw_spec *spec)
 /* Back to where it was, unless somebody has taken its place meanwhile. */
 static bool put_back(struct gateway *gw, struct gw_replica *r)
 {
-    struct fast_want want;
-    struct fast_placed placed;
-    gw_replica_want(gw, &r->slice, &want);
-    gw_models_want(gw, r->fn->spec, &want);
-    gw_company_group(r->fn->spec, &want);
-    for (int i = 0; i < gw->ngpus; i++)
-        if ((int)gw->gpus[i].row.gpu == r->gpu)
-            want.gpu = gw->gpus[i].fleet;
-    r->in_fleet = !fast_fleet_adopt(gw->fleet, r->key, &want, &placed, NULL);
-    if (!r->in_fleet || !placed.forced)
-        return r->in_fleet;
-    fast_fleet_remove(gw->fleet, r->key, NULL);
-    return r->in_fleet = false;
+    if (gw_replica_put_back(gw, r))
+        return true;
+    gw_replica_take_out(gw, r);
+    return false;
 }
 
 /* Stopped at once: what it still has in flight is load of the profiler, who learns from the trial's
@@ -61,8 +52,7 @@ int gw_trials_make_room(struct gateway *gw, const struct gw_spec *spec, gw_attem
     for (struct gw_replica *r = gw->replicas; r && n < TRIALS_MAX && rc == -FAST_ENOROOM; r = r->next) {
         if (!r->in_fleet || !is_trial(r->fn->spec))
             continue;
-        fast_fleet_remove(gw->fleet, r->key, NULL);
-        r->in_fleet = false;
+        gw_replica_take_out(gw, r);
         out[n++] = r;
         rc = attempt(gw, arg, err);
     }
