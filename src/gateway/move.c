@@ -123,8 +123,9 @@ bool gw_move_room(struct gateway *gw, struct gw_function *fn, const struct fast_
 
 static void give_up(struct gateway *gw, struct gw_move *m, const char *why)
 {
-    struct gw_replica *copy = find_key(gw, m->copy_key);
+    struct gw_replica *copy = find_key(gw, m->copy_key), *r = find_key(gw, m->replica_key);
     struct gw_moves *all = &gw->moves;
+    char note[FAST_SCALE_REASON];
     m->state = GW_MOVE_GIVEN_UP;
     snprintf(m->why, sizeof(m->why), "%.150s", why);
     fast_log(WARN, "move given up", "replica=%s copy=%s from=%d to=%d why=\"%s\"", m->replica, m->copy, m->from,
@@ -133,6 +134,9 @@ static void give_up(struct gateway *gw, struct gw_move *m, const char *why)
     all->pause = all->pause ? 2 * all->pause : PAUSE_MIN;
     all->pause = all->pause < PAUSE_MAX ? all->pause : PAUSE_MAX;
     all->not_before = fast_loop_now(gw->loop) + all->pause;
+    snprintf(note, sizeof(note), "it stays where it is: %.80s", m->why);
+    if (r && !r->fn->removed)
+        gw_scaling_note(gw, r->fn, "move", FAST_SCALE_STOP, m->copy_key, note);
     if (copy)
         gw_replica_drain(gw, copy);
 }

@@ -122,6 +122,8 @@ class Moves(Halves):
             move = json.loads(done.stdout)["latest"]["moves"][0]
             self.assertEqual(move["state"], "given up")
             self.assertTrue(move["why"])
+            self.assertIn("it stays where it is: " + move["why"][:80],
+                          [why for _, _, why in self.explained(move["replica"][0])])
             wait_until(lambda: {r["replica"]: r["pid"] for r in gw.get("/system/replicas").json()} == before,
                        "it is not as it was")
             for load in loads:
