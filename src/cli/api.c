@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <curl/curl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -53,9 +54,17 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
     return len;
 }
 
+/* Not at the start of every command: it takes longer than most of those that ask nobody. */
+static void begin(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
 static CURL *open_call(struct cli *cli, const char *method, const char *path)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     char url[4096];
+    pthread_once(&once, begin);
     CURL *c = curl_easy_init();
     if (!c)
         return NULL;

@@ -1,6 +1,5 @@
 /* fast: the command line. Finds the command in a table and runs it. */
 
-#include <curl/curl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <signal.h>
@@ -11,15 +10,6 @@
 
 #include "base/mem.h"
 #include "cli/cli.h"
-
-const struct cli_cmd *const cli_cmds[] = {
-    &cmd_up,   &cmd_deploy, &cmd_apply, &cmd_ls,  &cmd_describe, &cmd_rm,     &cmd_scale, &cmd_explain,
-    &cmd_defrag,
-    &cmd_invoke,
-    &cmd_logs, &cmd_top,    &cmd_gpu, &cmd_policy,   &cmd_load, &cmd_profile, &cmd_simulate,
-    &cmd_demo, &cmd_image, &cmd_model, &cmd_bench, &cmd_async, &cmd_watchdog, &cmd_isolate, &cmd_completion,
-};
-const size_t cli_cmd_count = FAST_COUNT_OF(cli_cmds);
 
 /* --json was given: also for errors, those of the command line itself included. */
 static bool json_errors;
@@ -138,8 +128,5 @@ int main(int argc, char **argv)
         cli_cmd_help(cmd, stdout);
         return CLI_OK;
     }
-    curl_global_init(CURL_GLOBAL_DEFAULT);
-    int status = run(&cli, cmd, argc - 1, argv + 1);
-    curl_global_cleanup();
-    return status;
+    return run(&cli, cmd, argc - 1, argv + 1);
 }

@@ -208,10 +208,11 @@ static void default_paths(struct settings *s)
     add_path(s->images, &k->paths.nimages, s->defaults[1], NULL);
     add_path(s->profiles, &k->paths.nprofiles, s->defaults[2], NULL);
     add_path(s->profiles, &k->paths.nprofiles, s->defaults[3], NULL);
-    snprintf(s->tool, sizeof(s->tool), "%s/fast", self);
-    if (access(s->tool, X_OK))
-        snprintf(s->tool, sizeof(s->tool), "%s/../cli/fast", self);
-    k->paths.tool = access(s->tool, X_OK) ? NULL : s->tool;
+    static const char *const tools[] = {"fast-run", "../cli/fast-run"};
+    for (size_t i = 0; !k->paths.tool && i < FAST_COUNT_OF(tools); i++) {
+        snprintf(s->tool, sizeof(s->tool), "%s/%s", self, tools[i]);
+        k->paths.tool = access(s->tool, X_OK) ? NULL : s->tool;
+    }
     k->paths.images = s->images;
     k->paths.profiles = s->profiles;
 }

@@ -22,7 +22,7 @@ struct gw_paths {
     int nimages;
     const char **profiles;
     int nprofiles;
-    const char *tool;      /* the program `fast`, for watchdogs and isolation; NULL: not there */
+    const char *tool;      /* the program `fast-run`, for watchdogs and isolation; NULL: not there */
     const char *state_dir; /* for the image store and secrets; NULL: none */
 };
 
