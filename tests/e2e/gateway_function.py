@@ -74,7 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def answer_batch(self, what, body):
-        """Each part comes back in capitals; behind /short one of them is missing."""
+        """Each part comes back in capitals; behind /short one of them is missing,
+        behind /open the end of one."""
         parts = []
         while body:
             size, _, rest = body.partition(b":")
@@ -83,7 +84,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         assert len(parts) == int(self.headers["X-Batch-Size"])
         if what == "short":
             parts.pop()
-        self.answer(b"".join(b"%d:%s," % (len(p), p) for p in parts), headers=[
+        ends = [b";" if what == "open" and i == 1 else b"," for i in range(len(parts))]
+        self.answer(b"".join(b"%d:%s%s" % (len(p), p, end) for p, end in zip(parts, ends)), headers=[
             ("Content-Type", BATCH), ("X-Batch-Content-Type", "text/loud")])
 
     def handle_any(self):

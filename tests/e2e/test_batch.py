@@ -66,6 +66,7 @@ class Batch(QueueTest):
         self.up("3,60s")
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/status/418", 3)], [418] * 3)
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/short", 3)], [502] * 3)
+        self.assertEqual([a.status for _, a in self.ask_many("/function/f/open", 3)], [502] * 3)
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/die", 3)], [200] * 3)  # a batch in capitals
 
     def test_who_has_gone_is_not_waited_for(self):

@@ -114,6 +114,22 @@ class Queue(QueueTest):
         self.assertEqual([a.status for _, a in asks.join()], [200])
         self.assertIn('fast_function_shed_total{function_name="f.openfaas-fn"} 1\n', self.gw.metrics())
 
+    def test_too_late_before_those_that_wait(self):
+        """By count: who has no chance is answered before anybody's time has come, so the last before the first."""
+        self.gw.up(annotations=notes(max_inflight="1", slo="10s"))
+        self.assertEqual(self.gw.post("/function/f/sleep/0.5").status, 200)
+        asks = Asks(self.gw)
+        asks.ask("busy", self.hold("count"))
+        self.wait_busy(1)
+        last = -1
+        while not asks.done and last < 25:
+            last += 1
+            asks.ask(last, "/function/f/echo")
+            wait_until(lambda: self.waiting() == last + 1 or asks.done)
+        self.assertEqual([(n, a.status) for n, a in asks.done], [(last, 429)])
+        self.release("count")
+        self.assertEqual([a.status for n, a in asks.join() if n != last], [200] * (last + 1))
+
     def test_its_time_comes_while_it_waits(self):
         self.gw.up(annotations=notes(max_inflight="1", slo="1s"))
         asks = Asks(self.gw)
@@ -180,8 +196,13 @@ class Full(QueueTest):
         asks.ask("one", "/function/f/echo", headers={"Authorization": "Basic one"})
         wait_until(lambda: len(asks.done) == 2)
         self.assertEqual([(n, a.status) for n, a in asks.done], [("many 3", 429), ("many 2", 429)])
+        # Two and one: a second of the one caller would only change sides.
+        wait_until(lambda: self.waiting() == 3)
+        asks.ask("one more", "/function/f/echo", headers={"Authorization": "Basic one"})
+        wait_until(lambda: len(asks.done) == 3)
+        self.assertEqual([(n, a.status) for n, a in asks.done[2:]], [("one more", 429)])
         self.release("full")
-        self.assertEqual(sorted((n, a.status) for n, a in asks.join()[2:]),
+        self.assertEqual(sorted((n, a.status) for n, a in asks.join()[3:]),
                          [("first", 200), ("many 0", 200), ("many 1", 200), ("one", 200)])
 
 
