@@ -12,7 +12,7 @@
 struct isolate {
     const char *root, *cwd, *secrets, *hide;
     const char *memory, *cpu, *pids;
-    bool gpu;
+    bool gpu, read_only;
     struct cli_list secret, env;
 };
 
@@ -23,7 +23,9 @@ static const struct cli_opt opts[] = {
     {"secret", 0, CLI_LIST, offsetof(struct isolate, secret), "NAME",
      "one that it sees as /var/openfaas/secrets/NAME"},
     {"hide", 0, CLI_STR, offsetof(struct isolate, hide), "DIR",
-     "as root, without --root and --secret: it sees this folder empty"},
+     "state directory: without --root it sees only what it needs of it"},
+    {"read-only", 0, CLI_FLAG, offsetof(struct isolate, read_only), NULL,
+     "all but /tmp, /dev/shm and its sockets is read-only"},
     {"memory", 0, CLI_STR, offsetof(struct isolate, memory), "BYTES", "limit by a control group, else of each process"},
     {"cpu", 0, CLI_STR, offsetof(struct isolate, cpu), "MILLICORES", "limit by a control group"},
     {"pids", 0, CLI_STR, offsetof(struct isolate, pids), "N", "processes and threads, by a control group"},
@@ -62,7 +64,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct isolate *o = arg;
     struct isolation is = {.root = o->root, .secrets = o->secrets, .secret = &o->secret,
-                           .hide = o->hide, .gpu = o->gpu};
+                           .hide = o->hide, .program = argv[0], .read_only = o->read_only, .gpu = o->gpu};
     struct fast_err err;
     char level[128];
     (void)cli;
@@ -84,7 +86,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 const struct cli_cmd cmd_isolate = {
     .name = "isolate", .args = "-- PROGRAM [ARGUMENT...]",
     .summary = "run a program as functions of the image store run", .min_args = 1, .max_args = -1,
-    .detail = "It gets no new privileges, no capabilities, no core dumps, and with --root or --secret a file system\n"
-              "view of its own. Network and process numbers are the machine's. The gateway starts\n"
-              "functions with secrets and those of the image store in this way.",
+    .detail = "It gets no new privileges, no capabilities, no core dumps, and with --root, --secret, --hide or\n"
+              "--read-only a file system view of its own where the machine allows. Network and process numbers are\n"
+              "the machine's. The gateway starts all functions in this way.",
     CLI_CMD_OPTS(opts, struct isolate), .run = run};

@@ -138,6 +138,14 @@ static int show_secrets(const struct isolation *is, struct fast_err *err)
 
 /* ---- an image with files ---- */
 
+/* What the environment names that a function needs: folders, or files in them. */
+static const struct {
+    const char *name;
+    bool folders, writable;
+} needed[] = {{"LD_PRELOAD", false, false},      {"LD_LIBRARY_PATH", true, false}, {"FAST_NODE_SOCKET", false, true},
+              {"FAST_SOCKET", false, true},      {"FAST_SIM_DIR", true, true},
+              {"CUDA_MPS_PIPE_DIRECTORY", true, true}};
+
 /* A link in an image could lead out of it while its root is not "/" yet. */
 static int check_links(const char *root, const char *path, struct fast_err *err)
 {
@@ -170,20 +178,44 @@ static int show_in(const char *root, const char *path, struct fast_err *err)
     return r ? r : show(path, to, err);
 }
 
+static bool is_below(const char *path, const char *dir)
+{
+    size_t n = dir ? strlen(dir) : 0;
+    return n && !strncmp(path, dir, n) && path[n] == '/';
+}
+
+/* An environment could name any folder of the state directory: only those that are for functions count. */
+static bool may_see(const char *path, const char *hide)
+{
+    static const char *const parts[] = {"run", "sockets", "mps", "no-mps", "sim"};
+    if (!hide)
+        return true;
+    if (!strcmp(path, hide) || is_below(hide, path))
+        return false;
+    if (!is_below(path, hide))
+        return true;
+    const char *part = path + strlen(hide) + 1;
+    size_t n = strcspn(part, "/");
+    for (size_t i = 0; i < FAST_COUNT_OF(parts); i++)
+        if (strlen(parts[i]) == n && !strncmp(part, parts[i], n))
+            return true;
+    return false;
+}
+
 /* Each folder of a list such as LD_LIBRARY_PATH, or of a list of files. */
-static int show_list(const char *root, const char *name, bool folders, struct fast_err *err)
+static int show_list(const struct isolation *is, const char *name, bool folders, struct fast_err *err)
 {
     const char *list = getenv(name);
     int r = 0;
     while (list && *list && !r) {
-        char path[PATH_MAX];
+        char path[PATH_MAX], real[PATH_MAX];
         size_t n = strcspn(list, ":");
         snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
         char *slash = folders ? NULL : strrchr(path, '/');
         if (slash && slash != path)
             *slash = 0;
-        if (path[0] == '/' && strcmp(path, "/"))
-            r = show_in(root, path, err);
+        if (path[0] == '/' && strcmp(path, "/") && realpath(path, real) && may_see(real, is->hide))
+            r = show_in(is->root, path, err);
         list += n + (list[n] == ':');
     }
     return r;
@@ -192,19 +224,14 @@ static int show_list(const char *root, const char *name, bool folders, struct fa
 static int enter_root(const struct isolation *is, struct fast_err *err)
 {
     static const char *const always[] = {"/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts"};
-    static const struct {
-        const char *name;
-        bool folders;
-    } lists[] = {{"LD_PRELOAD", false},      {"LD_LIBRARY_PATH", true}, {"FAST_NODE_SOCKET", false},
-                 {"FAST_SIM_DIR", true},     {"CUDA_MPS_PIPE_DIRECTORY", true}};
     char dir[PATH_MAX];
     int r = 0;
     if (mount(is->root, is->root, NULL, MS_BIND | MS_REC, NULL))
         return failed("cannot show", is->root, err);
     for (size_t i = 0; !r && i < FAST_COUNT_OF(always); i++)
         r = show_in(is->root, always[i], err);
-    for (size_t i = 0; !r && i < FAST_COUNT_OF(lists); i++)
-        r = show_list(is->root, lists[i].name, lists[i].folders, err);
+    for (size_t i = 0; !r && i < FAST_COUNT_OF(needed); i++)
+        r = show_list(is, needed[i].name, needed[i].folders, err);
     snprintf(dir, sizeof(dir), "%s/tmp", is->root);
     r = r ? r : check_links(is->root, "/tmp", err);
     r = r ? r : fast_dir_make(dir, 01777, err);
@@ -254,35 +281,203 @@ static int give_up(const struct isolation *is, struct fast_err *err)
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? failed("cannot set", "no_new_privs", err) : 0;
 }
 
-/* An empty folder that cannot be written to lies over it. */
-static int hide(const char *dir, struct fast_err *err)
+/* ---- what a function sees of the machine ---- */
+
+/* Of linux/mount.h, which cannot be included beside sys/mount.h. */
+struct mount_bits {
+    uint64_t set, clear, propagation, userns_fd;
+};
+#define READ_ONLY UINT64_C(1)
+#define RECURSIVE 0x8000
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+static int set_read_only(const char *path, bool on, unsigned flags)
 {
-    if (access(dir, F_OK))
-        return 0;
-    return mount("tmpfs", dir, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=4k")
-               ? failed("cannot hide", dir, err)
-               : 0;
+    struct mount_bits bits = {.set = on ? READ_ONLY : 0, .clear = on ? 0 : READ_ONLY};
+    return (int)syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &bits, sizeof(bits));
+}
+
+/* What stays as it is: held by a descriptor while something is laid over it. */
+struct kept {
+    struct kept_path {
+        char path[PATH_MAX];
+        int fd;
+        bool writable;
+    } *v;
+    size_t n;
+};
+
+static void keep(struct kept *k, const char *path, bool writable)
+{
+    char real[PATH_MAX];
+    struct kept_path *v;
+    int fd = realpath(path, real) ? open(real, O_PATH | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return; /* the machine has none */
+    v = realloc(k->v, (k->n + 1) * sizeof(*v));
+    if (!v) {
+        close(fd);
+        return;
+    }
+    k->v = v;
+    v += k->n++;
+    snprintf(v->path, sizeof(v->path), "%s", real);
+    v->fd = fd;
+    v->writable = writable;
+}
+
+/* Each folder of the lists that an environment has. */
+static void keep_lists(struct kept *k, const struct isolation *is)
+{
+    for (size_t i = 0; i < FAST_COUNT_OF(needed); i++)
+        for (const char *list = getenv(needed[i].name); list && *list;) {
+            char path[PATH_MAX], real[PATH_MAX];
+            size_t n = strcspn(list, ":");
+            snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
+            char *slash = needed[i].folders ? NULL : strrchr(path, '/');
+            if (slash && slash != path)
+                *slash = 0;
+            if (path[0] == '/' && realpath(path, real) && strcmp(real, "/") && strcmp(real, "/tmp") &&
+                may_see(real, is->hide))
+                keep(k, real, needed[i].writable);
+            list += n + (list[n] == ':');
+        }
+    if (is->program && is->program[0] == '/' && !is->root)
+        keep(k, is->program, false);
+    if (is->secret->n && !is->root)
+        keep(k, is->secrets, false);
+}
+
+/* Shows |p| where it was. */
+static int put_back(const struct kept_path *p, struct fast_err *err)
+{
+    char from[32], parent[PATH_MAX];
+    struct stat st;
+    snprintf(from, sizeof(from), "/proc/self/fd/%d", p->fd);
+    snprintf(parent, sizeof(parent), "%s", p->path);
+    *strrchr(parent, '/') = 0;
+    if (access(p->path, F_OK)) {
+        int r = *parent ? fast_dir_make(parent, 0755, err) : 0;
+        if (r)
+            return r;
+        if (fstat(p->fd, &st))
+            return failed("cannot look at", p->path, err);
+        int fd = S_ISDIR(st.st_mode) ? mkdir(p->path, 0755)
+                                     : open(p->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+        if (fd < 0)
+            return failed("cannot make", p->path, err);
+        if (!S_ISDIR(st.st_mode))
+            close(fd);
+    }
+    if (mount(from, p->path, NULL, MS_BIND | MS_REC, NULL))
+        return failed("cannot show", p->path, err);
+    if (p->writable)
+        set_read_only(p->path, false, 0);
+    return 0;
+}
+
+/* With root's user, files of the kernel can be written to without any capability: a control group's, which would
+ * let a function leave its own, and the settings of the machine. */
+static void close_kernel(void)
+{
+    static const char *const files[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"};
+    set_read_only("/sys", true, RECURSIVE);
+    for (size_t i = 0; i < FAST_COUNT_OF(files); i++)
+        if (!mount(files[i], files[i], NULL, MS_BIND | MS_REC, NULL))
+            set_read_only(files[i], true, RECURSIVE);
+}
+
+/* Root's user may read the disks, and so all that is hidden. */
+static int close_disks(struct fast_err *err)
+{
+    char path[PATH_MAX];
+    int r = 0;
+    DIR *d = geteuid() == 0 ? opendir("/dev") : NULL;
+    for (struct dirent *e; !r && d && (e = readdir(d));) {
+        if (e->d_type != DT_BLK)
+            continue;
+        snprintf(path, sizeof(path), "/dev/%s", e->d_name);
+        if (mount("/dev/null", path, NULL, MS_BIND, NULL))
+            r = failed("cannot hide", path, err);
+    }
+    if (d)
+        closedir(d);
+    return r;
+}
+
+/* Linux before 5.12 cannot do it: then nothing is changed. */
+static bool make_read_only(bool image, struct fast_err *err)
+{
+    if (set_read_only("/", true, RECURSIVE)) {
+        failed("cannot make read-only", "/", err);
+        return false;
+    }
+    set_read_only("/proc", false, 0);
+    set_read_only("/dev/shm", false, 0);
+    if (image)
+        set_read_only("/tmp", false, 0);
+    return true;
+}
+
+/* Takes away what the function does not need of the files that it sees. */
+static int narrow(const struct isolation *is, bool *ret_read_only, struct fast_err *err)
+{
+    struct kept k = {0};
+    char cwd[PATH_MAX];
+    const char *hide = is->root ? NULL : is->hide;
+    int r = 0;
+    if (hide && access(hide, F_OK))
+        hide = NULL;
+    keep_lists(&k, is);
+    *ret_read_only = is->read_only && make_read_only(is->root, err);
+    bool fresh_tmp = *ret_read_only && !is->root;
+    if (fresh_tmp && mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
+        r = failed("cannot mount", "/tmp", err);
+    if (fresh_tmp && hide && is_below(hide, "/tmp"))
+        hide = NULL; /* nothing of it is there any more */
+    if (!r && hide && mount("tmpfs", hide, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64k"))
+        r = failed("cannot hide", hide, err);
+    for (size_t i = 0; i < k.n; i++) {
+        const struct kept_path *p = &k.v[i];
+        if (!r && ((hide && is_below(p->path, hide)) || (fresh_tmp && is_below(p->path, "/tmp")) ||
+                   (*ret_read_only && p->writable)))
+            r = put_back(p, err);
+        close(p->fd);
+    }
+    free(k.v);
+    if (!r && hide && set_read_only(hide, true, 0) &&
+        mount(NULL, hide, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
+        r = failed("cannot make read-only", hide, err);
+    close_kernel();
+    r = r ? r : close_disks(err);
+    /* The folder that it is in could be below what lies over it now. */
+    if (!r && (!getcwd(cwd, sizeof(cwd)) || chdir(cwd)) && chdir("/"))
+        r = failed("cannot enter", "/", err);
+    return r;
 }
 
 int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err)
 {
-    bool held[FAST_CGROUP_KINDS];
-    bool hides = is->hide && !is->root && !is->secret->n && geteuid() == 0;
-    bool view = is->root || is->secret->n || hides;
+    bool held[FAST_CGROUP_KINDS], read_only = false;
+    /* Whether CUDA and MPS work in a user namespace has been tried on no machine: not with a GPU. */
+    bool narrows = (is->hide || is->read_only) && (geteuid() == 0 || !is->gpu || is->root || is->secret->n);
+    bool view = is->root || is->secret->n || narrows;
     fast_cgroup_join(&fast_cgroup_here, getpid(), is->limit, held);
     int r = view ? own_mounts(err) : 0;
-    if (!r && hides)
-        r = hide(is->hide, err);
-    else if (!r && is->root)
+    if (!r && is->root)
         r = enter_root(is, err);
-    else if (!r && is->secret->n)
-        r = show_secrets(is, err);
     if (r && is->root)
         return r;
-    snprintf(ret, cap, "%sno_new_privs, rlimits%s%s%s", r || !view ? ""
-                                                  : is->root ? "file system of the image, "
-                                                             : "own mounts, ",
-             held[FAST_CGROUP_MEMORY] ? ", memory" : "", held[FAST_CGROUP_CPU] ? ", cpu" : "",
-             held[FAST_CGROUP_PIDS] ? ", processes" : "");
+    bool owns = view && !r;
+    if (owns && (r = narrow(is, &read_only, err)))
+        return r; /* half a view is none */
+    if (owns && !is->root && is->secret->n && !show_secrets(is, err) && read_only)
+        set_read_only("/var", true, 0);
+    snprintf(ret, cap, "%s%sno_new_privs, rlimits%s%s%s",
+             !owns ? "" : is->root ? "file system of the image, " : "own mounts, ",
+             read_only ? "read-only files, " : "", held[FAST_CGROUP_MEMORY] ? ", memory" : "",
+             held[FAST_CGROUP_CPU] ? ", cpu" : "", held[FAST_CGROUP_PIDS] ? ", processes" : "");
     return give_up(is, err);
 }

@@ -12,7 +12,9 @@ struct isolation {
     const char *root;        /* file system of an image; NULL: the machine's */
     const char *secrets;     /* folder of the namespace's secrets; NULL: none */
     const struct cli_list *secret; /* names that the function may see */
-    const char *hide;              /* a folder that it must not see, where that costs no more; NULL */
+    const char *hide;    /* the state directory, of which it sees only what it needs; NULL: none */
+    const char *program; /* what it becomes; NULL: not known */
+    bool read_only;      /* it can write to nothing but /tmp, /dev/shm and the sockets that it needs */
     uint64_t limit[FAST_CGROUP_KINDS]; /* as fast_cgroup_join() has them */
     bool gpu; /* its memory is not bounded by process */
 };

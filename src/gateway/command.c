@@ -113,7 +113,7 @@ static int need_tool(const struct gw_paths *paths, const char *what, struct fast
 {
     if (paths->tool)
         return 0;
-    return fast_err_set(err, FAST_EINVAL, "%s needs the program `fast` beside fast-gateway", what);
+    return fast_err_set(err, FAST_EINVAL, "%s needs the program `fast-run` beside fast-gateway", what);
 }
 
 static bool wants_secrets(const struct gw_spec *s)
@@ -139,11 +139,11 @@ static void add_bounds(struct argv *a, const struct gw_spec *s, const struct gw_
     add_number(a, "--pids", PIDS_MAX);
     if (s->gpu)
         add(a, "--gpu");
-    if (!wants_secrets(s)) {
-        snprintf(dir, sizeof(dir), "%s/secrets", paths->state_dir ? paths->state_dir : "");
-        add_option(a, "--hide", paths->state_dir ? dir : NULL);
+    add_option(a, "--hide", paths->state_dir);
+    if (json_is_true(json_object_get(s->json, "readOnlyRootFilesystem")))
+        add(a, "--read-only");
+    if (!wants_secrets(s))
         return;
-    }
     snprintf(dir, sizeof(dir), "%s/secrets/%s", paths->state_dir, s->ns);
     add_option(a, "--secrets", dir);
     json_array_foreach(json_object_get(s->json, "secrets"), i, v)

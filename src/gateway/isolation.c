@@ -4,6 +4,8 @@
 
 #include "gateway/gateway.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,9 +91,34 @@ static void tell_rights(json_t *to, const char *status)
          uid != geteuid() ? "its own" : "the platform's: MPS, the model store and files know one user");
 }
 
-static void tell_view(json_t *to, const struct gw_spec *s, uint32_t pid)
+/* Whether "/" is read-only. Lines of mountinfo are ID PARENT DEVICE ROOT POINT OPTIONS...; the last one of a
+ * point wins. */
+static bool root_is_read_only(const char *mounts)
 {
-    char path[64];
+    bool ret = false;
+    for (const char *line = mounts; line && *line; line += strcspn(line, "\n") + (strchr(line, '\n') != NULL)) {
+        char point[4], options[3];
+        if (sscanf(line, "%*s %*s %*s %*s %3s %2s", point, options) == 2 && !strcmp(point, "/"))
+            ret = !strcmp(options, "ro");
+    }
+    return ret;
+}
+
+static void tell_writes(json_t *to, const struct gw_spec *s, uint32_t pid)
+{
+    fast_autofree char *mounts = of_process(pid, "mountinfo");
+    bool asked = json_is_true(json_object_get(s->json, "readOnlyRootFilesystem"));
+    if (root_is_read_only(mounts))
+        tell(to, "read-only files", "hard", "all but /tmp, which is its own, /dev/shm and its sockets");
+    else
+        tell(to, "read-only files", "advisory",
+             asked ? "readOnlyRootFilesystem needs Linux 5.12 and a mount namespace: not here"
+                   : "readOnlyRootFilesystem is not given");
+}
+
+static void tell_view(json_t *to, const struct gw_spec *s, const char *state_dir, uint32_t pid)
+{
+    char path[PATH_MAX + 64];
     struct stat its, own, its_root, own_root;
     snprintf(path, sizeof(path), "/proc/%u/ns/mnt", pid);
     bool known = !stat(path, &its) && !stat("/proc/self/ns/mnt", &own);
@@ -99,12 +126,15 @@ static void tell_view(json_t *to, const struct gw_spec *s, uint32_t pid)
     bool image = known && !stat(path, &its_root) && !stat("/", &own_root) &&
                  (its_root.st_ino != own_root.st_ino || its_root.st_dev != own_root.st_dev);
     bool mounts = known && its.st_ino != own.st_ino;
-    bool has_some = json_array_size(json_object_get(s->json, "secrets")) > 0;
-    tell(to, "files", image ? "hard" : mounts ? "soft" : "advisory",
+    snprintf(path, sizeof(path), "/proc/%u/root%s/replicas", pid, state_dir);
+    bool hidden = mounts && stat(path, &its) && errno == ENOENT;
+    tell(to, "files", image ? "hard" : hidden ? "soft" : "advisory",
          image      ? "the image's file system"
          : !mounts  ? "the machine's, with the rights of its user"
-         : has_some ? "own mounts for its secrets; those of others have no names there, and the rights of its user"
-                    : "own mounts: secrets are hidden, the rest is as on the machine");
+         : hidden   ? "own mounts: of the platform's files it sees its sockets and, if it asks for secrets, its "
+                      "namespace's; the rest is as on the machine"
+                    : "own mounts, in which it sees the platform's files");
+    tell_writes(to, s, pid);
     tell(to, "network", "advisory", "the machine's: a replica is reached by its port");
 }
 
@@ -120,6 +150,6 @@ json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn)
     json_t *to = json_array();
     tell_rights(to, status);
     tell_limits(to, fn->spec, groups ? groups : "", limits, r->pid);
-    tell_view(to, fn->spec, r->pid);
+    tell_view(to, fn->spec, gw->conf->state_dir, r->pid);
     return to;
 }

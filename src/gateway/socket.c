@@ -1,8 +1,9 @@
 /* Decides where the Unix socket of a replica is. A function that asks for one (annotation
  * fastgshare/socket: unix) gets its path in FAST_SOCKET beside PORT, listens on both, and saves the
  * cost of TCP over the loopback: a fifth of the CPU of a small request, most of that of a large one.
- * The path follows from the replica's id, so that a restarted gateway finds it again without having
- * stored it; it is short, since the address of such a socket has 107 bytes. */
+ * The path follows from the replica's id, so that a restarted gateway finds it again without having stored
+ * it; it is short, since the address of such a socket has 107 bytes. Each has a folder of its own, so that
+ * functions do not see those of others. */
 
 #include "gateway/gateway.h"
 
@@ -25,7 +26,7 @@ static uint64_t hash(const char *text)
 
 static bool path_of(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap)
 {
-    int n = snprintf(ret, cap, "%s/sockets/%016llx", gw->conf->state_dir,
+    int n = snprintf(ret, cap, "%s/sockets/%016llx/s", gw->conf->state_dir,
                      (unsigned long long)hash(r->id));
     return n > 0 && (size_t)n < cap && (size_t)n < sizeof(((struct sockaddr_un *)NULL)->sun_path);
 }
@@ -40,7 +41,7 @@ bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, cha
     char dir[4096];
     if (!gw_socket_path(gw, r, ret, cap))
         return false;
-    snprintf(dir, sizeof(dir), "%s/sockets", gw->conf->state_dir);
+    snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(ret, '/') - ret), ret);
     if (fast_dir_make(dir, 0700, NULL))
         return false;
     unlink(ret); /* of a replica that had this id in an earlier life of the function */
@@ -50,6 +51,9 @@ bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, cha
 void gw_socket_remove(const struct gateway *gw, const struct gw_replica *r)
 {
     char path[128];
-    if (path_of(gw, r, path, sizeof(path))) /* the function may not want one any more */
-        unlink(path);
+    if (!path_of(gw, r, path, sizeof(path))) /* the function may not want one any more */
+        return;
+    unlink(path);
+    *strrchr(path, '/') = 0;
+    rmdir(path);
 }

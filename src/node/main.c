@@ -62,7 +62,7 @@ static int set_environment(const struct node_conf *c, struct fast_err *err)
 
 static int make_dirs(struct node *node, struct fast_err *err)
 {
-    static const char *const dirs[] = {"", "/replicas", "/logs"};
+    static const char *const dirs[] = {"", "/run", "/replicas", "/logs"};
     const char *state = node->conf->state_dir;
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]); i++) {
@@ -71,7 +71,7 @@ static int make_dirs(struct node *node, struct fast_err *err)
         if (r)
             return fast_err_wrap(err, "--state-dir");
     }
-    if (snprintf(node->socket, sizeof(node->socket), "%s/node.sock", state) >= (int)sizeof(node->socket))
+    if (snprintf(node->socket, sizeof(node->socket), "%s/run/node.sock", state) >= (int)sizeof(node->socket))
         return fast_err_set(err, FAST_EINVAL,
                             "--state-dir: %.60s... is too long for a socket path (108 bytes)", state);
     return 0;

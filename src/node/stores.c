@@ -274,7 +274,7 @@ static int begin(struct node_store *s, struct node_stores *all, uint32_t gpu, st
     s->timer = fast_timer_new(all->node->loop, on_timer, s);
     if (!s->timer)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a store");
-    if (snprintf(s->socket, sizeof(s->socket), "%s/store-%u.sock", all->node->conf->state_dir, gpu) >=
+    if (snprintf(s->socket, sizeof(s->socket), "%s/run/store-%u.sock", all->node->conf->state_dir, gpu) >=
         (int)sizeof(s->socket))
         return fast_err_set(err, FAST_EINVAL, "state directory \"%.80s\" is too long for a socket",
                             all->node->conf->state_dir);

@@ -95,7 +95,7 @@ class Node:
 
     def kill_leftovers(self):
         """Replicas of a node that a test has killed: known by the socket in their environment."""
-        mark = b"FAST_NODE_SOCKET=" + self.path("node.sock").encode()
+        mark = b"FAST_NODE_SOCKET=" + self.path("run", "node.sock").encode()
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{pid}/environ", "rb") as f:

@@ -84,7 +84,7 @@ class Start(AgentTest):
         self.assertEqual((env["PORT"], env["port"]), (str(row.port),) * 2)
         self.assertEqual((env["GREETING"], env["EMPTY"]), ("a=b", ""))
         self.assertEqual((env["OPENFAAS_NAME"], env["OPENFAAS_NAMESPACE"]), ("f", "openfaas-fn"))
-        self.assertEqual(env["FAST_NODE_SOCKET"], self.node.path("node.sock"))
+        self.assertEqual(env["FAST_NODE_SOCKET"], self.node.path("run", "node.sock"))
         self.assertRegex(env["FAST_TICKET"], "^[0-9a-f]{32}$")
         self.assertNotIn("FAST_BUILD", env)  # of this test, so in the node's environment
         self.assertEqual(it["fds"].pop("0"), "/dev/null")

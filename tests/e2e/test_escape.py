@@ -45,7 +45,7 @@ class EscapeTest(unittest.TestCase):
 
     def hello(self, ticket):
         """Speaks to node.sock as a hook does; returns the answer."""
-        with wire.Session(self.node.path("node.sock"), hello=False) as s:
+        with wire.Session(self.node.path("run", "node.sock"), hello=False) as s:
             s.send("hello", 1, version=wire.VERSION, ticket_hi=int(ticket[:16], 16),
                    ticket_lo=int(ticket[16:], 16))
             return s.receive()

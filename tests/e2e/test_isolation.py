@@ -3,6 +3,7 @@
 allow is reported as such (advisory), and then not asked for."""
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from gateway import wait_until
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 ALPINE = "functions/alpine:latest"
 HOSTILE = """
-import ctypes, json, os, sys, time
-what, arg = sys.stdin.read().split(" ", 1)
+import ctypes, json, os, subprocess, sys, time
+what, arg = sys.stdin.read().split("|", 1)
 def attempt(fn):
     try:
         return "done: %s" % (fn(),)
@@ -32,6 +33,9 @@ print(attempt({
     "chroot": lambda: os.chroot(arg),
     "list": lambda: sorted(os.listdir(arg)),
     "read": lambda: open(arg).read(),
+    "open to write": lambda: os.close(os.open(arg, os.O_WRONLY)),
+    "run": lambda: subprocess.run(arg.split(), capture_output=True, text=True).stdout,
+    "make": lambda: os.close(os.open(arg, os.O_WRONLY | os.O_CREAT)),
     "status": lambda: open("/proc/self/status").read(),
     "memory_of": lambda: open("/proc/%s/mem" % arg, "rb"),
 }[what]))
@@ -85,11 +89,14 @@ class Isolation(unittest.TestCase):
     def status(cls):
         return cls.gw.get("/system/function/hostile").json()
 
+    def pid(self):
+        return [r for r in self.gw.get("/system/replicas").json() if r["function"] == "hostile"][0]["pid"]
+
     def levels(self):
         return {v["what"]: v for v in self.status()["isolationLevels"]}
 
     def attempt(self, what, arg):
-        return self.gw.post("/function/hostile", f"{what} {arg}".encode()).text
+        return self.gw.post("/function/hostile", f"{what}|{arg}".encode()).text
 
     def test_rights(self):
         self.assertEqual(self.levels()["privileges"]["level"], "hard")
@@ -103,7 +110,7 @@ class Isolation(unittest.TestCase):
         self.assertIn("refused", self.attempt("chroot", "/tmp"))
 
     def test_no_descriptor_is_handed_down(self):
-        pid = [r for r in self.gw.get("/system/replicas").json() if r["function"] == "hostile"][0]["pid"]
+        pid = self.pid()
         kinds = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
         state = [k for k in kinds if k.startswith(self.node.state_dir)]
         self.assertTrue(all(k.endswith(".log") for k in state), kinds)
@@ -113,7 +120,73 @@ class Isolation(unittest.TestCase):
         self.assertTrue(os.listdir(secrets))
         if self.levels()["files"]["level"] == "advisory":
             self.skipTest(self.levels()["files"]["by"])
-        self.assertEqual(self.attempt("list", secrets), "done: []\n")
+        self.assertIn("refused", self.attempt("list", secrets))
+
+    def test_the_state_directory(self):
+        if self.levels()["files"]["level"] == "advisory":
+            self.skipTest(self.levels()["files"]["by"])
+        self.assertTrue(os.path.exists(self.node.path("replicas")))
+        self.assertEqual(self.attempt("list", self.node.state_dir), "done: ['run']\n")
+        self.assertIn("node.sock", self.attempt("list", self.node.path("run")))
+        for name in ("async.db", "gateway.db", "control.sock", "logs", "replicas"):
+            self.assertIn("No such file", self.attempt("read", self.node.path(name)), name)
+        self.assertIn("refused", self.attempt("make", self.node.path("control.sock")))
+        self.assertNotIn("replicas", self.attempt(
+            "run", f"unshare --map-root-user --mount sh -c umount${{IFS}}-l${{IFS}}{self.node.state_dir};"
+                   f"ls${{IFS}}{self.node.state_dir}"))
+        # Nor by way of the node's own view.
+        root = f"/proc/{self.node.process.pid}/root{self.node.state_dir}"
+        self.assertIn("refused", self.attempt("list", root))
+
+    def test_an_environment_that_names_what_it_must_not_see(self):
+        if self.levels()["files"]["level"] == "advisory":
+            self.skipTest(self.levels()["files"]["by"])
+        env = {name: self.node.path("secrets") for name in ("FAST_SIM_DIR", "CUDA_MPS_PIPE_DIRECTORY")}
+        env["LD_LIBRARY_PATH"] = self.node.path("logs")
+        spec = {"service": "curious", "image": ALPINE, "envProcess": f"ls {self.node.state_dir}", "envVars": env}
+        self.assertEqual(self.gw.post("/system/functions", spec).status, 202)
+        wait_until(lambda: self.gw.get("/system/function/curious").json().get("availableReplicas"), "it does not start")
+        self.assertEqual(self.gw.post("/function/curious").text, "run\n")
+
+    def test_files_of_the_kernel(self):
+        if os.geteuid():
+            self.skipTest("they are root's")
+        for path in ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"] + [
+                os.path.join(os.path.dirname(g), "cgroup.procs") for g in groups_of(self.pid())]:
+            self.assertIn("refused", self.attempt("open to write", path))
+
+    def test_disks(self):
+        if os.geteuid() or self.levels()["files"]["level"] == "advisory":
+            self.skipTest("a user's rights keep them" if os.geteuid() else self.levels()["files"]["by"])
+        for entry in os.scandir("/dev"):
+            if stat.S_ISBLK(entry.stat(follow_symlinks=False).st_mode):
+                self.assertEqual(self.attempt("read", entry.path), "done: \n", entry.path)
+
+    def test_read_only(self):
+        spec = {"service": "reader", "image": ALPINE, "envProcess": "sh", "readOnlyRootFilesystem": True,
+                "annotations": {"fastgshare/socket": "unix"}}
+        self.assertEqual(self.gw.post("/system/functions", spec).status, 202)
+
+        def levels():
+            return {v["what"]: v for v in self.gw.get("/system/function/reader").json().get("isolationLevels") or []}
+
+        wait_until(levels, "it does not start")
+
+        def sh(script):
+            return self.gw.post("/function/reader", script.encode()).text
+
+        level = levels()["read-only files"]
+        self.assertEqual(self.levels()["read-only files"]["level"], "advisory")
+        self.assertEqual(sh("touch /tmp/mine && ls /tmp/mine"), "/tmp/mine\n")
+        if level["level"] == "advisory":
+            self.skipTest(level["by"])
+        self.assertFalse(os.path.exists("/tmp/mine"))
+        home = os.path.dirname(os.path.abspath(__file__))
+        for folder in ("/", "/etc", "/var", "/usr", "/dev", "/sys", home):
+            self.assertIn("Read-only file system", sh(f"touch {folder}/fast-mark 2>&1; true"), folder)
+        self.assertIn("No such file", sh(f"ls {self.node.path('replicas')} 2>&1; true"))
+        self.assertEqual(sh("echo x > /dev/null && echo x > /dev/shm/fast-mark && rm /dev/shm/fast-mark; echo $?"),
+                         "0\n")
 
     def test_the_memory_of_the_node(self):
         if os.geteuid() == 0:  # as root it is the missing capabilities that say no; else the kernel's own rule for ptrace

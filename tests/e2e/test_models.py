@@ -191,7 +191,7 @@ class ModelsTest(unittest.TestCase):
         other = self.get(self.start_ready(1, ns="other", file=False))
         self.assertIn("no model m for namespace other", other["error"])
         # The pass says who it is, and nobody gets in without one.
-        lib, socket = e2e.Lib(), self.node.path("store-0.sock")
+        lib, socket = e2e.Lib(), self.node.path("run", "store-0.sock")
         for forged in (None, "openfaas-fn", "1:1:openfaas-fn:x:0000000000000000"):
             with self.assertRaises(OSError) as e:
                 lib.connect(socket, forged)
