@@ -217,6 +217,10 @@ static int run_guarded(struct session *s, const json_t *function, struct fast_er
 static int find_batches(struct session *s, const json_t *function, struct fast_err *err)
 {
     const json_t *notes = json_object_get(function, "annotations");
+    if (json_num(json_object_get(function, "slice"), "gpus") > 1)
+        return fast_err_set(err, FAST_EINVAL, "a profile is of one GPU, and each replica of the function has %.0f "
+                            "(fastgshare/gpus); deploy it with one to measure it",
+                            json_num(json_object_get(function, "slice"), "gpus"));
     const char *text = json_text(notes, "fastgshare/profile_batches"), *fixed = json_text(notes, "has-gpu/batch_size");
     s->batches = s->plan->batches;
     memcpy(s->batch, s->plan->batch, sizeof(s->batch));

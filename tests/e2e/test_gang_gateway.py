@@ -81,6 +81,7 @@ class TwoGpus(GangTest):
         self.assertIn("on each of 2 GPUs at once", told)
         self.assertIn(" 0+1 ", told)
         self.assertIn("GPU 1: SMs", told)
+        self.refused("a profile is of one GPU", "profile", "pair")
         samples, _ = gw.open_metrics()
         tokens = {labels["gpu"]: value for labels, value in samples["fast_replica_tokens_total"]
                   if labels["function_name"] == "pair.openfaas-fn"}
@@ -137,6 +138,31 @@ class TwoGpus(GangTest):
                             ({"fastgshare/gpus": "2", "fastgshare/profile": "steps"}, "leave one of the two out"),
                             ({"fastgshare/gpus": "2", "fastgshare/model": "m"}, "leave one of the two out")):
             self.assert_answer(gw.deploy("f", annotations={**notes(mem="1Gi"), **more}), 400, words)
+
+    def test_manifest(self):
+        path = os.path.join(self.node.root, "stack.yml")
+        for gpus, words in (3, "is not from 1 to 2"), (2, ""):
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(f"""version: 1.0
+provider:
+  name: openfaas
+functions:
+  f:
+    image: {SPIN}
+    fprocess: {SPIN} 500
+    environment:
+      SPIN_IMAGE: {IMAGE}
+      SPIN_GPUS: "2"
+    annotations:
+      fastgshare/gpus: "{gpus}"
+      fastgshare/gpu_quota_request: "0.5"
+      fastgshare/gpu_mem: 1Gi
+""")
+            if words:
+                self.refused(words, "apply", "-f", path)
+            else:
+                self.fast("apply", "-f", path)
+        self.assertEqual([g["gpu"] for g in self.gw.wait_ready(1, "f")[0]["gpus"]], [0, 1])
 
 
 class OneGpu(GangTest):

@@ -1,4 +1,5 @@
 #include "core/place.h"
+#include "core/sched_plan.h"
 
 #include <stdlib.h>
 
@@ -462,6 +463,103 @@ static void random_fleets(void **state)
     assert_true(freed > 0);
 }
 
+#define LIVE_MAX 16
+
+/* Somebody that has a place: on |n| GPUs, with the keys |key| and those after it. */
+struct live {
+    uint64_t key;
+    int n;
+};
+
+/* The whole node has a schedule, each one on all of his GPUs at once. */
+static bool has_schedule(const struct fast_fleet *fleet, const struct live *live, int n)
+{
+    struct fast_plan_item items[LIVE_MAX];
+    for (int i = 0; i < n; i++) {
+        items[i].gpus = 0;
+        for (int k = 0; k < live[i].n; k++) {
+            const struct fast_placed *p = fast_fleet_find(fleet, live[i].key + (uint64_t)k);
+            items[i].sm_pct = p->rect.sm;
+            items[i].request_ns = FAST_US(p->rect.quota);
+            items[i].gpus |= UINT32_C(1) << p->gpu;
+        }
+        assert_int_equal(__builtin_popcount(items[i].gpus), live[i].n);
+    }
+    return fast_plan_fits(items, n, FAST_MS(1));
+}
+
+static struct fast_want random_want(unsigned *seed)
+{
+    static const int sm[] = {12, 24, 51, 60}, quota[] = {100, 200, 300, 400};
+    return want(sm[rand_r(seed) % 4], quota[rand_r(seed) % 4], FAST_MIB(256));
+}
+
+static bool come(struct fast_fleet *fleet, struct live *it, unsigned *seed, int *refusals)
+{
+    const uint64_t keys[] = {it->key, it->key + 1, it->key + 2};
+    const struct fast_want w = random_want(seed);
+    struct fast_placed at[3];
+    struct fast_err err = {0};
+    int rc = it->n > 1 ? fast_fleet_place_gang(fleet, keys, it->n, &w, at, &err)
+                       : fast_fleet_place(fleet, it->key, &w, at, &err);
+    *refusals += rc && strstr(err.msg, "schedule together");
+    return !rc;
+}
+
+static void resize(struct fast_fleet *fleet, const struct live *it, unsigned *seed)
+{
+    const struct fast_slice to = random_want(seed).slice;
+    const struct fast_placed *was = fast_fleet_find(fleet, it->key);
+    const struct fast_slice old = {was->rect.sm, was->rect.quota, was->rect.quota, was->mem_bytes};
+    struct fast_placed at;
+    int rc = 0, done = 0;
+    for (; !rc && done < it->n; done += !rc)
+        rc = fast_fleet_resize(fleet, it->key + (uint64_t)done, &to, &at, NULL);
+    while (rc && done > 0)
+        assert_int_equal(fast_fleet_resize(fleet, it->key + (uint64_t)--done, &old, &at, NULL), 0);
+}
+
+/* Whoever comes, goes and changes on four GPUs: what was let in has one schedule, and no plan moves a gang. */
+static void random_gangs(void **state)
+{
+    (void)state;
+    unsigned seed = 5;
+    int refusals = 0, gangs = 0;
+    for (int round = 0; round < 60; round++) {
+        struct fast_fleet *fleet = NULL;
+        struct live live[LIVE_MAX];
+        struct fast_move moves[FAST_MOVES_MAX];
+        struct fast_defrag worth;
+        uint64_t key = 1;
+        int n = 0;
+        fleet = node_of(4, MEM);
+        for (int i = 0; i < 60; i++) {
+            int what = rand_r(&seed) % 8, which = n ? rand_r(&seed) % n : 0;
+            if (what < 5 && n < LIVE_MAX) {
+                live[n] = (struct live){key, 1 + rand_r(&seed) % 3};
+                key += 3;
+                bool came = come(fleet, &live[n], &seed, &refusals);
+                gangs += came && live[n].n > 1;
+                n += came;
+            } else if (n && what < 7) {
+                for (int k = 0; k < live[which].n; k++)
+                    assert_int_equal(fast_fleet_remove(fleet, live[which].key + (uint64_t)k, NULL), 0);
+                live[which] = live[--n];
+            } else if (n) {
+                resize(fleet, &live[which], &seed);
+            }
+            assert_true(fast_fleet_valid(fleet));
+            assert_true(has_schedule(fleet, live, n));
+        }
+        assert_int_equal(fast_fleet_defrag(fleet, 16, UINT64_MAX, moves, &worth, NULL), 0);
+        for (int i = 0; i < worth.nmoves; i++)
+            assert_false(fast_fleet_find(fleet, moves[i].replica)->gang);
+        fast_fleet_free(fleet);
+    }
+    print_message("%d gangs, %d refused for want of one schedule\n", gangs, refusals);
+    assert_true(gangs > 0 && refusals > 0);
+}
+
 /* Both GPUs of the second node have room for a third replica of 50 % x 0.6 by a schedule only. */
 static void gang_by_schedule(void **state)
 {
@@ -501,7 +599,7 @@ int main(void)
         cmocka_unit_test(near_stays),
         cmocka_unit_test(plans_change_nothing),
         cmocka_unit_test(defragments), cmocka_unit_test(makes_room),
-        cmocka_unit_test(random_fleets),
+        cmocka_unit_test(random_fleets), cmocka_unit_test(random_gangs),
     };
     return cmocka_run_group_tests_name("place_move", tests, NULL, NULL);
 }
