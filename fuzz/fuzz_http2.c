@@ -157,7 +157,12 @@ static int dial(void)
                             .sin_port = htons((uint16_t)fast_http_server_port(w.server))};
     const struct linger now = {1, 0}; /* a reset: no port is left waiting */
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    FUZZ_CHECK(fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof(a)));
+    int r;
+    /* libFuzzer's timer interrupts; asked again, connect() waits on for the same connection. */
+    do
+        r = connect(fd, (struct sockaddr *)&a, sizeof(a));
+    while (r < 0 && errno == EINTR);
+    FUZZ_CHECK(!r);
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
     return fd;
 }
