@@ -174,18 +174,20 @@ class Http2(Http2Test):
                 c = self.client()
                 c.send(HEADERS, END_HEADERS | END_STREAM, 1, block)
                 self.assertIsNone(c.end_of(1), c.frames)
-        with self.subTest("fewer bytes than promised"):
+        self.assertEqual(self.seen(), before + 1)  # the question itself
+        with self.subTest("fewer bytes than promised"):  # the head may have passed already, nothing hidden behind it
             c = self.client()
             c.send(HEADERS, END_HEADERS, 1, request(*post, (b"content-length", b"50")))
             c.send(DATA, END_STREAM, 1, b"hello")
             self.assertIsNone(c.end_of(1), c.frames)
-        self.assertEqual(self.seen(), before + 1)  # the question itself
+            self.assertIn(self.seen() - before, (2, 3))
+        before = self.seen()
         with self.subTest("more bytes than promised"):  # the promised ones may have passed already
             c = self.client()
             c.send(HEADERS, END_HEADERS, 1, request(*post, (b"content-length", b"5")))
             c.send(DATA, END_STREAM, 1, b"hello" + hidden)
             c.end_of(1)
-            self.assertIn(self.seen() - before, (2, 3))
+            self.assertIn(self.seen() - before, (1, 2))
 
     def test_large_heads(self):
         c = self.client()
