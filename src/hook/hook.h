@@ -17,6 +17,7 @@
 #include "cuda/entry.h"
 #include "cuda/hook_proto.h"
 #include "hook/table.h"
+#include "wire/msg.h"
 #include "wire/page.h"
 
 #define FAST_EXPORT __attribute__((visibility("default")))
@@ -196,6 +197,7 @@ struct fast_hook {
 
     /* Memory. */
     struct fast_table blocks;   /* device pointers, arrays -> bytes, gpu */
+    _Atomic uint64_t small[FAST_PAGE_GPUS][FAST_FAMILY_COUNT]; /* sums of small allocations (memory.c) */
     struct fast_table handles;  /* cuMemCreate: handle -> bytes, gpu, references */
     struct fast_table mappings; /* cuMemMap: address -> handle, bytes */
     struct fast_table pools;    /* memory pools -> bytes charged, gpu */

@@ -69,6 +69,7 @@ static void reset_locks(void)
     atomic_store(&fast_hook.graph_captured, 0);
     for (int gpu = 0; gpu < FAST_PAGE_GPUS; gpu++)
         atomic_store(&fast_hook.graph_charged[gpu], 0);
+    memset(fast_hook.small, 0, sizeof(fast_hook.small));
     fast_table_init(&fast_hook.sealed);
     atomic_store(&fast_hook.pools_used, 0);
 }

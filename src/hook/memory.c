@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/mem.h"
 #include "hook/gate.h"
 
 /* Device memory: every allocation is reserved at the node before the driver is asked, and released
@@ -11,7 +12,15 @@
  * made before the first cuInit). An allocation that the table has no room for is released again and
  * refused, so that nothing is ever charged for good.
  *
- * Stream-ordered allocations are charged with their pool (pool.c). Managed memory is charged in full. */
+ * Stream-ordered allocations are charged with their pool (pool.c). Managed memory is charged in full.
+ *
+ * The driver takes memory from the device in blocks of 2 MiB, and small allocations share them. So large ones are
+ * charged in whole blocks, and small ones as many blocks as they fill, at powers of two: these always fit
+ * together without gaps. What an unlucky order of frees leaves in a block is not seen. */
+
+#define BLOCK FAST_MIB(2)
+#define SMALL FAST_MIB(1) /* two of these share a block */
+#define LEAST 512ull
 
 #define LOOK_NS FAST_MS(2)
 #define ASK_NS FAST_MS(100)
@@ -74,17 +83,69 @@ bool fast_memory_reserve(uint32_t gpu, uint64_t bytes, uint32_t family)
     }
 }
 
-/* -1 with *|ret_gpu| < 0: not limited here. */
+static uint64_t blocks_of(uint64_t bytes)
+{
+    return bytes > UINT64_MAX - BLOCK ? bytes : (bytes + BLOCK - 1) / BLOCK * BLOCK;
+}
+
+/* What an allocation is charged: a power of two up to SMALL, or whole blocks. */
+static uint64_t charge_of(uint64_t bytes)
+{
+    uint64_t charge = LEAST;
+    if (bytes == 0 || bytes > SMALL)
+        return blocks_of(bytes);
+    while (charge < bytes)
+        charge *= 2;
+    return charge;
+}
+
+/* The node is charged the blocks of the sum at any time, or one more while this is under way. */
+static bool reserve_small(uint32_t gpu, uint64_t bytes, uint32_t family)
+{
+    _Atomic uint64_t *sum = &fast_hook.small[gpu][family];
+    uint64_t was = atomic_load(sum);
+    bool paid = false;
+    for (;;) {
+        bool lacks = blocks_of(was + bytes) > blocks_of(was);
+        if (lacks && !paid) {
+            if (!fast_memory_reserve(gpu, BLOCK, family))
+                return false;
+            paid = true;
+            was = atomic_load(sum);
+        } else if (atomic_compare_exchange_weak(sum, &was, was + bytes)) {
+            if (paid && !lacks)
+                fast_link_release(gpu, BLOCK, family);
+            return true;
+        }
+    }
+}
+
+static void release_small(uint32_t gpu, uint64_t bytes, uint32_t family)
+{
+    uint64_t was = atomic_fetch_sub(&fast_hook.small[gpu][family], bytes);
+    uint64_t blocks = blocks_of(was) - blocks_of(was - bytes);
+    if (blocks)
+        fast_link_release(gpu, blocks, family);
+}
+
+/* |bytes| is what charge_of() says. *|ret_gpu| < 0: not limited here. */
 static bool reserve(uint64_t bytes, uint32_t family, int *ret_gpu)
 {
     int gpu = *ret_gpu = fast_memory_gpu();
-    return gpu < 0 || bytes == 0 || fast_memory_reserve((uint32_t)gpu, bytes, family);
+    if (gpu < 0 || bytes == 0)
+        return true;
+    return bytes > SMALL ? fast_memory_reserve((uint32_t)gpu, bytes, family)
+                         : reserve_small((uint32_t)gpu, bytes, family);
 }
 
 static void release(int gpu, uint64_t bytes, uint32_t family)
 {
-    if (gpu >= 0 && bytes)
+    if (gpu < 0 || bytes == 0)
+        return;
+    if (bytes > SMALL)
         fast_link_release((uint32_t)gpu, bytes, family);
+    else
+        release_small((uint32_t)gpu, bytes, family);
 }
 
 /* After the driver's answer. */
@@ -119,12 +180,15 @@ static CUresult give_back(CUresult r, bool known, const struct fast_table_row *r
 
 void fast_memory_forget(CUcontext ctx)
 {
-    uint32_t gpu = 0;
-    uint64_t bytes = ctx && fast_hook.enabled
-                         ? fast_table_take_owned(&fast_hook.blocks, (uint64_t)(uintptr_t)ctx, &gpu)
-                         : 0;
-    if (bytes)
-        fast_link_release(gpu, bytes, FAST_FAMILY_DEVICE);
+    struct fast_table_row rows[64];
+    uint32_t n;
+    if (!ctx || !fast_hook.enabled)
+        return;
+    do {
+        n = fast_table_take_owned(&fast_hook.blocks, (uint64_t)(uintptr_t)ctx, rows, FAST_COUNT_OF(rows));
+        for (uint32_t i = 0; i < n; i++)
+            release((int)rows[i].gpu, rows[i].bytes, (uint32_t)rows[i].other);
+    } while (n == FAST_COUNT_OF(rows));
 }
 
 /* The macros of this file take whole parameter and argument lists. */
@@ -136,7 +200,7 @@ void fast_memory_forget(CUcontext ctx)
     FAST_EXPORT CUresult symbol decl                                                               \
     {                                                                                              \
         int gpu;                                                                                   \
-        uint64_t charged = (size);                                                                 \
+        uint64_t charged = charge_of(size);                                                        \
         if (!reserve(charged, family, &gpu))                                                       \
             return CUDA_ERROR_OUT_OF_MEMORY;                                                       \
         CUresult r = FAST_REAL(symbol) call;                                                       \

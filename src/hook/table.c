@@ -127,30 +127,31 @@ uint32_t fast_table_list(struct fast_table *table, struct fast_table_row *ret, u
     return n;
 }
 
-static uint64_t take_owned(struct fast_table_shard *s, uint64_t owner, uint32_t *ret_gpu)
+static uint32_t take_owned(struct fast_table_shard *s, uint64_t owner, struct fast_table_row *ret,
+                           uint32_t max)
 {
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < s->cap;) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->cap && n < max;) {
         if (!s->rows[i].key || s->rows[i].owner != owner) {
             i++;
             continue;
         }
-        sum += s->rows[i].bytes;
-        *ret_gpu = s->rows[i].gpu;
+        ret[n++] = s->rows[i];
         remove_at(s, i); /* another row may have moved here: look again */
     }
-    return sum;
+    return n;
 }
 
-uint64_t fast_table_take_owned(struct fast_table *table, uint64_t owner, uint32_t *ret_gpu)
+uint32_t fast_table_take_owned(struct fast_table *table, uint64_t owner, struct fast_table_row *ret,
+                               uint32_t max)
 {
-    uint64_t sum = 0;
+    uint32_t n = 0;
     for (int i = 0; i < FAST_TABLE_SHARDS; i++) {
         pthread_mutex_lock(&table->shards[i].lock);
-        sum += take_owned(&table->shards[i], owner, ret_gpu);
+        n += take_owned(&table->shards[i], owner, ret + n, max - n);
         pthread_mutex_unlock(&table->shards[i].lock);
     }
-    return sum;
+    return n;
 }
 
 bool fast_table_ref(struct fast_table *table, uint64_t key, int by, struct fast_table_row *ret)

@@ -43,8 +43,9 @@ bool fast_table_take(struct fast_table *table, uint64_t key, struct fast_table_r
 /* Copies up to |max| rows; returns how many. */
 uint32_t fast_table_list(struct fast_table *table, struct fast_table_row *ret, uint32_t max);
 
-/* Takes out all rows of |owner|. Returns the sum of their bytes; |ret_gpu| is where they are. */
-uint64_t fast_table_take_owned(struct fast_table *table, uint64_t owner, uint32_t *ret_gpu);
+/* Takes out up to |max| rows of |owner|; returns how many. */
+uint32_t fast_table_take_owned(struct fast_table *table, uint64_t owner, struct fast_table_row *ret,
+                               uint32_t max);
 
 /* Adds |by| to the references of |key|; at 0 the row is taken out. False: there is no such row. */
 bool fast_table_ref(struct fast_table *table, uint64_t key, int by, struct fast_table_row *ret);

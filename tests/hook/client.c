@@ -286,6 +286,65 @@ static int do_cap_order(void)
     return 0;
 }
 
+#define SMALLS 1000
+
+static unsigned take(CUdeviceptr *ret, unsigned n, size_t bytes)
+{
+    unsigned got = 0;
+    while (got < n && CALL(cuMemAlloc_v2, &ret[got], bytes) == CUDA_SUCCESS)
+        got++;
+    return got;
+}
+
+static void give(const CUdeviceptr *p, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        need(CALL(cuMemFree_v2, p[i]), "free");
+}
+
+static void *small_thread(void *arg)
+{
+    CUdeviceptr p[64];
+    (void)arg;
+    need(CALL(cuCtxSetCurrent, self.ctx), "cuCtxSetCurrent");
+    for (int i = 0; i < 20; i++) {
+        unsigned n = take(p, 64, (size_t)100 << 10);
+        give(p, n);
+    }
+    return NULL;
+}
+
+/* With a cap of 8 MiB: blocks of 2 MiB, which small allocations share. */
+static int do_small(void)
+{
+    static CUdeviceptr p[SMALLS], large;
+    pthread_t threads[4];
+    unsigned n = take(p, SMALLS, 1000);
+    printf("small=%u", n); /* one block, and three are left */
+    need(CALL(cuMemAlloc_v2, &large, (size_t)6 << 20), "three blocks");
+    printf(" full=%d", CALL(cuMemAlloc_v2, &(CUdeviceptr){0}, ((size_t)1 << 20) + 1));
+    give(p, n - 1);
+    printf(" held=%d", CALL(cuMemAlloc_v2, &(CUdeviceptr){0}, ((size_t)1 << 20) + 1));
+    give(p + n - 1, 1);
+    printf(" room=%d", CALL(cuMemAlloc_v2, &p[0], ((size_t)1 << 20) + 1));
+    give(p, 1);
+    give(&large, 1);
+    n = take(p, SMALLS, ((size_t)1 << 20) + 1); /* no two of these fit in a block */
+    printf(" large=%u", n);
+    give(p, n);
+    n = take(p, SMALLS, (size_t)700 << 10); /* two of these do, not three */
+    printf(" middle=%u", n);
+    give(p, n);
+    for (int i = 0; i < 4; i++)
+        pthread_create(&threads[i], NULL, small_thread, NULL);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    n = take(p, SMALLS, (size_t)2 << 20);
+    printf(" after=%u\n", n);
+    give(p, n);
+    return 0;
+}
+
 /* A graph that allocates |bytes|, captured, and frees them if |frees|. NULL with *|ret|: refused. */
 static CUgraphExec captured_memory(size_t bytes, bool frees, CUdeviceptr *ret_ptr, CUresult *ret)
 {
@@ -619,6 +678,8 @@ int client_main(client_find_fn *find, int argc, char **argv)
         return do_refused();
     if (!strcmp(what, "cap_order"))
         return do_cap_order();
+    if (!strcmp(what, "small"))
+        return do_small();
     if (!strcmp(what, "graph_memory"))
         return do_graph_memory(argc, argv);
     if (!strcmp(what, "capture"))

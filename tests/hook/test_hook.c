@@ -180,6 +180,28 @@ static void cap_order(void **state)
     assert_true(s.mem_used == 0);
 }
 
+/* The driver's blocks of 2 MiB are what the device runs out of. */
+static void small_blocks(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.cap = FAST_MIB(8);
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("small"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(value(&c, "small"), 1000);
+    assert_int_equal(value(&c, "full"), 2);
+    assert_int_equal(value(&c, "held"), 2);
+    assert_int_equal(value(&c, "room"), 0);
+    assert_int_equal(value(&c, "large"), 4);
+    assert_int_equal(value(&c, "middle"), 8);
+    assert_int_equal(value(&c, "after"), 4);
+    assert_true(s.mem_peak <= FAST_MIB(8));
+    assert_true(s.mem_used == 0);
+}
+
 /* Memory that graphs allocate when they are launched is in the cap of 1 GiB as well. */
 static void graph_memory(void **state)
 {
@@ -607,7 +629,7 @@ int main(int argc, char **argv)
         T(arrays),
         T(refused),
         T(cap_order),
-        T(graph_memory),
+        T(small_blocks), T(graph_memory),
         T(contexts_end),
         T(lookups),
         T(nvml),
