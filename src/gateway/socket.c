@@ -38,11 +38,13 @@ bool gw_socket_path(const struct gateway *gw, const struct gw_replica *r, char *
 
 bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, char *ret, size_t cap)
 {
-    char dir[4096];
-    if (!gw_socket_path(gw, r, ret, cap))
+    char *slash = gw_socket_path(gw, r, ret, cap) ? strrchr(ret, '/') : NULL;
+    if (!slash)
         return false;
-    snprintf(dir, sizeof(dir), "%.*s", (int)(strrchr(ret, '/') - ret), ret);
-    if (fast_dir_make(dir, 0700, NULL))
+    *slash = 0;
+    int rc = fast_dir_make(ret, 0700, NULL);
+    *slash = '/';
+    if (rc)
         return false;
     unlink(ret); /* of a replica that had this id in an earlier life of the function */
     return true;
