@@ -31,16 +31,6 @@ static int failed(const char *what, const char *name, struct fast_err *err)
     return fast_err_set(err, FAST_EPERM, "%s %.150s: %s", what, name, strerror(errno));
 }
 
-static int write_proc(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t n = write(fd, text, strlen(text));
-    close(fd);
-    return n == (ssize_t)strlen(text) ? 0 : -1;
-}
-
 /* A mount namespace. Without root it needs a user namespace, in which this user stays itself. */
 static int own_mounts(struct fast_err *err)
 {
@@ -50,12 +40,12 @@ static int own_mounts(struct fast_err *err)
     if (unshare(CLONE_NEWNS)) {
         if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
             return failed("cannot get", "a mount namespace", err);
-        write_proc("/proc/self/setgroups", "deny");
+        fast_file_put("/proc/self/setgroups", "deny");
         snprintf(map, sizeof(map), "%u %u 1", uid, uid);
-        if (write_proc("/proc/self/uid_map", map))
+        if (fast_file_put("/proc/self/uid_map", map))
             return failed("cannot write", "uid_map", err);
         snprintf(map, sizeof(map), "%u %u 1", gid, gid);
-        if (write_proc("/proc/self/gid_map", map))
+        if (fast_file_put("/proc/self/gid_map", map))
             return failed("cannot write", "gid_map", err);
     }
     /* What is mounted here stays here. In a chroot the root is no mount, and there is nothing to make private. */

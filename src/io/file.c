@@ -83,6 +83,16 @@ const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX])
     return end ? end + 1 : NULL;
 }
 
+int fast_file_put(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    close(fd);
+    return n == (ssize_t)strlen(text) ? 0 : -1;
+}
+
 static int write_all(int fd, const char *p, size_t len)
 {
     while (len) {

@@ -12,6 +12,9 @@
 /* Reads at most |max| bytes into a new buffer with a NUL behind them; the caller frees it. */
 int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct fast_err *err);
 
+/* Writes |text| in one piece to a file that is there, as those of /proc and control groups; -1: errno says why. */
+int fast_file_put(const char *path, const char *text);
+
 /* Writes |path| so that after a crash there is either the old file or the new one. */
 int fast_file_replace(const char *path, const void *data, size_t len, int mode,
                       struct fast_err *err);
