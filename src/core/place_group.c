@@ -93,16 +93,12 @@ static struct fleet_group *group_obtain(struct fast_fleet *fleet, uint64_t group
     int at = group_at(fleet, group);
     if (at < fleet->ngroups && fleet->groups[at]->group == group)
         return fleet->groups[at];
-    if (place_grow((void **)&fleet->groups, fleet->ngroups, &fleet->groups_cap, sizeof(struct fleet_group *)))
-        return NULL;
     struct fleet_group *it = calloc(1, sizeof(*it));
-    if (!it)
+    if (!it || place_insert((void **)&fleet->groups, &fleet->ngroups, &fleet->groups_cap, at, it)) {
+        free(it);
         return NULL;
+    }
     it->group = group;
-    memmove(&fleet->groups[at + 1], &fleet->groups[at],
-            sizeof(struct fleet_group *) * (size_t)(fleet->ngroups - at));
-    fleet->groups[at] = it;
-    fleet->ngroups++;
     return it;
 }
 
@@ -153,17 +149,12 @@ static struct fleet_domain *domain_obtain(struct fast_fleet *fleet, uint32_t dom
     }
     if (lo < fleet->ndomains && fleet->domains[lo]->domain == domain)
         return fleet->domains[lo];
-    if (place_grow((void **)&fleet->domains, fleet->ndomains, &fleet->domains_cap,
-                   sizeof(struct fleet_domain *)))
-        return NULL;
     struct fleet_domain *it = calloc(1, sizeof(*it));
-    if (!it)
+    if (!it || place_insert((void **)&fleet->domains, &fleet->ndomains, &fleet->domains_cap, lo, it)) {
+        free(it);
         return NULL;
+    }
     it->domain = domain;
-    memmove(&fleet->domains[lo + 1], &fleet->domains[lo],
-            sizeof(struct fleet_domain *) * (size_t)(fleet->ndomains - lo));
-    fleet->domains[lo] = it;
-    fleet->ndomains++;
     return it;
 }
 

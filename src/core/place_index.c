@@ -77,6 +77,17 @@ int place_grow(void **array, int n, int *cap, size_t size)
     return 0;
 }
 
+int place_insert(void **array, int *n, int *cap, int at, const void *it)
+{
+    if (place_grow(array, *n, cap, sizeof(it)))
+        return -FAST_ENOMEM;
+    char *to = (char *)*array + (size_t)at * sizeof(it);
+    memmove(to + sizeof(it), to, (size_t)(*n - at) * sizeof(it));
+    memcpy(to, &it, sizeof(it));
+    ++*n;
+    return 0;
+}
+
 static int no_memory(struct fast_err *err)
 {
     return fast_err_set(err, FAST_ENOMEM, "no memory for the index of the GPUs");
@@ -85,24 +96,20 @@ static int no_memory(struct fast_err *err)
 static int shape_insert(struct place_index *index, int at, int area, int quota, int sm,
                         struct fast_err *err)
 {
-    if (place_grow((void **)&index->shapes, index->n, &index->cap, sizeof(struct place_shape *)))
-        return no_memory(err);
     struct place_shape *shape = index->spare;
     if (shape)
         index->spare = shape->next;
     else
         shape = calloc(1, sizeof(*shape));
-    if (!shape || place_grow((void **)&shape->entries, 0, &shape->cap, sizeof(struct place_entry))) {
-        free(shape);
+    if (!shape || place_grow((void **)&shape->entries, 0, &shape->cap, sizeof(struct place_entry)) ||
+        place_insert((void **)&index->shapes, &index->n, &index->cap, at, shape)) {
+        if (shape)
+            shape_free(shape);
         return no_memory(err);
     }
     shape->area = area;
     shape->quota = quota;
     shape->sm = sm;
-    memmove(&index->shapes[at + 1], &index->shapes[at],
-            sizeof(struct place_shape *) * (size_t)(index->n - at));
-    index->shapes[at] = shape;
-    index->n++;
     return 0;
 }
 

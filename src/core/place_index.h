@@ -34,6 +34,9 @@ typedef bool place_accept_fn(const void *arg, int gpu);
 /* Makes room for one element more in |*array|; else -FAST_ENOMEM. */
 int place_grow(void **array, int n, int *cap, size_t size);
 
+/* Puts the pointer |it| at |at| of |*n| pointers, those from there on one further. */
+int place_insert(void **array, int *n, int *cap, int at, const void *it);
+
 void place_index_fini(struct place_index *index);
 int place_index_add(struct place_index *index, int quota, int sm, uint64_t mem_free, int gpu,
                     struct fast_err *err);

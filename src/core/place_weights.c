@@ -98,17 +98,13 @@ static struct fleet_weights *obtain(struct fast_fleet *fleet, uint64_t weights, 
 static int model_add(struct fast_fleet *fleet, uint64_t weights)
 {
     int at = model_at(fleet, weights);
-    if (place_grow((void **)&fleet->models, fleet->nmodels, &fleet->models_cap, sizeof(struct fleet_model *)))
-        return -FAST_ENOMEM;
     struct fleet_model *model = calloc(1, sizeof(*model));
-    if (!model)
+    if (!model || place_insert((void **)&fleet->models, &fleet->nmodels, &fleet->models_cap, at, model)) {
+        free(model);
         return -FAST_ENOMEM;
+    }
     model->weights = weights;
     model->least = UINT64_MAX;
-    memmove(&fleet->models[at + 1], &fleet->models[at],
-            sizeof(struct fleet_model *) * (size_t)(fleet->nmodels - at));
-    fleet->models[at] = model;
-    fleet->nmodels++;
     return 0;
 }
 
