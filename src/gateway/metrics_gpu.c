@@ -219,95 +219,29 @@ void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw)
 
 /* ---- replicas ---- */
 
-static double busy(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->busy_ns / 1e9;
-}
+#define STAT(name, value)                                                                                \
+    static double name(const struct gw_replica *r, const struct fast_msg_replica_stats *s)                 \
+    {                                                                                                       \
+        (void)r;                                                                                            \
+        (void)s;                                                                                            \
+        return value;                                                                                       \
+    }
 
-static double held(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->held_ns / 1e9;
-}
-
-static double waited(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->wait_ns / 1e9;
-}
-
-static double throttled(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->throttled_ns / 1e9;
-}
-
-static double overrun(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->overrun_ns / 1e9;
-}
-
-static double short_of(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->short_ns / 1e9;
-}
-
-static double launches(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->launches;
-}
-
-static double tokens(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->tokens;
-}
-
-static double windows(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->windows;
-}
-
-static double refused(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->mem_refused;
-}
-
-static double charged(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)r;
-    return (double)s->mem_bytes;
-}
-
-static double sm_partition(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)s;
-    return r->slice.sm_pct / 100.0;
-}
-
-static double request(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)s;
-    return r->slice.request_milli / 1000.0;
-}
-
-static double limit(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)s;
-    return r->slice.limit_milli / 1000.0;
-}
-
-static double mem_cap(const struct gw_replica *r, const struct fast_msg_replica_stats *s)
-{
-    (void)s;
-    return (double)r->slice.mem_bytes;
-}
+STAT(busy, (double)s->busy_ns / 1e9)
+STAT(held, (double)s->held_ns / 1e9)
+STAT(waited, (double)s->wait_ns / 1e9)
+STAT(throttled, (double)s->throttled_ns / 1e9)
+STAT(overrun, (double)s->overrun_ns / 1e9)
+STAT(short_of, (double)s->short_ns / 1e9)
+STAT(launches, (double)s->launches)
+STAT(tokens, (double)s->tokens)
+STAT(windows, (double)s->windows)
+STAT(refused, (double)s->mem_refused)
+STAT(charged, (double)s->mem_bytes)
+STAT(sm_partition, r->slice.sm_pct / 100.0)
+STAT(request, r->slice.request_milli / 1000.0)
+STAT(limit, r->slice.limit_milli / 1000.0)
+STAT(mem_cap, (double)r->slice.mem_bytes)
 
 static const struct {
     const char *name, *type, *help;
