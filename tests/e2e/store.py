@@ -17,6 +17,18 @@ SIM = os.path.join(node.BUILD, "src", "simdriver")
 WAIT_MS = 60000
 
 
+def built_with_asan():
+    """What Python can't load, and does not start within a small limit of memory."""
+    with open(LIB, "rb") as library:
+        return b"__asan_init" in library.read()
+
+
+def skip_with_asan(why="Python cannot load a library that was built with AddressSanitizer"):
+    if built_with_asan():
+        print("skipped: " + why)
+        sys.exit(77)
+
+
 class Tensor(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("dtype", ctypes.c_char_p), ("ndim", ctypes.c_uint32),
                 ("shape", ctypes.POINTER(ctypes.c_uint64)), ("bytes", ctypes.c_uint64),

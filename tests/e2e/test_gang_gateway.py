@@ -7,15 +7,13 @@ import subprocess
 import unittest
 
 import node
+import wire
 from gateway import wait_until
 from test_gateway import GatewayTest, notes
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 SPIN = os.path.join(node.BUILD, "tests", "e2e", "spin")
 IMAGE = os.path.join(node.BUILD, "functions", "spin.sim.so")
-
-# The hook of a build with AddressSanitizer comes into a program without it.
-ASAN = "verify_asan_link_order=0:detect_leaks=0"
 
 
 class GangTest(GatewayTest):
@@ -39,7 +37,7 @@ class GangTest(GatewayTest):
     def options(self, name, gpus, request, *more):
         return ("deploy", name, "--image", SPIN, "--process", f"{SPIN} 500", "--sm", "60", "--request", request,
                 "--limit", "1", "--mem", "1Gi", "--env", f"SPIN_IMAGE={IMAGE}", "--env", f"SPIN_GPUS={gpus}",
-                "--env", f"ASAN_OPTIONS={ASAN}", *(("--gpus", str(gpus)) if gpus > 1 else ()), *more)
+                "--env", wire.ASAN, *(("--gpus", str(gpus)) if gpus > 1 else ()), *more)
 
     def deploy(self, name, gpus, request, *more):
         self.fast(*self.options(name, gpus, request, *more))
@@ -156,7 +154,7 @@ functions:
     environment:
       SPIN_IMAGE: {IMAGE}
       SPIN_GPUS: "2"
-      ASAN_OPTIONS: {ASAN}
+      {wire.ASAN.replace("=", ": ", 1)}
     annotations:
       fastgshare/gpus: "{gpus}"
       fastgshare/gpu_quota_request: "0.5"

@@ -243,8 +243,5 @@ class Isolation(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    with open(e2e.LIB, "rb") as library:
-        if b"__asan_init" in library.read():
-            print("skipped: a program with AddressSanitizer does not start within the limits of memory")
-            sys.exit(77)
+    e2e.skip_with_asan("a program with AddressSanitizer does not start within the limits of memory")
     unittest.main()

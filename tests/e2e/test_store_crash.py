@@ -154,8 +154,5 @@ class Crash(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    with open(e2e.LIB, "rb") as library:
-        if b"__asan_init" in library.read():
-            print("skipped: Python cannot load a library that was built with AddressSanitizer")
-            sys.exit(77)
+    e2e.skip_with_asan()
     unittest.main()
