@@ -122,14 +122,24 @@ static void start_more(struct scale_plan *plan, int64_t load, struct scale_queue
 
 /* ---- raising and lowering ---- */
 
-/* The next quota above (|up|) or below that of |r| in the profile; 0: there is none. */
+static bool is_profiled(const struct scale_plan *plan, int sm_pct)
+{
+    for (int i = 0; i < fast_profile_count(plan->in->profile); i++)
+        if (fast_profile_at(plan->in->profile, i)->sm_pct == sm_pct)
+            return true;
+    return false;
+}
+
+/* The next quota above (|up|) or below that of |r| in the profile; 0: there is none. On an SM partition
+ * that the profile lacks, those of all others, since throughput is read between them. */
 static int next_quota(const struct scale_plan *plan, const struct fast_scale_replica *r, bool up)
 {
+    bool profiled = is_profiled(plan, r->sm_pct);
     int best = 0;
     for (int i = 0; i < fast_profile_count(plan->in->profile); i++) {
         const struct fast_profile_point *p = fast_profile_at(plan->in->profile, i);
-        if (p->sm_pct != r->sm_pct || (up ? p->quota_milli <= r->quota_milli
-                                          : p->quota_milli >= r->quota_milli))
+        if ((profiled && p->sm_pct != r->sm_pct) || (up ? p->quota_milli <= r->quota_milli
+                                                        : p->quota_milli >= r->quota_milli))
             continue;
         if (!best || (up ? p->quota_milli < best : p->quota_milli > best))
             best = p->quota_milli;

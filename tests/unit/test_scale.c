@@ -420,6 +420,24 @@ static void vertical_first(void **state)
     fast_profile_free(profile);
 }
 
+/* One that was deployed on an SM partition between two of the profile is raised and lowered as the others. */
+static void between_partitions(void **state)
+{
+    (void)state;
+    struct fast_profile *profile = resnet50();
+    struct world w;
+    in_place_init(&w, profile, 1, 400);
+    w.replicas[0].sm_pct = 18;
+    assert_int_equal(tick(&w, FAST_S(1), 40000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_true(w.replicas[0].quota_milli > 400);
+    assert_int_equal(w.replicas[0].sm_pct, 18);
+    assert_int_equal(tick(&w, FAST_S(2), 5000), 1);
+    assert_int_equal(w.actions[0].kind, FAST_SCALE_RESIZE);
+    assert_int_equal(w.replicas[0].quota_milli, 400);
+    fast_profile_free(profile);
+}
+
 /* A replica that is too slow for the SLO is no help: others are started for the load, once, and it goes. */
 static void too_slow_to_count(void **state)
 {
@@ -619,7 +637,8 @@ static void says_why(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(vertical_first), cmocka_unit_test(help_at_once),
+        cmocka_unit_test(vertical_first),
+        cmocka_unit_test(between_partitions), cmocka_unit_test(help_at_once),
         cmocka_unit_test(too_slow_to_count), cmocka_unit_test(room_is_asked_for),
         cmocka_unit_test(nothing_goes_too_early), cmocka_unit_test(goes_with_a_margin),
         cmocka_unit_test(cannot_flap),
