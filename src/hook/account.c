@@ -9,7 +9,7 @@
  * end is seen by a thread that just synchronized or by the hook thread.
  *
  * Costs are learned from intervals whose end was seen at a synchronization, and from the progress of
- * long intervals. They only bound the work in flight: nobody is charged by them. */
+ * long intervals; other ends are bounds on them. They only bound the work in flight: nobody is charged by them. */
 
 #define FIRST_SAMPLE_NS FAST_US(300)
 #define SAMPLE_NS FAST_MS(5) /* long intervals are sampled this often */
@@ -142,6 +142,21 @@ static void learn_interval(uint32_t gpu, fast_ns len)
         atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), rest / kernels, FAST_S(4)));
 }
 
+/* Work that was found complete ended at some earlier time, so that |len| is only a bound on it: it may lower what
+ * is known, never raise it. Programs whose kernels are done when they are waited for tell nothing else; without
+ * this they would keep the first guess, with few launches in flight and a marker behind every second one. */
+static void learn_bound(uint32_t gpu, fast_ns len)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    int64_t graphs = atomic_load(&g->graphs);
+    uint64_t exec = atomic_load(&g->graph);
+    int64_t kernels = (int64_t)(launches_of(gpu) - atomic_load(&g->sample_launches)) - graphs;
+    if (kernels > 0 && len / kernels < FAST_US(fast_kernel_cost(gpu)))
+        atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), len / kernels, FAST_S(4)));
+    if (graphs > 0 && !atomic_load(&g->graph_mixed) && len / graphs < FAST_US(fast_graph_cost(exec, gpu)))
+        learn_graph(exec, len / graphs / 1000);
+}
+
 /* A part of a long interval: only the progress is known, in units. False: there was none yet, so
  * that the sample must go on; else only the lucky samples would count. */
 static bool learn_progress(uint32_t gpu, fast_ns len, uint32_t done)
@@ -186,8 +201,11 @@ static void close_interval(uint32_t gpu, fast_ns since, uint32_t done, fast_ns n
     struct fast_session *session = atomic_load(&fast_hook.session);
     fast_ns end = at_sync ? now : end_of_work(g, done, now);
     fast_ns len = end > since ? end - since : 0;
-    if (at_sync && atomic_load(&g->sample_ns) == since)
+    bool whole = atomic_load(&g->sample_ns) == since; /* the sample has counted all of the interval */
+    if (whole && at_sync)
         learn_interval(gpu, len);
+    else if (whole)
+        learn_bound(gpu, now - since);
     atomic_fetch_add(&g->busy_ns, len);
     atomic_store(&g->idle_since, now);
     if (session)

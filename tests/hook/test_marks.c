@@ -463,6 +463,59 @@ static void graphs_are_learned(void **state)
     assert_true(counters.gpu[0].busy_ns >= 20 * FAST_US(300));
 }
 
+/* Work that is found complete ended at some earlier time: the time until then is no length of a kernel, but a
+ * bound on it. Programs with short kernels that wait for them tell no more than that. */
+static void found_complete(enum fast_gate_kind kind, uint64_t arg, int n)
+{
+    struct fast_gate_op op = {0};
+    for (int i = 0; i < n; i++) {
+        op = launch(kind, arg, CUDA_SUCCESS);
+        fast_stream_synced(op.stream, fast_stream_left(op.stream));
+    }
+    fast_gate_look(false);
+    assert_int_equal(fast_gpu_pending(0), 0);
+}
+
+static void short_work_is_learned(void **state)
+{
+    (void)state;
+    uint64_t exec = 0x123450;
+    fast_ns start = 0;
+    /* Another thread that gets the core meanwhile makes the bound worse than what is known already. */
+    for (int i = 0; i < 100 && !fast_hook.gpus[0].unit_ns; i++) {
+        start = fast_hook_now();
+        found_complete(FAST_GATE_KERNEL, 0, 1000);
+    }
+    assert_true(fast_hook.gpus[0].unit_ns > 0);
+    assert_true(fast_hook.gpus[0].unit_ns <= (fast_hook_now() - start) / 1000);
+    atomic_store(&fast_hook.gpus[0].unit_ns, FAST_MS(10));
+    uint32_t unknown = fast_graph_cost(exec, 0);
+    for (int i = 0; i < 100 && fast_graph_cost(exec, 0) == unknown; i++)
+        found_complete(FAST_GATE_GRAPH, exec, 20);
+    assert_true(fast_graph_cost(exec, 0) < unknown);
+    assert_int_equal(fast_hook.gpus[0].unit_ns, FAST_MS(10)); /* graphs tell nothing of kernels */
+}
+
+static void long_looks_teach_nothing(void **state)
+{
+    (void)state;
+    uint64_t exec = 0x123450;
+    for (int i = 0; i < 3; i++) {
+        atomic_store(&fast_hook.gpus[0].unit_ns, 2000);
+        struct fast_gate_op op = launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+        usleep(1000);
+        fast_stream_synced(op.stream, fast_stream_left(op.stream));
+        fast_gate_look(false);
+        assert_int_equal(fast_hook.gpus[0].unit_ns, 2000);
+        uint32_t unknown = fast_graph_cost(exec, 0);
+        op = launch(FAST_GATE_GRAPH, exec, CUDA_SUCCESS);
+        usleep(1000);
+        fast_stream_synced(op.stream, fast_stream_left(op.stream));
+        fast_gate_look(false);
+        assert_int_equal(fast_graph_cost(exec, 0), unknown);
+    }
+}
+
 /* Against a plain array, with keys that collide. */
 static void tables(void **state)
 {
@@ -541,7 +594,8 @@ int main(void)
         T(overlapping_launches), T(pdl_attribute), T(default_stream_beside_a_capture), T(broken_context),
         T(contexts_end), T(many_streams), T(a_stream_for_each_thread),
         T(marker_of_the_same_variant),
-        T(small_copies_pass), T(graphs_are_learned), T(tables), T(owned_rows), T(entry_table),
+        T(small_copies_pass), T(graphs_are_learned), T(short_work_is_learned), T(long_looks_teach_nothing),
+        T(tables), T(owned_rows), T(entry_table),
     };
     return cmocka_run_group_tests_name("marks", tests, NULL, NULL);
 }
