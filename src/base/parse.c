@@ -132,7 +132,8 @@ int fast_parse_bytes(const char *text, const char *what, uint64_t max, uint64_t 
         {"", 1},           {"K", 1000},           {"k", 1000},
         {"M", 1000000},    {"G", 1000000000},     {"T", 1000000000000},
         {"Ki", 1ULL << 10}, {"Mi", 1ULL << 20},   {"Gi", 1ULL << 30},
-        {"Ti", 1ULL << 40},
+        {"Ti", 1ULL << 40}, {"P", 1000000000000000}, {"E", 1000000000000000000},
+        {"Pi", 1ULL << 50}, {"Ei", 1ULL << 60},
     };
     const char *p = text;
     const char *u = skip_number(text);

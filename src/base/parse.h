@@ -22,8 +22,8 @@ int fast_parse_sim(const char *spec, struct fast_err *err);
 int fast_parse_milli(const char *text, const char *what, int64_t min_milli, int64_t max_milli,
                      int64_t *ret_milli, struct fast_err *err);
 
-/* Bytes: "2700000000", "512Mi", "512MiB", "2G", "1.5Gi". K, M, G, T are powers of 1000, with "i"
- * of 1024; a "B" may follow. */
+/* Bytes: "2700000000", "512Mi", "512MiB", "2G", "1.5Gi". K, M, G, T, P, E are powers of 1000, with
+ * "i" of 1024; a "B" may follow. */
 int fast_parse_bytes(const char *text, const char *what, uint64_t max, uint64_t *ret,
                      struct fast_err *err);
 

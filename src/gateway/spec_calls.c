@@ -59,22 +59,34 @@ static int parse_batch(struct gw_spec *s, const char *text, struct fast_err *err
     return r;
 }
 
-/* Kubernetes' quantities: "64Mi", "1G"; "100m", "0.5" and "2" cores. */
-static int parse_limits(struct gw_spec *s, struct fast_err *err)
+/* Kubernetes' quantities of |map|: "64Mi", "1G"; "100m", "0.5" and "2" cores. */
+static int parse_quantities(const struct gw_spec *s, const char *map, uint64_t *ret_bytes, uint64_t *ret_milli,
+                            struct fast_err *err)
 {
-    const char *memory = gw_spec_map(s, "limits", "memory"), *cpu = gw_spec_map(s, "limits", "cpu");
+    const char *memory = gw_spec_map(s, map, "memory"), *cpu = gw_spec_map(s, map, "cpu");
     size_t n = cpu ? strlen(cpu) : 0;
-    char milli[32];
+    char milli[32], what[32];
     int64_t value = 0;
-    int r = memory ? fast_parse_bytes(memory, "limits.memory", INT64_MAX / 2, &s->memory_max, err) : 0;
+    snprintf(what, sizeof(what), "%s.memory", map);
+    int r = memory ? fast_parse_bytes(memory, what, INT64_MAX / 2, ret_bytes, err) : 0;
+    snprintf(what, sizeof(what), "%s.cpu", map);
     if (!r && n > 1 && n < sizeof(milli) && cpu[n - 1] == 'm') {
         snprintf(milli, sizeof(milli), "%.*s", (int)n - 1, cpu);
-        r = fast_parse_int(milli, "limits.cpu in m", 1, CPU_MILLI_MAX, &value, err);
+        snprintf(what, sizeof(what), "%s.cpu in m", map);
+        r = fast_parse_int(milli, what, 1, CPU_MILLI_MAX, &value, err);
     } else if (!r && cpu) {
-        r = fast_parse_milli(cpu, "limits.cpu", 1, CPU_MILLI_MAX, &value, err);
+        r = fast_parse_milli(cpu, what, 1, CPU_MILLI_MAX, &value, err);
     }
-    s->cpu_milli = (uint64_t)value;
+    *ret_milli = (uint64_t)value;
     return r;
+}
+
+/* Nothing is reserved for requests, but a typing error in them is told as one in limits is. */
+static int parse_limits(struct gw_spec *s, struct fast_err *err)
+{
+    uint64_t bytes = 0, milli = 0;
+    int r = parse_quantities(s, "limits", &s->memory_max, &s->cpu_milli, err);
+    return r ? r : parse_quantities(s, "requests", &bytes, &milli, err);
 }
 
 int gw_spec_calls(struct gw_spec *s, struct fast_err *err)

@@ -234,12 +234,13 @@ class Isolation(unittest.TestCase):
             self.assertIn(level["level"], ("hard", "soft", "advisory"))
 
     def test_limits_that_are_none(self):
-        for limits, field in (({"memory": "lots"}, "limits.memory"), ({"cpu": "-1"}, "limits.cpu"),
-                              ({"cpu": "0m"}, "limits.cpu")):
-            answer = self.gw.post("/system/functions", {"service": "bad", "image": ALPINE, "envProcess": "cat",
-                                                        "limits": limits})
-            self.assertEqual(answer.status, 400, json.dumps(limits))
-            self.assertIn(field, answer.text)
+        for key in ("limits", "requests"):
+            for quantities, field in (({"memory": "lots"}, "memory"), ({"memory": "64Qx"}, "memory"),
+                                      ({"cpu": "-1"}, "cpu"), ({"cpu": "0m"}, "cpu"), ({"cpu": "1Qx"}, "cpu")):
+                answer = self.gw.post("/system/functions", {"service": "bad", "image": ALPINE, "envProcess": "cat",
+                                                            key: quantities})
+                self.assertEqual(answer.status, 400, json.dumps({key: quantities}))
+                self.assertIn(f"{key}.{field}", answer.text)
 
 
 if __name__ == "__main__":

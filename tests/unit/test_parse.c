@@ -1,3 +1,4 @@
+#include "base/mem.h"
 #include "base/parse.h"
 
 #include "test.h"
@@ -49,9 +50,14 @@ static void sizes(void **state)
         assert_int_equal(fast_parse_bytes(good[i].text, "mem", FAST_GIB(16), &v, &err), 0);
         assert_true(v == good[i].bytes);
     }
-    const char *const bad[] = {"", "G", "1.5", "-1", "1 G", "1Q", "17Gi", "1..5G", "1G1"};
-    for (size_t i = 0; i < 9; i++)
+    const char *const bad[] = {"", "G", "1.5", "-1", "1 G", "1Q", "17Gi", "1..5G", "1G1", "64Qx", "1e3"};
+    for (size_t i = 0; i < FAST_COUNT_OF(bad); i++)
         assert_int_equal(fast_parse_bytes(bad[i], "mem", FAST_GIB(16), &v, &err), -FAST_EINVAL);
+    assert_int_equal(fast_parse_bytes("1.5Pi", "mem", INT64_MAX, &v, &err), 0);
+    assert_true(v == FAST_GIB(1536) * 1024);
+    assert_int_equal(fast_parse_bytes("2E", "mem", INT64_MAX, &v, &err), 0);
+    assert_true(v == UINT64_C(2000000000000000000));
+    assert_int_equal(fast_parse_bytes("16Ei", "mem", UINT64_MAX, &v, &err), -FAST_EINVAL);
 }
 
 static void durations(void **state)
