@@ -129,6 +129,7 @@ CUresult work_apply(const struct work *work)
     case WORK_ALLOC:
     case WORK_FREE:
     case WORK_DEPEND:
+    case WORK_AWAIT:
         break;
     }
     trap_armed = 0;

@@ -217,7 +217,7 @@ CUresult capture_wait(struct stream *s, struct event *e, unsigned flags)
         return add(s, CU_GRAPH_NODE_TYPE_WAIT_EVENT, &work, NULL);
     }
     if (!e->capture_id) {
-        if (!e->recorded || !mine)
+        if (!mine || !event_recorded(e))
             return CUDA_SUCCESS;
         return spoil(mine, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
     }

@@ -95,6 +95,7 @@ struct stream {
     pthread_t owner;             /* of a per-thread stream */
     struct capture *capture;
     struct front front; /* what the next captured node depends on */
+    struct shared_record channel; /* id 0: no shared event was recorded here yet */
 };
 
 struct event {
@@ -108,6 +109,8 @@ struct event {
     uint64_t index;         /* its operation there */
     uint64_t capture_id; /* recorded last in that capture; 0: in none */
     struct front front;
+    struct shared_event_ref shared; /* key 0: only this process knows it */
+    struct event *next_shared;
 };
 
 struct function {
@@ -154,6 +157,7 @@ enum work_kind {
     WORK_ALLOC, /* only in a graph: its launch takes the memory */
     WORK_FREE, /* cuMemFreeAsync */
     WORK_DEPEND, /* only inside a stream: it waits for another one */
+    WORK_AWAIT, /* the same, of whatever process */
 };
 
 struct work_kernel {
@@ -200,6 +204,7 @@ struct work {
         struct work_memop memop;
         struct work_host host;
         struct event *event;
+        struct shared_record await;
         struct {
             uintptr_t ptr;
             uint64_t serial;
@@ -243,6 +248,7 @@ struct drv {
     unsigned primary_flags[SHARED_DEVICES];
     struct ctx *contexts;
     struct module *libraries; /* modules without a context */
+    struct event *shared_events;
     struct stream *active;    /* with operations in their lists */
     uint64_t numbers, ids;
     unsigned effects;         /* operations that do something, in all lists */
@@ -302,8 +308,13 @@ void stream_reap(struct stream *s); /* frees a dying one whose work is done */
 
 /* event.c */
 struct event *event_get(CUevent handle);
+CUresult event_new(struct ctx *ctx, unsigned flags, struct event **ret);
+bool event_recorded(const struct event *e); /* at all */
+bool event_pending(const struct event *e);  /* and what was recorded last is not complete */
 CUresult event_record(struct event *e, struct stream *s);
 CUresult work_wait_event(struct stream *s, const struct event *e);
+/* |e| is an event of other processes, too, from now on. */
+void event_share(struct event *e, const struct shared_event_ref *ref);
 
 /* work.c */
 /* Puts |work| at the end of |s|, which takes over what |work| owns; in a capture it becomes a node
@@ -312,6 +323,7 @@ CUresult work_submit(struct stream *s, struct work *work);
 CUresult work_submit_now(struct stream *s, struct work *work); /* never captures */
 /* |s| waits for operation |index| of |other|. */
 CUresult work_depend(struct stream *s, struct stream *other, uint64_t index);
+CUresult work_await(struct stream *s, const struct shared_record *record);
 bool work_done(const struct stream *s, uint64_t index);
 /* Waits until that operation of |s| has been applied. */
 CUresult work_wait(struct stream *s, uint64_t index);
@@ -319,6 +331,7 @@ void work_drop(struct stream *s); /* forgets all operations of |s| */
 
 /* progress.c */
 #define WORK_REAP_EVERY FAST_MS(20)
+#define WORK_POLL_EVERY FAST_US(50) /* looks at what other processes, or the CPU, write */
 struct sim_gpu *work_lock_model(struct ctx *ctx);
 void work_unlock_model(struct ctx *ctx);
 void work_collect(void);        /* reads from the models what is complete */

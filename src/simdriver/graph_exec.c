@@ -218,8 +218,7 @@ static CUresult run_node(struct exec_node *x, struct stream *t)
     struct work work;
     if (x->type == CU_GRAPH_NODE_TYPE_EVENT_RECORD && !x->disabled)
         return event_record(x->work.event, t);
-    if (x->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT && !x->disabled && x->work.event->recorded &&
-        !x->work.event->done)
+    if (x->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT && !x->disabled && event_pending(x->work.event))
         return work_wait_event(t, x->work.event);
     if (x->disabled || x->type == CU_GRAPH_NODE_TYPE_WAIT_EVENT ||
         x->type == CU_GRAPH_NODE_TYPE_EMPTY) {

@@ -1,5 +1,6 @@
 /* Legacy IPC. The first cuIpcGetMemHandle of an allocation moves its bytes into a file of the state
- * directory, mapped at the same address; the handle names that file. */
+ * directory, mapped at the same address; the handle names that file. The handle of an event names its
+ * place in the shared state. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +20,15 @@ struct ipc_handle {
     uint64_t key, size, space;
 };
 
+#define EVENT_MAGIC 0x46534556u
+
+struct ipc_event_handle {
+    uint32_t magic;
+    int32_t pid;
+    struct shared_event_ref ref;
+};
+
+_Static_assert(sizeof(struct ipc_event_handle) <= sizeof(CUipcEventHandle), "it fits");
 _Static_assert(sizeof(struct ipc_handle) <= sizeof(CUipcMemHandle), "it fits");
 
 /* Writes the pages of [base, base + space) that have ever been touched into |fd|. */
@@ -173,4 +183,54 @@ CUAPI cuIpcCloseMemHandle(CUdeviceptr ptr)
         return drv_leave(CUDA_SUCCESS);
     }
     return drv_leave(memory_free(a));
+}
+
+CUAPI cuIpcGetEventHandle(CUipcEventHandle *ret, CUevent event)
+{
+    struct ctx *ctx;
+    CUresult rc = drv_enter_ctx(&ctx);
+    if (rc)
+        return rc;
+    const struct event *e = event_get(event);
+    if (!ret)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    if (!e || !(e->flags & CU_EVENT_INTERPROCESS))
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    const struct ipc_event_handle h = {.magic = EVENT_MAGIC, .pid = getpid(), .ref = e->shared};
+    memset(ret, 0, sizeof(*ret));
+    memcpy(ret, &h, sizeof(h));
+    return drv_leave(CUDA_SUCCESS);
+}
+
+static bool event_handle_valid(const struct ipc_event_handle *h)
+{
+    return h->magic == EVENT_MAGIC && h->ref.key && h->ref.device >= 0 &&
+           h->ref.device < drv.shared.devices && h->ref.at >= 0 && h->ref.at < SHARED_EVENTS;
+}
+
+/* What it opens behaves like an event without times of this process; it cannot be handed on. */
+CUAPI cuIpcOpenEventHandle(CUevent *ret, CUipcEventHandle handle)
+{
+    struct ctx *ctx;
+    struct ipc_event_handle h;
+    struct event *e;
+    CUresult rc = drv_enter_ctx(&ctx);
+    if (rc)
+        return rc;
+    memcpy(&h, &handle, sizeof(h));
+    if (!ret)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    if (!event_handle_valid(&h))
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    if (h.pid == getpid())
+        return drv_leave(CUDA_ERROR_INVALID_CONTEXT);
+    if ((rc = event_new(ctx, CU_EVENT_DISABLE_TIMING, &e)))
+        return drv_leave(rc);
+    if (shared_event_hold(&drv.shared, &h.ref)) {
+        handle_free(e);
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    }
+    event_share(e, &h.ref);
+    *ret = (CUevent)e;
+    return drv_leave(CUDA_SUCCESS);
 }

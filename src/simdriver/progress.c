@@ -14,7 +14,6 @@
 
 #include "simdriver/drv.h"
 
-#define WAIT_POLL FAST_US(50) /* between two looks at the memory of a cuStreamWaitValue */
 #define LIGHT_BYTES 65536     /* a smaller copy may be done on the way by a thread that only asks */
 
 /* ---- the model ---- */
@@ -106,8 +105,8 @@ fast_ns work_deadline(void)
         struct sim_gpu *gpu = NULL;
         for (struct stream *s = drv.active; s; s = s->next_active) {
             struct op *op = s->ctx == ctx ? s->fresh : NULL;
-            if (op && op->holding && op->work.kind == WORK_WAIT)
-                at = at < now + WAIT_POLL ? at : now + WAIT_POLL;
+            if (op && op->holding && (op->work.kind == WORK_WAIT || op->work.kind == WORK_AWAIT))
+                at = at < now + WORK_POLL_EVERY ? at : now + WORK_POLL_EVERY;
             while (op && !op->effect && !op->wanted)
                 op = op->next;
             if (!op || op->holding)
@@ -183,6 +182,8 @@ static bool is_light(const struct op *op)
 static void apply_record(const struct op *op)
 {
     struct event *e = op->work.event;
+    if (op->stream->channel.id)
+        shared_channel_reach(&drv.shared, &op->stream->channel, op->index);
     if (e->handle.type != H_EVENT || e->record != op->record)
         return;
     e->done = true;
@@ -291,6 +292,8 @@ static bool tend_holds(void)
                 hand_over(op);
         } else if (ctx_error(s->ctx) ||
                    (op->work.kind == WORK_WAIT && work_memop_true(&op->work.memop)) ||
+                   (op->work.kind == WORK_AWAIT &&
+                    shared_record_done(&drv.shared, &op->work.await)) ||
                    (op->work.kind == WORK_DEPEND && depended(op))) {
             work_release(op);
             any = true;

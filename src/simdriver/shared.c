@@ -9,11 +9,10 @@
  * The mutexes are robust: the next one to lock after a death repairs. What a process is charged for
  * is kept per process and summed on demand, so that a change that was cut short cannot leave a
  * total that nobody owns. */
-#include "simdriver/shared.h"
+#include "simdriver/shared_state.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,34 +24,6 @@
 
 #include "base/mem.h"
 #include "base/parse.h"
-
-#define SHARED_MAGIC 0x46535348u
-#define SHARED_VERSION 2u
-
-struct shared_phys {
-    uint64_t key; /* 0: free */
-    uint64_t bytes;
-    uint64_t holders[SHARED_SLOTS / 64];
-};
-
-struct shared_device {
-    pthread_mutex_t lock;
-    uint64_t generation;
-    uint64_t fault; /* number << 32 | error */
-    uint64_t charged[SHARED_SLOTS];
-    int16_t client_slot[SIM_CLIENTS]; /* whose client it is, -1 when free */
-    struct shared_phys phys[SHARED_PHYS];
-};
-
-struct shared_head {
-    uint32_t magic; /* set last */
-    uint32_t version;
-    uint64_t gpu_size;
-    uint32_t devices;
-    pthread_mutex_t lock; /* of the slots; taken before the lock of a device */
-    int32_t slot_pid[SHARED_SLOTS];
-    struct shared_device device[SHARED_DEVICES];
-};
 
 fast_ns shared_now(void)
 {
@@ -320,6 +291,7 @@ static void clear_slot(struct shared *sh, int slot)
         for (int p = 0; p < SHARED_PHYS; p++)
             if (d->phys[p].key)
                 phys_leave(sh, &d->phys[p], slot);
+        shared_events_clear(d, slot);
         shared_unlock(sh, i);
     }
     sh->head->slot_pid[slot] = 0;

@@ -16,6 +16,7 @@
 #define SHARED_DEVICES 8
 #define SHARED_SLOTS 128 /* processes that have called cuInit */
 #define SHARED_PHYS 1024 /* allocations that more than one process may hold, per device */
+#define SHARED_EVENTS 2048 /* events that more than one process may hold, per device */
 
 struct shared_head;
 
@@ -68,6 +69,31 @@ void shared_phys_drop(struct shared *sh, int dev, uint64_t key);
 void shared_phys_path(const struct shared *sh, uint64_t key, char *ret, size_t size);
 /* Turns |bytes| that this process was charged for into memory that may be shared. */
 int shared_phys_convert(struct shared *sh, int dev, uint64_t key, uint64_t bytes);
+
+/* Events that processes share. What is complete is told by the process whose stream it is, after the
+ * effects of all before it, so that whoever has waited sees them. */
+struct shared_record {
+    int32_t device, channel;
+    uint64_t id, index; /* of the channel, 0: nothing was ever recorded; of the operation there */
+};
+struct shared_event_ref {
+    int32_t device, at;
+    uint64_t key; /* 0: none */
+};
+/* Makes the event |ret->key| (not 0) of |ret->device|. -FAST_ENOROOM. */
+int shared_event_new(struct shared *sh, struct shared_event_ref *ret);
+/* -FAST_ENOENT: nobody holds it any more. */
+int shared_event_hold(struct shared *sh, const struct shared_event_ref *ref);
+void shared_event_drop(struct shared *sh, const struct shared_event_ref *ref);
+void shared_event_record(struct shared *sh, const struct shared_event_ref *ref,
+                         const struct shared_record *record);
+struct shared_record shared_event_last(struct shared *sh, const struct shared_event_ref *ref);
+/* So is what is left of a stream that is gone, and of a process that has died. */
+bool shared_record_done(const struct shared *sh, const struct shared_record *record);
+/* A stream of this process begins to record, in |ret->device|: fills |ret| but for |index|. */
+int shared_channel_new(struct shared *sh, struct shared_record *ret);
+void shared_channel_reach(struct shared *sh, const struct shared_record *channel, uint64_t index);
+void shared_channel_free(struct shared *sh, const struct shared_record *channel);
 
 /* A process on a device, for NVML. */
 struct shared_proc {

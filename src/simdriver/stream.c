@@ -102,6 +102,8 @@ void stream_reap(struct stream *s)
     }
     if (ctx->legacy == s)
         ctx->legacy = NULL;
+    if (s->channel.id)
+        shared_channel_free(&drv.shared, &s->channel);
     free(s->front.nodes);
     handle_free(s);
 }
@@ -285,7 +287,7 @@ CUAPI cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags)
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
     if (e->capture_id || s->capture)
         return drv_leave(capture_wait(s, e, flags));
-    if (e->recorded && !e->done)
+    if (event_pending(e))
         rc = work_wait_event(s, e);
     return drv_leave(rc);
 }

@@ -170,6 +170,12 @@ CUresult work_depend(struct stream *s, struct stream *other, uint64_t index)
     return put(s, op);
 }
 
+CUresult work_await(struct stream *s, const struct shared_record *record)
+{
+    struct work work = {.kind = WORK_AWAIT, .await = *record};
+    return work_submit_now(s, &work);
+}
+
 /* The legacy default stream waits for the blocking streams of its context, and they for it. */
 static CUresult order_with_legacy(struct stream *s)
 {
@@ -222,12 +228,15 @@ static void model_of(struct op *op)
         break;
     case WORK_HOST:
     case WORK_WAIT:
+    case WORK_AWAIT:
         m->kind = SIM_OP_HOLD;
         op->effect = true;
         break;
+    case WORK_RECORD:
+        op->effect = w->event->shared.key != 0; /* other processes wait for our word */
+        break;
     case WORK_EMPTY:
     case WORK_ALLOC:
-    case WORK_RECORD:
     case WORK_FREE:
     case WORK_DEPEND:
         break;

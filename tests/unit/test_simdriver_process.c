@@ -1,59 +1,14 @@
 /* Several processes on one simulated GPU: shared memory, death, fork, and how they share its time.
  * The children are this program again, with a role in argv[2]; figures come from events, so from the
  * model's own time. argv[2] of the test itself is the folder of the simulated driver. */
-#include "simcuda.h"
+#include "simchild.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
-extern char **environ;
-static char *program, *driver_dir;
+static char *driver_dir;
 
 /* ---- children ---- */
-
-/* A child says something with one byte or a blob on descriptor 3, and waits for one byte there. */
-enum { LINK = 3 };
-
-static void say(int fd, const void *p, size_t n)
-{
-    assert_int_equal(write(fd, p, n), n);
-}
-
-static void hear(int fd, void *p, size_t n)
-{
-    for (size_t at = 0; at < n;) {
-        ssize_t k = read(fd, (char *)p + at, n - at);
-        assert_true(k > 0);
-        at += (size_t)k;
-    }
-}
-
-static pid_t child(const char *role, int *ret_fd)
-{
-    int fds[2];
-    pid_t pid = -1;
-    char *argv[] = {program, (char *)(uintptr_t)sim_kernels, (char *)(uintptr_t)role, NULL};
-    posix_spawn_file_actions_t actions;
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fds[1], LINK);
-    assert_int_equal(posix_spawn(&pid, program, &actions, NULL, argv, environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    close(fds[1]);
-    *ret_fd = fds[0];
-    return pid;
-}
-
-static void end_well(pid_t pid, int fd)
-{
-    int status = -1;
-    close(fd);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-}
 
 static void send_fd(int to, int fd)
 {
@@ -205,32 +160,9 @@ static void role_late(void)
     }
 }
 
-static const struct {
-    const char *name;
-    void (*fn)(void);
-} roles[] = {
+static const struct sim_role roles[] = {
     {"fault", role_fault}, {"late", role_late},
     {"vmm", role_vmm}, {"ipc", role_ipc}, {"victim", role_victim}, {"load", role_load}};
-
-static void run_role(void **state)
-{
-    if (*(void (**)(void))state != role_late)
-        sim_context();
-    ((void (*)(void))*state)();
-}
-
-static int role(const char *kernels, const char *name)
-{
-    sim_kernels = kernels;
-    for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
-        if (strcmp(roles[i].name, name))
-            continue;
-        const struct CMUnitTest tests[] = {
-            {.name = name, .test_func = run_role, .initial_state = (void *)roles[i].fn}};
-        return cmocka_run_group_tests_name(name, tests, NULL, NULL);
-    }
-    return 2;
-}
 
 /* ---- tests ---- */
 
@@ -475,9 +407,10 @@ int main(int argc, char **argv)
     };
     if (argc < 3)
         return 2;
-    program = argv[0];
+    sim_program = argv[0];
     if (argv[2][0] != '/')
-        return role(argv[1], argv[2]);
+        return sim_role_run(argv[1], argv[2], roles, sizeof(roles) / sizeof(roles[0]),
+                            strcmp(argv[2], "late"));
     driver_dir = argv[2];
     sim_environment(argc, argv, "v100-16gb:1");
     sim_context();
