@@ -14,6 +14,7 @@ import wire
 READY = wire.STATES.index("ready")
 DIGITS = os.path.join(node.BUILD, "functions", "digits")
 HOARDER = os.path.join(node.HERE, "hoarder.py")
+RELAY = os.path.join(node.HERE, "relay.py")
 REPLAY = os.path.join(node.BUILD, "functions", "replay")
 
 
@@ -100,6 +101,14 @@ class HookNodeTest(unittest.TestCase):
             self.node.process.send_signal(signal.SIGCONT)
         node.wait_until(lambda: self.stats("hoarder").mem_bytes == before,
                         "the node takes freed memory for used")
+
+    def test_processes_share_events(self):
+        """Two processes of a replica wait for each other's work on the device, each with its own tokens."""
+        row = self.start("relay", [RELAY])
+        self.assertEqual(post(row.port), (200, b"30"))
+        self.assertGreater(self.stats("relay").busy_ns, 0)
+        self.assertEqual(post(row.port), (200, b"30"))
+        node.wait_until(lambda: self.stats("relay").clients == 1, "the second process is still there")
 
     def test_node_crash(self):
         row = self.start("digits", [DIGITS])
