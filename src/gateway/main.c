@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@
 
 #define PATHS_MAX 32
 #define STOP_MAX FAST_S(10)
+#define DESCRIPTORS_KEPT 64 /* for doors, databases, logs and callbacks */
 
 static const char help[] =
     "Usage: fast-gateway [options]\n"
@@ -273,6 +275,24 @@ static int read_auth(struct settings *s, struct fast_err *err)
     return r;
 }
 
+/* A client's connection is a descriptor, and its request another one, towards the function. What one is given by
+ * default is few (1024 with systemd), and a gateway without any answers nobody. */
+static void want_descriptors(struct gw_conf *k)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r))
+        return;
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r) && getrlimit(RLIMIT_NOFILE, &r))
+        return;
+    rlim_t room = r.rlim_cur > DESCRIPTORS_KEPT + 2 ? (r.rlim_cur - DESCRIPTORS_KEPT) / 2 : 1;
+    if (k->max_conns <= room)
+        return;
+    fast_log(WARN, "few descriptors: fewer connections", "limit=%llu connections=%llu instead=%llu",
+             (unsigned long long)r.rlim_cur, (unsigned long long)k->max_conns, (unsigned long long)room);
+    k->max_conns = (size_t)room;
+}
+
 /* ---- running ---- */
 
 static void on_tick(void *arg)
@@ -504,6 +524,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "fast-gateway: %s\n", err.msg);
         return 2;
     }
+    want_descriptors(&s.conf);
     default_paths(&s);
     r = find_state_dir(&s, &err);
     if (!r)

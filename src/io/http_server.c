@@ -457,8 +457,13 @@ static void on_listen(void *arg, int events)
         int fd = accept4(sv->fd, (struct sockaddr *)&a, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
             continue;
+        bool none_left = fd < 0 && (errno == EMFILE || errno == ENFILE);
+        if (none_left && i > 0) /* the same holds for descriptors */
+            return;
+        if (none_left && evict_idle(sv))
+            continue;
         if (fd < 0 && errno != EAGAIN) {
-            sv->full = true; /* out of descriptors: the sweep tries again */
+            sv->full = true; /* the sweep tries again */
             fast_watch_set(sv->watch, 0);
         }
         if (fd < 0)
