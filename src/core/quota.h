@@ -9,6 +9,9 @@
 #include "core/types.h"
 
 #define FAST_QUOTA_DEBT_MIN FAST_US(100)
+/* A client is kept away for what it overran for this long at most: a kernel that hangs, or a machine that
+ * stands still for a while, must not cost a small slice its GPU for hours. */
+#define FAST_QUOTA_DEBT_SPAN FAST_S(10)
 
 struct fast_quota {
     fast_ns request_ns, limit_ns; /* per window */
@@ -22,11 +25,12 @@ struct fast_quota {
 void fast_quota_set(struct fast_quota *q, const struct fast_slice *slice, fast_ns window_ns);
 
 /* Charges |ns|, of which at most |here_max_ns| can have been spent in this window; the rest belongs
- * to the window before, and becomes debt where it overdraws that. */
+ * to the windows before, and becomes debt where it overdraws them. */
 void fast_quota_charge(struct fast_quota *q, fast_ns ns, fast_ns here_max_ns, bool carry);
 
 /* |windows| windows have passed (at least one). With |carry|, what was used beyond the limit becomes
- * debt, at most one limit's worth (or FAST_QUOTA_DEBT_MIN), and each further window pays a limit of it back. */
+ * debt, and each further window pays a limit of it back. It is bounded by what the limits of
+ * FAST_QUOTA_DEBT_SPAN pay, or of one window if that is longer, or FAST_QUOTA_DEBT_MIN. */
 void fast_quota_roll(struct fast_quota *q, int64_t windows, bool carry);
 
 static inline fast_ns fast_quota_left(const struct fast_quota *q)

@@ -9,9 +9,9 @@
  *  1. The SM partitions of all holders never add up to more than 100 %. A revoked token counts
  *     until its client gives it back.
  *  2. In one window a client is charged at most limit x window, plus what its last token overran;
- *     the overrun is deducted from the next window (at most one window's worth of it).
- *  3. A client that always has work gets its request in every window, whenever any schedule can
- *     give all clients theirs: core/sched_plan.h cuts the window into slots whose owners fit
+ *     the overrun is deducted from the next windows (core/quota.h bounds it).
+ *  3. A client that always has work and owes nothing gets its request in every window, whenever any
+ *     schedule can give all clients theirs: core/sched_plan.h cuts the window into slots whose owners fit
  *     together. A slot that its owner leaves idle is lent, and taken back when the owner wants it.
  *  4. What is left goes to whoever fits: first those below their request, earliest deadline and then
  *     largest missing first, then those below their limit, least used fraction first.

@@ -33,21 +33,55 @@ static void overrun_is_debt(void **state)
     assert_int_equal(fast_quota_missing(&q), FAST_MS(23));
     fast_quota_roll(&q, 1, true);
     assert_int_equal(fast_quota_left(&q), FAST_MS(50));
-    fast_quota_charge(&q, FAST_MS(57), FAST_MS(57), true);
-    fast_quota_roll(&q, 2, true);
-    assert_int_equal(fast_quota_left(&q), FAST_MS(50));
 }
 
-/* A kernel of ten seconds costs one window, not a hundred. */
+/* What a kernel has overdrawn is paid back in full, however many windows that takes, */
+static void debt_takes_its_time(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(100, 200);
+    fast_quota_charge(&q, FAST_MS(75), FAST_MS(75), true);
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), -FAST_MS(35));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), -FAST_MS(15));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(5));
+    fast_quota_roll(&q, 1, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(20));
+    /* asked for or not */
+    fast_quota_charge(&q, FAST_MS(75), FAST_MS(75), true);
+    fast_quota_roll(&q, 3, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(5));
+    fast_quota_roll(&q, INT64_MAX, true);
+    assert_int_equal(fast_quota_left(&q), FAST_MS(20));
+}
+
+/* but nobody is kept away for more than ten seconds. */
 static void debt_is_bounded(void **state)
 {
     (void)state;
     struct fast_quota q = quota(100, 200);
-    fast_quota_charge(&q, FAST_S(10), FAST_S(10), true);
+    fast_quota_charge(&q, FAST_S(3600), FAST_S(3600), true);
     fast_quota_roll(&q, 1, true);
+    assert_int_equal(q.debt_ns, FAST_S(2));
+    fast_quota_roll(&q, 99, true);
     assert_int_equal(fast_quota_left(&q), 0);
     fast_quota_roll(&q, 1, true);
     assert_int_equal(fast_quota_left(&q), FAST_MS(20));
+}
+
+/* A limit below the shortest token is overdrawn by every token, and holds over a rest too. */
+static void slivers_are_paid_for(void **state)
+{
+    (void)state;
+    struct fast_quota q = {0};
+    fast_quota_set(&q, &(struct fast_slice){100, 0, 1, 0}, FAST_MS(10));
+    fast_quota_charge(&q, FAST_US(100), FAST_US(100), true);
+    fast_quota_roll(&q, 2, true);
+    assert_int_equal(q.used_ns, FAST_US(80));
+    fast_quota_roll(&q, 8, true);
+    assert_int_equal(q.used_ns, 0);
 }
 
 /* A token over the edge of a window is charged to both; the part before the edge counts against the
@@ -66,6 +100,18 @@ static void over_the_edge(void **state)
     fast_quota_charge(&q, FAST_MS(3), FAST_MS(1), true);
     assert_int_equal(q.debt_ns, FAST_MS(5));
     assert_int_equal(q.used_ns, FAST_MS(10));
+}
+
+/* A kernel over many windows is charged for what it had of each. */
+static void long_kernel(void **state)
+{
+    (void)state;
+    struct fast_quota q = quota(100, 200);
+    for (int i = 0; i < 3; i++)
+        fast_quota_roll(&q, 1, true);
+    fast_quota_charge(&q, FAST_MS(270), FAST_MS(40), true); /* 30, 100, 100 and 40 */
+    assert_int_equal(q.debt_ns, FAST_MS(10 + 80 + 80));
+    assert_int_equal(q.used_ns, FAST_MS(10 + 80 + 80 + 40));
 }
 
 /* Who had the GPU alone for many windows under one token owes nothing when it gives it back. */
@@ -96,8 +142,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_of_the_window), cmocka_unit_test(overrun_is_debt),
-        cmocka_unit_test(debt_is_bounded),      cmocka_unit_test(over_the_edge),
-        cmocka_unit_test(over_many_edges),      cmocka_unit_test(without_carry),
+        cmocka_unit_test(debt_takes_its_time),  cmocka_unit_test(debt_is_bounded),
+        cmocka_unit_test(slivers_are_paid_for), cmocka_unit_test(over_the_edge),
+        cmocka_unit_test(long_kernel),          cmocka_unit_test(over_many_edges),
+        cmocka_unit_test(without_carry),
     };
     return cmocka_run_group_tests_name("quota", tests, NULL, NULL);
 }

@@ -59,6 +59,24 @@ static void any_set_keeps_the_rules(void **state)
     }
 }
 
+/* Kernels longer than what a window allows, or than a window: who runs them stays at its limit over time, and
+ * the others have the rest. */
+static void long_kernels_are_paid_for(void **state)
+{
+    (void)state;
+    static const int window_ms[] = {10, 10, 10, 100, 100, 100}, kernel_ms[] = {5, 20, 50, 20, 50, 200};
+    for (size_t i = 0; i < 6; i++) {
+        struct world w;
+        world_init(&w, &(struct fast_sched_conf){.window_ns = FAST_MS(window_ms[i])}, 1);
+        struct world_client *heavy = world_add(&w, 100, 50, 100), *other = world_add(&w, 100, 700, 1000);
+        heavy->kernel = FAST_MS(kernel_ms[i]);
+        world_run(&w, FAST_S(60));
+        assert_true(heavy->held >= FAST_S(5) && heavy->held <= FAST_MS(6600));
+        assert_true(other->held >= FAST_S(53));
+        world_fini(&w);
+    }
+}
+
 /* However little a client may have, it gets that, in tokens that are worth a hand-over, and over many
  * windows no more. */
 static void a_thousandth_is_not_nothing(void **state)
@@ -426,6 +444,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_set_keeps_the_rules),
+        cmocka_unit_test(long_kernels_are_paid_for),
         cmocka_unit_test(a_thousandth_is_not_nothing), cmocka_unit_test(deterministic),
         cmocka_unit_test(feasible_sets_are_met), cmocka_unit_test(deadlines_break_no_guarantee),
         cmocka_unit_test(feasible_sets_are_met_with_kernels),
