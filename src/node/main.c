@@ -1,10 +1,14 @@
 /* fast-node: brings up the parts in their order and takes them down in the reverse one. An orderly
  * end stops the replicas; any other end leaves them running, to be adopted by the next life. */
 
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -77,6 +81,24 @@ static int make_dirs(struct node *node, struct fast_err *err)
     return 0;
 }
 
+/* One node has a state directory, and with it sockets, records and the MPS daemon: nothing of it may be touched
+ * before that is known. The kernel lets go of the lock when this process ends, however it does. */
+static int lock_state(const struct node *node, struct fast_err *err)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof(path), "%s/run/lock", node->conf->state_dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
+        return 0;
+    int r = fd >= 0 && errno == EWOULDBLOCK
+                ? fast_err_set(err, FAST_EBUSY, "--state-dir: %.150s is in use by another fast-node",
+                               node->conf->state_dir)
+                : fast_err_set(err, FAST_EIO, "--state-dir: cannot lock %.150s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
 static int find_gpus(struct node *node, struct fast_err *err)
 {
     const struct node_conf *c = node->conf;
@@ -99,6 +121,8 @@ static int begin(struct program *p, struct fast_err *err)
         r = find_gpus(n, err);
     if (!r)
         r = make_dirs(n, err);
+    if (!r)
+        r = lock_state(n, err);
     if (!r)
         r = fast_loop_new(&n->loop, err);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]) && !r; i++)

@@ -235,6 +235,18 @@ class SimulatedTest(MpsTest):
         self.log_has("replica taken", "server ended")
         node.wait_until(lambda: self.row(one).pid not in (0, pid), "not restarted")
 
+    def test_a_second_node_on_the_same_directory(self):
+        self.make()
+        one = self.spin("one")
+        pid, daemon = self.working(one), self.daemon()
+        for mps in ("off", "on"):
+            out = subprocess.run([node.PROGRAM, *self.node.args, "--mps", mps], capture_output=True, text=True,
+                                 check=False, env=self.node.env, timeout=node.WAIT_S)
+            self.assertEqual(out.returncode, 1)
+            self.assertIn("is in use by another fast-node", out.stderr)
+        self.assertEqual(self.daemon(), daemon)
+        self.assertEqual(self.row(one).pid, pid)
+
     def test_a_second_signal_leaves_replicas(self):
         self.make()
         one = self.spin("one", argv=["sh", "-c", f"trap '' TERM; exec {SPIN} 1000"],
