@@ -1,6 +1,5 @@
-/* The log lines of a function as NDJSON, read from the files that its replicas write. A line of such
- * a file carries no time of its own: what was there before the request is told with the time of the
- * file's last change, what comes later with the time it was seen. */
+/* The log lines of a function as NDJSON, read from the files that its replicas write; when a line came, the node
+ * has noted (io/log_times.h). */
 
 #include "gateway/gateway.h"
 
@@ -15,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/parse.h"
+#include "io/log_times.h"
 
 #define FILES_MAX 64
 #define BLOCK 65536
@@ -25,7 +25,7 @@ struct file {
     char *path;
     off_t at;
     ino_t inode;
-    bool seen; /* what was there at the beginning has been told */
+    bool seen; /* it has been looked at */
 };
 
 struct stream {
@@ -34,7 +34,7 @@ struct stream {
     struct fast_timer *timer;
     char name[GW_NAME_MAX], ns[GW_NAME_MAX], instance[GW_ID_MAX];
     int64_t tail; /* lines, -1: all */
-    time_t since;
+    fast_ns since;
     bool follow, full;
     struct file files[FILES_MAX];
     int nfiles;
@@ -80,18 +80,23 @@ static off_t tail_offset(int fd, off_t size, int64_t lines)
     return 0;
 }
 
-static void when_text(time_t sec, long ns, char ret[64])
+static void when_text(fast_ns wall, char ret[64])
 {
     struct tm tm;
     char text[32];
+    time_t sec = (time_t)(wall / FAST_S(1));
+    long ns = (long)(wall % FAST_S(1));
     gmtime_r(&sec, &tm);
     strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
     snprintf(ret, 64, "%s.%09ldZ", text, ns);
 }
 
-static void tell_line(struct stream *s, const struct file *f, const char *when, const char *p,
-                      size_t len)
+static void tell_line(struct stream *s, const struct file *f, fast_ns wall, const char *p, size_t len)
 {
+    char when[64];
+    if (wall < s->since)
+        return;
+    when_text(wall, when);
     json_t *text = json_stringn(p, len);
     if (!text) { /* not UTF-8: what cannot be told is replaced, the line stays one */
         fast_autofree char *copy = strndup(p, len);
@@ -113,53 +118,49 @@ static void tell_line(struct stream *s, const struct file *f, const char *when, 
 }
 
 /* Tells the complete lines of one block; a longer line is told in pieces. */
-static size_t tell_block(struct stream *s, const struct file *f, const char *when, size_t len)
+static size_t tell_block(struct stream *s, const struct file *f, struct fast_log_times *times, size_t len)
 {
     size_t at = 0;
     while (at < len) {
         const char *nl = memchr(s->block + at, '\n', len - at);
         if (!nl && !(at == 0 && len == sizeof(s->block)))
             break;
-        size_t n = nl ? (size_t)(nl - (s->block + at)) : len;
-        tell_line(s, f, when, s->block + at, n);
-        at += n + (nl != NULL);
+        size_t n = nl ? (size_t)(nl - (s->block + at)) : len, next = at + n + (nl != NULL);
+        tell_line(s, f, fast_log_times_at(times, f->at + (off_t)next), s->block + at, n);
+        at = next;
     }
     return at;
 }
 
 static void pump_file(struct stream *s, struct file *f)
 {
+    struct fast_log_times times;
     struct stat st;
-    char when[64];
     int fd = open(f->path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st)) {
         if (fd >= 0)
             close(fd);
         return;
     }
-    if (!f->inode && !f->seen)
-        f->at = st.st_mtime < s->since ? st.st_size : tail_offset(fd, st.st_size, s->tail);
+    if (!f->seen)
+        f->at = tail_offset(fd, st.st_size, s->tail);
     else if (st.st_ino != f->inode || st.st_size < f->at)
         f->at = 0; /* it was begun anew */
     f->inode = st.st_ino;
-    if (f->seen) {
-        fast_ns wall = fast_clock_wall();
-        when_text((time_t)(wall / FAST_S(1)), (long)(wall % FAST_S(1)), when);
-    } else {
-        when_text(st.st_mtim.tv_sec, st.st_mtim.tv_nsec, when);
-    }
+    f->seen = true;
+    fast_log_times_open(&times, f->path);
     while (!s->full) {
         ssize_t n = pread(fd, s->block, sizeof(s->block), f->at);
-        size_t told = n > 0 ? tell_block(s, f, when, (size_t)n) : 0;
+        size_t told = n > 0 ? tell_block(s, f, &times, (size_t)n) : 0;
         f->at += (off_t)told;
         if (!told) {
             /* The last line without its end is told only when nobody waits for the rest of it. */
             if (n > 0 && !s->follow)
-                tell_line(s, f, when, s->block, (size_t)n);
-            f->seen = true;
+                tell_line(s, f, fast_log_times_at(&times, f->at + (off_t)n), s->block, (size_t)n);
             break;
         }
     }
+    fast_log_times_close(&times);
     close(fd);
 }
 
@@ -205,24 +206,25 @@ static void on_drain(void *user)
     pump(s);
 }
 
-static bool parse_time(const char *text, time_t *ret)
+static bool parse_time(const char *text, fast_ns *ret)
 {
     struct tm tm = {0};
     int hours = 0, minutes = 0;
+    fast_ns part = 0, scale = FAST_S(1);
     char sign = 0;
     const char *p = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
     if (!p)
         return false;
     if (*p == '.')
-        p += 1 + strspn(p + 1, "0123456789");
-    if (*p == 'Z' && !p[1]) {
-        *ret = timegm(&tm);
-        return true;
+        for (p++; *p >= '0' && *p <= '9'; p++)
+            part += (*p - '0') * (scale /= 10);
+    if (strcmp(p, "Z") != 0) {
+        if (sscanf(p, "%c%2d:%2d", &sign, &hours, &minutes) != 3 || (sign != '+' && sign != '-') || strlen(p) != 6)
+            return false;
+        minutes = (sign == '+' ? 1 : -1) * (hours * 60 + minutes);
     }
-    if (sscanf(p, "%c%2d:%2d", &sign, &hours, &minutes) != 3 || (sign != '+' && sign != '-') ||
-        strlen(p) != 6)
-        return false;
-    *ret = timegm(&tm) - (sign == '+' ? 1 : -1) * ((time_t)hours * 3600 + (time_t)minutes * 60);
+    time_t sec = timegm(&tm) - minutes * (time_t)60;
+    *ret = sec < 0 ? 0 : sec >= INT64_MAX / FAST_S(1) ? INT64_MAX : sec * FAST_S(1) + part;
     return true;
 }
 

@@ -367,6 +367,7 @@ int node_agent_new(struct node *node, struct node_agent **ret, struct fast_err *
         node_agent_free(agent);
         return rc;
     }
+    agent->notes = node_agent_notes_new(agent);
     fast_timer_set(agent->logs_timer, fast_loop_now(node->loop) + TRIM_PERIOD);
     *ret = agent;
     return 0;
@@ -393,6 +394,7 @@ void node_agent_free(struct node_agent *agent)
     if (!agent)
         return;
     node_control_free(agent->control);
+    node_agent_notes_free(agent->notes);
     while (agent->count > 0)
         node_agent_replica_free(agent->replicas[--agent->count]);
     fast_timer_free(agent->logs_timer);

@@ -15,6 +15,7 @@
 #define AGENT_REPLICAS_MAX 256
 #define AGENT_TEXT_MAX 256
 
+struct node_agent_notes;
 struct node_control;
 
 struct agent_replica {
@@ -44,6 +45,7 @@ struct node_agent {
     struct agent_replica *replicas[AGENT_REPLICAS_MAX]; /* |count| of them, in order of their start */
     int count;
     struct fast_timer *logs_timer;
+    struct node_agent_notes *notes;
     struct fast_timer *stop_timer; /* calls |stop_done| from the loop; NULL until a stop */
     node_agent_done_fn *stop_done;
     void *stop_arg;
@@ -86,9 +88,17 @@ int node_agent_repack(struct agent_replica *r, const struct fast_slice *slice, s
 
 /* Starts the process of |r| with a new port. */
 int node_agent_spawn(struct agent_replica *r, struct fast_err *err);
+
+/* ---- agent_log.c ---- */
+
+/* Opens the log for a start and writes a line that tells one start from the next. */
+int node_agent_log_open(const struct agent_replica *r, bool *ret_fresh, struct fast_err *err);
 /* Keep the logs of replicas that run, and of those that are gone, bounded; see there. */
 void node_agent_trim_logs(struct node_agent *agent);
 void node_agent_prune_logs(struct node_agent *agent);
+/* Notes when lines come; NULL where the kernel does not tell. */
+struct node_agent_notes *node_agent_notes_new(struct node_agent *agent);
+void node_agent_notes_free(struct node_agent_notes *notes);
 
 /* ---- agent_record.c ---- */
 

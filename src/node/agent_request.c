@@ -10,6 +10,7 @@
 #include <sys/random.h>
 
 #include "base/parse.h"
+#include "io/log_times.h"
 #include "wire/page.h"
 
 #define ARGV_MAX 256
@@ -225,6 +226,7 @@ static int launch(struct agent_replica *r, struct fast_err *err)
 static void put_log_aside(const struct agent_replica *r)
 {
     char old[PATH_MAX];
+    fast_log_times_drop(r->log_path);
     if (snprintf(old, sizeof(old), "%s.1", r->log_path) < (int)sizeof(old))
         rename(r->log_path, old);
 }

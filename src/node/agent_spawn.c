@@ -1,25 +1,14 @@
 #include "node/agent.h"
 
-/* What a process of a replica is born with: a port, an environment and a log.
+/* What a process of a replica is born with: a port and an environment.
  *
  * The environment is built from nothing: a few variables of the node, then the function's own, then
- * the node's, which win; only the two lists of libraries are joined, the node's first.
- *
- * A log is a file that the process appends to by itself, so that it outlives the node. It is kept
- * below LOG_MAX: at a start a log that is larger becomes ID.log.1; while a process runs, every two
- * seconds, the last LOG_KEEP bytes of a larger one are copied to ID.log.1 and it is
- * cut to nothing (appending goes on at its new end). Logs of replicas that are gone are kept for
- * reading, the newest LOG_FILES of them. */
+ * the node's, which win; only the two lists of libraries are joined, the node's first. */
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -27,9 +16,6 @@
 #include "node/stores.h"
 #include "wire/page.h"
 
-#define LOG_MAX (10 << 20)
-#define LOG_KEEP (1 << 20)
-#define LOG_FILES 512
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* ---- environment ---- */
@@ -157,95 +143,6 @@ static void env_fill(struct env *e, const struct agent_replica *r)
         node_stores_env(r->agent->node->stores, &r->shared, s->ns.p, env_set_node, e);
 }
 
-/* ---- log ---- */
-
-/* Opens the log for a start and writes a line that tells one start from the next. */
-static int open_log(const struct agent_replica *r, bool *ret_fresh, struct fast_err *err)
-{
-    char old[PATH_MAX], when[32];
-    const char *path = r->log_path;
-    struct stat st;
-    if (!stat(path, &st) && st.st_size > LOG_MAX &&
-        snprintf(old, sizeof(old), "%s.1", path) < (int)sizeof(old))
-        rename(path, old);
-    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
-    if (fd < 0)
-        return fast_err_set(err, FAST_EIO, "cannot write %.180s: %s", path, strerror(errno));
-    *ret_fresh = !fstat(fd, &st) && st.st_size == 0;
-    struct timespec now;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &tm);
-    strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
-    dprintf(fd, "%s.%03ldZ fast-node: start %u of %s on port %u: %s\n", when, now.tv_nsec / 1000000,
-            r->life.restarts, r->shared.id, r->port, fast_strv_get(r->start.replica_start.argv, 0));
-    return fd;
-}
-
-/* Copies the end of a log that has become too long and cuts it. */
-static void trim_log(const char *path)
-{
-    char old[PATH_MAX];
-    struct stat st;
-    if (stat(path, &st) || st.st_size <= LOG_MAX ||
-        snprintf(old, sizeof(old), "%s.1", path) >= (int)sizeof(old))
-        return;
-    int in = open(path, O_RDWR | O_CLOEXEC);
-    int out = open(old, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    fast_autofree char *buf = malloc(LOG_KEEP);
-    ssize_t n = in >= 0 && out >= 0 && buf ? pread(in, buf, LOG_KEEP, st.st_size - LOG_KEEP) : -1;
-    if (n > 0 && write(out, buf, (size_t)n) != n)
-        fast_log(WARN, "log tail lost", "path=%s error=%s", path, strerror(errno));
-    if (in < 0 || ftruncate(in, 0))
-        fast_log(WARN, "log not trimmed", "path=%s error=%s", path, strerror(errno));
-    if (in >= 0)
-        close(in);
-    if (out >= 0)
-        close(out);
-}
-
-/* The oldest log that belongs to no replica, into |ret|; returns how many there are. */
-static int oldest_log(const struct node_agent *agent, const char *folder, char *ret, size_t size)
-{
-    int count = 0;
-    time_t oldest = 0;
-    DIR *dir = opendir(folder);
-    if (!dir)
-        return 0;
-    for (struct dirent *d; (d = readdir(dir));) {
-        char id[NODE_NAME_MAX];
-        struct stat st;
-        const char *end = strstr(d->d_name, ".log");
-        if (!end || (size_t)(end - d->d_name) >= sizeof(id) ||
-            fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW))
-            continue;
-        memcpy(id, d->d_name, (size_t)(end - d->d_name));
-        id[end - d->d_name] = 0;
-        bool is_older = count == 0 || st.st_mtime < oldest;
-        if (node_agent_find(agent, id))
-            continue;
-        count++;
-        if (is_older && snprintf(ret, size, "%s/%s", folder, d->d_name) < (int)size)
-            oldest = st.st_mtime;
-    }
-    closedir(dir);
-    return count;
-}
-
-void node_agent_trim_logs(struct node_agent *agent)
-{
-    for (int i = 0; i < agent->count; i++)
-        trim_log(agent->replicas[i]->log_path);
-}
-
-void node_agent_prune_logs(struct node_agent *agent)
-{
-    char path[PATH_MAX], folder[PATH_MAX];
-    snprintf(folder, sizeof(folder), "%s/logs", agent->node->conf->state_dir);
-    while (oldest_log(agent, folder, path, sizeof(path)) > LOG_FILES && !unlink(path))
-        fast_log(DEBUG, "old log removed", "path=%s", path);
-}
-
 /* ---- spawn ---- */
 
 static bool port_is_promised(const struct node_agent *agent, uint32_t port)
@@ -291,7 +188,7 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
     if (rc)
         return rc;
     bool fresh = false;
-    int log_fd = open_log(r, &fresh, err);
+    int log_fd = node_agent_log_open(r, &fresh, err);
     if (log_fd < 0)
         return log_fd;
     if (r->shared.sm_running != r->shared.slice.sm_pct) { /* a resize waited for this start */
