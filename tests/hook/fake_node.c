@@ -29,6 +29,8 @@ struct client {
     fast_ns revoked_at;
     uint64_t launches; /* counted when it was revoked */
     uint64_t mem;
+    uint64_t families[FAST_FAMILY_COUNT];
+    bool again; /* what it reserved before is known as a sum alone */
 };
 
 struct fake_node {
@@ -79,6 +81,10 @@ static void welcome(struct fake_node *n, struct client *c, uint32_t id)
     c->counters = make_page("counters", false, &fds[1]);
     c->limits->magic = c->counters->magic = FAST_PAGE_MAGIC;
     c->limits->version = c->counters->version = FAST_PAGE_VERSION;
+    if (n->conf.wrong == FAKE_NO_MAGIC)
+        c->limits->magic++;
+    if (n->conf.wrong == FAKE_PAGE_VERSION)
+        c->limits->version++;
     atomic_store(&c->limits->epoch, 1);
     atomic_store(&c->limits->gated, n->conf.gated);
     atomic_store(&c->limits->grace_ns, n->conf.grace_ns);
@@ -88,9 +94,10 @@ static void welcome(struct fake_node *n, struct client *c, uint32_t id)
     atomic_store(&c->limits->pulse_ns, n->conf.pulse ? fast_clock_now() : 0);
     atomic_store(&c->limits->gpu[0].contended, n->conf.contended);
     struct fast_msg m = {.type = FAST_MSG_T_welcome, .id = id,
-                         .welcome = {.version = FAST_MSG_VERSION, .epoch = 1, .gpus = 1,
+                         .welcome = {.version = FAST_MSG_VERSION + (n->conf.wrong == FAKE_VERSION), .epoch = 1,
+                                     .gpus = n->conf.gpus ? n->conf.gpus : 1,
                                      .fail_open = n->conf.fail_open, .replica = fast_str("test")}};
-    fast_packet_send(c->fd, &m, fds, 2, NULL);
+    fast_packet_send(c->fd, &m, fds, n->conf.wrong == FAKE_NO_PAGES ? 0 : 2, NULL);
     close(fds[0]);
     close(fds[1]);
 }
@@ -150,6 +157,7 @@ static void take_reserve(struct fake_node *n, struct client *c, const struct fas
     n->stats.mem_refused += !ok;
     if (ok) {
         c->mem += bytes;
+        c->families[in->mem_reserve.family % FAST_FAMILY_COUNT] += bytes;
         set_used(n, n->stats.mem_used + bytes);
     }
     struct fast_msg out = {.type = FAST_MSG_T_mem_reply, .id = in->id,
@@ -165,6 +173,15 @@ static void add_pages(const struct client *c, struct fake_stats *s)
     s->copies += atomic_load(&c->counters->gpu[0].copies);
     s->page_busy_ns += atomic_load(&c->counters->gpu[0].busy_ns);
     s->wait_ns += atomic_load(&c->counters->gpu[0].wait_ns);
+}
+
+static void take_release(struct fake_node *n, struct client *c, const struct fast_msg_mem_release *r)
+{
+    uint64_t *of = &c->families[r->family % FAST_FAMILY_COUNT];
+    n->stats.strange += !c->again && *of < r->bytes;
+    *of -= r->bytes;
+    c->mem -= r->bytes;
+    set_used(n, n->stats.mem_used - r->bytes);
 }
 
 static void bury(struct fake_node *n, struct client *c)
@@ -220,10 +237,10 @@ static void take(struct fake_node *n, struct client *c, const struct fast_msg *m
     } else if (m->type == FAST_MSG_T_mem_reserve) {
         take_reserve(n, c, m);
     } else if (m->type == FAST_MSG_T_mem_release) {
-        c->mem -= m->mem_release.bytes;
-        set_used(n, n->stats.mem_used - m->mem_release.bytes);
+        take_release(n, c, &m->mem_release);
     } else if (m->type == FAST_MSG_T_mem_state) {
         n->stats.mem_state += m->mem_state.bytes;
+        c->again = true;
         c->mem += m->mem_state.bytes;
         set_used(n, n->stats.mem_used + m->mem_state.bytes);
     } else if (m->type == FAST_MSG_T_client_report) {

@@ -25,6 +25,14 @@ struct fake_conf {
     fast_ns inflight_ns;
     uint32_t limit_milli; /* of the slice; 0: no limit */
     bool pulse;           /* tells that it is alive */
+    uint32_t gpus;        /* that it says a replica has; 0: 1 */
+    enum {
+        FAKE_OK,
+        FAKE_NO_PAGES,     /* it welcomes with nothing else, */
+        FAKE_NO_MAGIC,     /* with a page of something else, */
+        FAKE_PAGE_VERSION, /* or of another version, */
+        FAKE_VERSION,      /* or speaks another one */
+    } wrong;
     struct fake_revocation *revocations; /* gets them in order; NULL: not wanted */
     int revocations_max;
 };
@@ -33,7 +41,8 @@ struct fake_stats {
     int hellos, reconnects, clients, refused;
     int revocations;
     uint64_t late_max; /* launches that were counted between a revocation and its done, at most */
-    int wants, dones, tokens, strange; /* strange: a done without a token, or of another one */
+    int wants, dones, tokens, strange; /* strange: a done without a token, or of another one; more memory of a
+                                        * family released than reserved */
     int reports, sm_count, mps, driver_version;
     char unhooked[256];
     uint64_t launches, copies; /* sums of the counters pages, of dead clients too */

@@ -1,7 +1,8 @@
 /* A program that treats the driver and its own process as real ones do, which a hook has to live with. It
  * prints "name=value" pairs.
  *
- * Usage: prog_guest dlclose | signals | runtimes | threads_end | memory [FREED] | jit MODULE */
+ * Usage: prog_guest dlclose | signals | runtimes | threads_end | memory [FREED] | captures | jit MODULE
+ *        prog_guest plugin LIBRARY */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -257,6 +258,62 @@ static int do_memory(bool freed)
     return 0;
 }
 
+/* ---- captures ---- */
+
+typedef CUresult create_fn(CUstream *, unsigned);
+
+/* While a stream captures, another thread or library works in the default stream, which the driver refuses where
+ * the two wait for each other, and ends the capture. Prints what the driver said. */
+static int do_captures(void)
+{
+    struct driver d;
+    CUstream blocking, other;
+    CUgraph graph = NULL;
+    int launched = 3;
+    begin(&d, false, NULL);
+    create_fn *create = (create_fn *)find(&d, "cuStreamCreate", 2000);
+    fast_fn_cuStreamBeginCapture_v2 *start =
+        (fast_fn_cuStreamBeginCapture_v2 *)find(&d, "cuStreamBeginCapture_v2", 10010);
+    fast_fn_cuStreamEndCapture *stop = (fast_fn_cuStreamEndCapture *)find(&d, "cuStreamEndCapture", 10000);
+    fast_fn_cuLaunchKernel *work = (fast_fn_cuLaunchKernel *)find(&d, "cuLaunchKernel", 4000);
+    need(create(&blocking, 0), "stream");
+    need(create(&other, CU_STREAM_NON_BLOCKING), "stream");
+    launch(&d, 1);
+    need(start(blocking, CU_STREAM_CAPTURE_MODE_RELAXED), "capture");
+    printf("twice=%d", (int)start(blocking, CU_STREAM_CAPTURE_MODE_RELAXED));
+    printf(" implicit=%d", (int)work(d.fn, 80, 1, 1, 256, 1, 1, 0, NULL, NULL, NULL));
+    printf(" invalid=%d", (int)stop(blocking, &graph));
+    printf(" over=%d", (int)stop(blocking, &graph));
+    launch(&d, 1);
+    need(start(other, CU_STREAM_CAPTURE_MODE_RELAXED), "capture");
+    need(work(d.fn, 80, 1, 1, 256, 1, 1, 0, other, NULL, NULL), "captured launch");
+    launch(&d, 1); /* beside it */
+    printf(" apart=%d", (int)stop(other, &graph));
+    for (int i = 0; i < 2; i++, launched++) /* all captures are over */
+        need(work(d.fn, 80, 1, 1, 256, 1, 1, 0, i ? other : blocking, NULL, NULL), "launch");
+    synchronize(&d);
+    printf(" launched=%d\n", launched);
+    return 0;
+}
+
+/* A library that is to use its own copies of what it links with, not those of the program. */
+static int do_plugin(const char *path)
+{
+    struct driver d;
+    begin(&d, false, NULL);
+    void *lib = dlopen(path, RTLD_NOW | RTLD_DEEPBIND);
+    int (*plugin)(CUfunction, int) = lib ? (int (*)(CUfunction, int))dlsym(lib, "plugin_launch") : NULL;
+    if (!plugin) {
+        fprintf(stderr, "prog_guest: %s\n", dlerror());
+        return 3;
+    }
+    launch(&d, LAUNCHES);
+    int launched = LAUNCHES + plugin(d.fn, LAUNCHES);
+    synchronize(&d);
+    printf("launched=%d\n", launched);
+    return 0;
+}
+
 static int do_jit(const char *module)
 {
     struct driver d;
@@ -280,5 +337,9 @@ int main(int argc, char **argv)
         return do_threads_end();
     if (!strcmp(what, "memory"))
         return do_memory(argc > 2);
+    if (!strcmp(what, "captures"))
+        return do_captures();
+    if (!strcmp(what, "plugin") && argc > 2)
+        return do_plugin(argv[2]);
     return !strcmp(what, "jit") && argc > 2 ? do_jit(argv[2]) : 2;
 }

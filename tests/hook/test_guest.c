@@ -103,12 +103,43 @@ static void memory_is_waited_for(void **state)
     }
 }
 
+/* What the driver says of captures is what the program gets, and what runs beside them is counted. */
+static void work_beside_a_capture(void **state)
+{
+    (void)state;
+    static const char *const answers[] = {"twice", "implicit", "invalid", "over", "apart"};
+    struct fake_conf conf = usual();
+    struct child bare, c;
+    run_program(&bare, &(struct run){.args = {"captures"}}, "prog_guest");
+    assert_int_equal(value(&bare, "implicit"), 906);
+    assert_int_equal(value(&bare, "invalid"), 901);
+    run_guest(&c, &conf, "captures", NULL);
+    assert_int_equal(value(&c, "launched"), 5);
+    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++)
+        assert_int_equal(value(&c, answers[i]), value(&bare, answers[i]));
+}
+
+/* A library that is opened with RTLD_DEEPBIND is gated as the program is. */
+static void deeply_bound_library(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    char library[512];
+    if (WITH_ASAN)
+        skip();
+    snprintf(library, sizeof(library), "%s/libplugin.so", env.programs);
+    run_guest(&c, &conf, "plugin", library);
+    assert_int_equal(value(&c, "launched"), 100);
+}
+
 int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_teardown(name, tear_down)
     const struct CMUnitTest tests[] = {
         T(driver_is_closed), T(own_signal_handler),       T(several_runtimes),
         T(threads_end),      T(compiled_at_first_launch), T(memory_is_waited_for),
+        T(work_beside_a_capture), T(deeply_bound_library),
     };
     harness_init();
     if (argc > 1)

@@ -1,5 +1,6 @@
 #include "harness.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -138,6 +139,7 @@ static void families(void **state)
             for (size_t k = 0; k < 6; k++)
                 if (value(&c, names[k]) != (above ? 2 : 0))
                     fail_msg("%s, %s: %s", programs[i], names[k], c.text);
+            assert_int_equal(s.strange, 0);
             assert_in_range(s.mem_asked, 5, 8); /* the pool may have room, or be trimmed first */
             assert_int_equal(s.mem_refused, above ? 6 : 0);
             assert_true(s.mem_used == 0);
@@ -199,6 +201,7 @@ static void small_blocks(void **state)
     assert_int_equal(value(&c, "middle"), 8);
     assert_int_equal(value(&c, "after"), 4);
     assert_true(s.mem_peak <= FAST_MIB(8));
+    assert_int_equal(s.strange, 0);
     assert_true(s.mem_used == 0);
 }
 
@@ -222,6 +225,7 @@ static void graph_memory(void **state)
                 assert_int_equal(value(&c, "launched"), 2);
                 assert_int_equal(value(&c, "rc"), 2);
                 assert_true(s.mem_peak <= FAST_MIB(1024));
+                assert_int_equal(s.strange, 0);
             }
             assert_true(s.mem_used == 0);
         }
@@ -254,6 +258,7 @@ static void arrays(void **state)
         struct fake_stats s = stats_after(n);
         end();
         assert_int_equal(value(&c, "array"), above ? 2 : 0);
+        assert_int_equal(s.strange, 0);
         assert_int_equal(s.mem_refused, above);
         assert_true(s.mem_used == 0);
     }
@@ -597,6 +602,50 @@ static void no_node(void **state)
     assert_int_equal(s.launches, 0);
 }
 
+/* Closed from the start, and the node lets nobody in: nothing is launched. */
+static void refused_and_closed(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct fake_stats s = {0};
+    struct child c;
+    struct run r = {.hooked = true, .linked = true, .fail = "closed", .ticket = "ffffffffffffffffffffffffffffffff",
+                    .args = {"launch", "1"}};
+    struct fake_node *n = begin(&conf);
+    start(&c, &r, "prog_dlsym");
+    while (s.refused < 4) { /* it asks again and again */
+        bool launched = read_until(&c, "launched", 10);
+        if (launched)
+            kill(c.pid, SIGKILL);
+        assert_false(launched);
+        fake_node_stats(n, &s);
+    }
+    kill(c.pid, SIGKILL);
+    assert_int_equal(finish(&c), 128 + SIGKILL);
+    end();
+    assert_int_equal(s.launches, 0);
+}
+
+/* Who welcomes in a way that this hook does not know is no node of its. One that tells of more GPUs than there can
+ * be is one. */
+static void strange_welcomes(void **state)
+{
+    (void)state;
+    for (int wrong = FAKE_OK; wrong <= FAKE_VERSION; wrong++) {
+        struct fake_conf conf = usual();
+        struct child c;
+        conf.wrong = wrong;
+        conf.gpus = 1000;
+        struct fake_node *n = begin(&conf);
+        run_program(&c, RUN("launch", "20"), "prog_dlsym");
+        struct fake_stats s = stats_after(n);
+        end();
+        assert_true(s.hellos >= 1);
+        assert_int_equal(s.launches, wrong == FAKE_OK ? 20 : 0);
+        assert_int_equal(s.wants > 0, wrong == FAKE_OK);
+    }
+}
+
 /* Another preloaded library, in front of the hook's symbols or behind them. */
 static void other_libraries(void **state)
 {
@@ -648,6 +697,7 @@ int main(int argc, char **argv)
         T(node_dies_open), T(node_dies_grace), T(node_hangs),
         T(node_dies_closed),
         T(no_node),
+        T(refused_and_closed), T(strange_welcomes),
         T(other_libraries),
     };
     harness_init();
