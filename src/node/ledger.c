@@ -22,9 +22,12 @@ uint64_t node_ledger_free(const struct node_ledger *l)
 static void charge(struct node_ledger_process *p, uint64_t bytes)
 {
     uint64_t before = pages(p->bytes), after = pages(bytes);
+    struct node_ledger *l = p->of;
+    uint64_t cap = l->cap ? l->cap : l->device->total, was = l->on_device;
     p->bytes = bytes;
-    p->of->used = p->of->used - before + after;
-    p->of->device->used = p->of->device->used - before + after;
+    l->used = l->used - before + after;
+    l->on_device = l->used < cap ? l->used : cap;
+    l->device->used = l->device->used - was + l->on_device;
 }
 
 /* What the device has left. */

@@ -22,6 +22,7 @@ struct node_ledger {
     struct node_ledger_device *device;
     uint64_t cap; /* bytes; 0: the whole device */
     uint64_t used;
+    uint64_t on_device; /* of |used|, what counts there: not beyond the cap */
     uint64_t refused; /* reservations */
 };
 
@@ -44,7 +45,8 @@ uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes);
 /* Gives back; more than it has counts as all it has, and is told by false. */
 bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes, uint32_t family);
 /* The process holds |bytes|, whatever was known before (after a restart of the node): memory that
- * is there already cannot be refused, so that the cap may be exceeded. At most the device. */
+ * is there already cannot be refused, so that the cap may be exceeded. At most the device. It is only
+ * what a process says: beyond the cap it takes nothing from others. */
 void node_ledger_set(struct node_ledger_process *p, uint64_t bytes);
 
 #endif

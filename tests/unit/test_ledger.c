@@ -97,7 +97,8 @@ static void hostile_numbers(void **state)
     (void)state;
     struct node_ledger_device d = {.total = MIB(16)};
     struct node_ledger l = {.device = &d, .cap = MIB(8)};
-    struct node_ledger_process p = {.of = &l};
+    struct node_ledger other = {.device = &d, .cap = MIB(8)};
+    struct node_ledger_process p = {.of = &l}, second = {.of = &l}, p_other = {.of = &other};
     const uint64_t huge[] = {UINT64_MAX, UINT64_MAX - 1, UINT64_MAX - MIB(2) + 1, INT64_MAX, MIB(9)};
     assert_true(node_ledger_reserve(&p, MIB(2), FAST_FAMILY_DEVICE));
     for (unsigned i = 0; i < sizeof(huge) / sizeof(huge[0]); i++) {
@@ -113,8 +114,19 @@ static void hostile_numbers(void **state)
     assert_int_equal(l.used, MIB(16));
     assert_int_equal(node_ledger_free(&l), 0); /* beyond its cap, since it is there already */
     assert_false(node_ledger_reserve(&p, 1 << 21, FAST_FAMILY_DEVICE));
+    node_ledger_set(&second, UINT64_MAX);
+    assert_int_equal(d.used, MIB(8)); /* it is the only one that has less for that */
+    assert_true(node_ledger_reserve(&p_other, MIB(8), FAST_FAMILY_DEVICE));
+    assert_int_equal(d.used, MIB(16));
+    l.cap = MIB(2);
+    node_ledger_set(&second, 0);
+    assert_int_equal(d.used, MIB(10));
     node_ledger_set(&p, MIB(1));
+    assert_int_equal(d.used, MIB(10));
+    assert_true(node_ledger_release(&p_other, MIB(8), FAST_FAMILY_DEVICE));
     assert_int_equal(d.used, MIB(2));
+    node_ledger_set(&p, 0);
+    assert_int_equal(d.used, 0);
 }
 
 int main(void)
