@@ -7,7 +7,7 @@
  *
  * Rules, in the order of their strength:
  *  1. The SM partitions of all holders never add up to more than 100 %. A revoked token counts
- *     until its client gives it back.
+ *     until its client gives it back (who never does is the caller's to end: FAST_SCHED_STUCK).
  *  2. In one window a client is charged at most limit x window, plus what its last token overran;
  *     the overrun is deducted from the next windows (core/quota.h bounds it).
  *  3. A client that always has work and owes nothing gets its request in every window, whenever any

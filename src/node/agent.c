@@ -294,6 +294,18 @@ void node_agent_mps_lost(void *arg, const int *pids, int count, const char *why)
     }
 }
 
+void node_agent_overran(struct node_agent *agent, struct node_replica *replica, fast_ns overrun)
+{
+    for (int i = 0; i < agent->count; i++) {
+        struct agent_replica *r = agent->replicas[i];
+        if (&r->shared != replica || !r->life.running)
+            continue;
+        fast_log(ERROR, "replica overran", "replica=%s pid=%d ms=%lld: it is killed, since others wait",
+                 replica->id, (int)r->process.pid, (long long)overrun / FAST_MS(1));
+        kill_group(r);
+    }
+}
+
 void node_agent_perform(struct agent_replica *r, int todo)
 {
     struct fast_err err;

@@ -45,6 +45,12 @@ struct node_seat {
     struct node_ledger_process mem;
 };
 
+/* So much of something in a span of time. */
+struct node_budget {
+    fast_ns since; /* when the current span began */
+    uint32_t used;
+};
+
 struct node_session {
     struct node_manager *m;
     struct node_session *prev, *next;             /* of m->sessions */
@@ -59,8 +65,7 @@ struct node_session {
     bool reported, mps; /* mps: it is a client of MPS, as its driver says */
     uint32_t sm_count;  /* that its driver gives it */
     uint32_t uid;
-    fast_ns opened, turn_at; /* |turn_at|: when the current 100 ms of the message limit began */
-    uint32_t turn_messages;
+    fast_ns opened;
     bool paused;
     bool oddity_logged;
     uint32_t oddities; /* messages that made no sense */
@@ -76,10 +81,13 @@ struct node_share {
     struct node_session *sessions; /* of the first part: of the replica */
     int guaranteed_milli; /* of the request, node_share_hold(); of the first part */
     uint32_t session_count;
+    struct node_budget messages, lines; /* of all processes; of the first part */
     struct node_session *queue, *queue_last; /* sessions that want a token, in order */
 
     uint64_t token;         /* of the scheduler, 0: none */
     bool revoked;           /* it goes back to the scheduler as soon as the holder is done */
+    fast_ns revoked_at;
+    fast_ns killed_at;      /* its replica was killed for this token then; 0: it was not */
     fast_ns until;
     struct node_session *holder; /* has the token now */
     uint64_t holder_token;  /* its number in the holder's page */
@@ -104,6 +112,7 @@ struct node_manager {
     struct fast_timer *pulse; /* tells all clients that the node is alive */
     struct node_session *sessions;
     uint32_t session_count, strangers; /* strangers: before hello */
+    struct node_budget lines;          /* of the log, for strangers */
     uint64_t last_token;
     uint64_t lost_wishes; /* clients asked again for a token that the node did not know of */
     int pools;
@@ -129,6 +138,8 @@ struct node_share *node_share_part(struct node_share *first, uint32_t index);
 void node_share_granted(struct node_share *s, const struct fast_sched_action *a);
 void node_share_revoked(struct node_share *s);
 void node_share_contended(struct node_share *s, bool contended);
+/* Ends who keeps a token that others wait for. */
+void node_share_check(struct node_share *s, fast_ns now);
 void node_share_want(struct node_share *s, struct node_session *session, bool again);
 /* The policy is not racing any more: who asked this part for a token meanwhile gets in line. */
 void node_share_resume(struct node_share *s);
@@ -145,6 +156,8 @@ void node_share_publish(struct node_share *s);
 
 int node_session_listen(struct node_manager *m, struct fast_err *err);
 void node_session_close(struct node_session *s);
+/* Whether there may be another line about it in the log. */
+bool node_session_may_tell(struct node_session *s);
 void node_session_tick(void *arg); /* of m->tick */
 
 #endif

@@ -41,6 +41,7 @@ struct node_conf {
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
     const char *model_limit; /* core/limit.h; checked */
     struct fast_sched_conf sched;
+    fast_ns overrun_max; /* a replica that keeps a token for so long after its end is killed; 0: never */
 };
 
 /* One running or startable replica. The agent fills it in before node_share_add(). */
@@ -82,6 +83,9 @@ void node_agent_free(struct node_agent *agent);
 /* The MPS server took these processes with it (|count| -1: all its clients): their replicas are
  * ended, and start again. */
 void node_agent_mps_lost(void *agent, const int *pids, int count, const char *why);
+
+/* The replica keeps a token of its GPU, and others wait for it: its processes are killed, and start again. */
+void node_agent_overran(struct node_agent *agent, struct node_replica *replica, fast_ns overrun);
 
 /* The replica that |hi|, |lo| was handed to, whether its process is known yet or not; NULL: nobody. */
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo);

@@ -14,7 +14,9 @@
 #include "core/limit.h"
 #include "io/file.h"
 
-enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, MPS, MPS_CONTROL, MODEL_LIMIT, NAME, LOG_LEVEL, HELP,
+#define OVERRUN_DEFAULT FAST_S(10)
+
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, OVERRUN, MPS, MPS_CONTROL, MODEL_LIMIT, NAME, LOG_LEVEL, HELP,
        VERSION, COUNT };
 
 static const struct {
@@ -34,6 +36,8 @@ static const struct {
                                "GPU worked for a replica, or held, the time it had a token"},
     [WINDOW] = {"window", "TIME", "the period of time quotas, 10ms to 10s; default 100ms"},
     [TOKEN] = {"token", "TIME", "the longest token, 100us to the window; default 10ms"},
+    [OVERRUN] = {"overrun", "TIME", "a replica that keeps a token for so long after its end, while others\n"
+                                    "wait for the GPU, is killed and starts again; default 10s, 0s: never"},
     [MPS] = {"mps", "auto|on|off", "NVIDIA MPS, which makes SM partitions hold: auto (default) uses it\n"
                                    "if it starts, on fails without it, off leaves partitions advisory"},
     [MPS_CONTROL] = {"mps-control", "FILE", "the control program of MPS; default: nvidia-cuda-mps-control\n"
@@ -131,6 +135,8 @@ static int take(struct node_options *o, int which, const char *value, struct fas
     case TOKEN:
         return fast_parse_duration(value, "--token", FAST_TOKEN_MIN, FAST_TOKEN_MAX,
                                    &c->sched.token_ns, err);
+    case OVERRUN:
+        return fast_parse_duration(value, "--overrun", 0, FAST_S(3600), &c->overrun_max, err);
     case MPS:
         return parse_mps(value, &c->mps, err);
     case MPS_CONTROL:
@@ -279,6 +285,7 @@ int node_options_read(int argc, char **argv, struct node_options *ret, struct fa
     memset(ret, 0, sizeof(*ret));
     ret->log_level = FAST_LOG_INFO;
     ret->conf.model_limit = FAST_LIMIT_DEFAULT;
+    ret->conf.overrun_max = OVERRUN_DEFAULT;
     int r = parse(argc, argv, ret, err);
     if (r || ret->help || ret->version)
         return r;

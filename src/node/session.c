@@ -3,10 +3,12 @@
  *
  *  - no hello within five seconds, or sixty-four newer ones without a hello; a wrong ticket; a
  *    malformed or unknown message: closed
- *  - more than MESSAGES_MAX messages in 100 ms: not read from until these are over
+ *  - more than MESSAGES_MAX messages in 100 ms, from all processes of the replica together: not read from
+ *    until these are over; who connects too often meanwhile is refused
  *  - it does not read its answers: closed
  *  - token_done for a token that it does not hold, a GPU that it does not have, memory released that
- *    it never had: ignored and counted, logged once */
+ *    it never had: ignored and counted, logged once
+ *  - more than LINES_MAX lines about a replica, or about strangers, in ten seconds: left out of the log */
 #include "node/manager.h"
 #include "node/mps.h"
 #include "node/stores.h"
@@ -23,6 +25,9 @@
 #define BATCH 32 /* messages read in one turn of the loop, so that everybody has a turn */
 #define MESSAGES_MAX 5000
 #define MESSAGES_SPAN FAST_MS(100)
+#define HELLO_MESSAGES 20 /* what a new connection costs, in messages */
+#define LINES_MAX 100
+#define LINES_SPAN FAST_S(10)
 #define HELLO_TIMEOUT FAST_S(5)
 #define STRANGERS_MAX 64
 #define SESSIONS_MAX 1024
@@ -35,6 +40,32 @@ static void tick_soon(struct node_manager *m, fast_ns wait)
     fast_timer_set(m->tick, fast_clock_now() + wait);
 }
 
+/* How much of |most| in each |span| is used, with |more|. */
+static uint32_t spend(struct node_budget *b, fast_ns span, uint32_t most, uint32_t more)
+{
+    fast_ns now = fast_clock_now();
+    if (now - b->since >= span)
+        *b = (struct node_budget){.since = now};
+    b->used = b->used < most ? b->used + more : most + 1;
+    return b->used;
+}
+
+static bool may_send(struct node_share *share, uint32_t messages)
+{
+    return spend(&share->messages, MESSAGES_SPAN, MESSAGES_MAX, messages) <= MESSAGES_MAX;
+}
+
+bool node_session_may_tell(struct node_session *s)
+{
+    struct node_budget *lines = s->share ? &s->share->lines : &s->m->lines;
+    bool full = lines->used == LINES_MAX;
+    uint32_t used = spend(lines, LINES_SPAN, LINES_MAX, 1);
+    if (full && used > LINES_MAX)
+        fast_log(WARN, "lines left out", "replica=%s: there are too many about it",
+                 s->share ? s->share->replica->id : "none");
+    return used <= LINES_MAX;
+}
+
 void node_session_close(struct node_session *s)
 {
     struct node_manager *m = s->m;
@@ -45,8 +76,9 @@ void node_session_close(struct node_session *s)
         free(w);
     }
     if (s->share) {
-        fast_log(INFO, "client gone", "replica=%s pid=%d launches=%llu", s->share->replica->id, s->pid,
-                 (unsigned long long)fast_counters_launches(&s->pages.counters->gpu[0]));
+        if (node_session_may_tell(s))
+            fast_log(INFO, "client gone", "replica=%s pid=%d launches=%llu", s->share->replica->id, s->pid,
+                     (unsigned long long)fast_counters_launches(&s->pages.counters->gpu[0]));
         node_share_detach(s->share, s);
     } else {
         m->strangers--;
@@ -68,7 +100,7 @@ static int reply(struct node_session *s, const struct fast_msg *msg, const int *
 {
     struct fast_err err;
     int r = fast_packet_send(s->fd, msg, fds, nfds, &err);
-    if (r)
+    if (r && node_session_may_tell(s))
         fast_log(WARN, "client closed", "pid=%d: %s", s->pid, err.msg);
     return r;
 }
@@ -78,7 +110,8 @@ static int refuse(struct node_session *s, int code, const char *text)
 {
     struct fast_msg msg = {.type = FAST_MSG_T_refused,
                            .refused = {.code = (uint32_t)code, .text = fast_str(text)}};
-    fast_log(WARN, "client refused", "pid=%d uid=%u: %s", s->pid, s->uid, text);
+    if (node_session_may_tell(s))
+        fast_log(WARN, "client refused", "pid=%d uid=%u: %s", s->pid, s->uid, text);
     fast_packet_send(s->fd, &msg, NULL, 0, NULL);
     return -code;
 }
@@ -86,7 +119,7 @@ static int refuse(struct node_session *s, int code, const char *text)
 static void odd(struct node_session *s, const char *what)
 {
     s->oddities++;
-    if (!s->oddity_logged)
+    if (!s->oddity_logged && node_session_may_tell(s))
         fast_log(WARN, "client is odd", "replica=%s pid=%d: %s (told once)", s->share->replica->id,
                  s->pid, what);
     s->oddity_logged = true;
@@ -106,14 +139,17 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
         return refuse(s, FAST_EPERM, "this ticket belongs to no replica");
     if (replica->share->session_count >= SESSIONS_PER_REPLICA)
         return refuse(s, FAST_ENOROOM, "the replica has 64 processes with CUDA already");
+    if (!may_send(replica->share, HELLO_MESSAGES))
+        return refuse(s, FAST_EBUSY, "the replica connects, or sends messages, too often");
     if (node_pages_new(&s->pages, fds, &err))
         return refuse(s, err.code, err.msg);
     s->m->strangers--;
     if (s->m->listen_full)
         tick_soon(s->m, 0);
     node_share_attach(replica->share, s);
-    fast_log(INFO, msg->hello.reconnect ? "client again" : "client", "replica=%s pid=%d uid=%u",
-             replica->id, s->pid, s->uid);
+    if (node_session_may_tell(s))
+        fast_log(INFO, msg->hello.reconnect ? "client again" : "client", "replica=%s pid=%d uid=%u",
+                 replica->id, s->pid, s->uid);
     struct fast_msg out = {.type = FAST_MSG_T_welcome,
                            .id = msg->id,
                            .welcome = {.version = FAST_MSG_VERSION,
@@ -193,19 +229,21 @@ static int on_reserve(struct node_session *s, const struct fast_msg *msg)
 
 static void on_report(struct node_session *s, const struct fast_msg_client_report *r)
 {
-    fast_log(INFO, "client report", "replica=%s pid=%d sms=%u mps=%u driver=%u unhooked=%zu",
-             s->share->replica->id, s->pid, r->sm_count, r->mps, r->driver_version,
-             fast_strv_count(r->unhooked));
+    bool tell = node_session_may_tell(s);
+    if (tell)
+        fast_log(INFO, "client report", "replica=%s pid=%d sms=%u mps=%u driver=%u unhooked=%zu",
+                 s->share->replica->id, s->pid, r->sm_count, r->mps, r->driver_version,
+                 fast_strv_count(r->unhooked));
     const struct node *node = s->m->node;
     s->reported = true;
     s->mps = r->mps == 1;
     s->sm_count = r->sm_count;
     if (s->mps)
         node_mps_client(node->mps);
-    else if (node_mps_ready(node->mps))
+    else if (node_mps_ready(node->mps) && tell)
         fast_log(WARN, "client without mps", "replica=%s pid=%d; its SM partition is advisory",
                  s->share->replica->id, s->pid);
-    for (size_t i = 0; i < fast_strv_count(r->unhooked) && i < 8; i++)
+    for (size_t i = 0; i < fast_strv_count(r->unhooked) && i < 8 && node_session_may_tell(s); i++)
         fast_log(WARN, "not hooked", "replica=%s symbol=%.80s", s->share->replica->id,
                  fast_strv_get(r->unhooked, i));
 }
@@ -278,13 +316,9 @@ static int on_message(struct node_session *s, const struct fast_msg *msg)
 }
 
 /* True while the session may be read from. */
-static bool may_speak(struct node_session *s, fast_ns now)
+static bool may_speak(struct node_session *s)
 {
-    if (now - s->turn_at >= MESSAGES_SPAN) {
-        s->turn_at = now;
-        s->turn_messages = 0;
-    }
-    if (++s->turn_messages <= MESSAGES_MAX)
+    if (may_send(s->share, 1))
         return true;
     s->paused = true;
     fast_watch_set(s->watch, 0);
@@ -312,7 +346,7 @@ static void on_readable(void *arg, int events)
             node_session_close(s);
             return;
         }
-        if (!s->share || !may_speak(s, fast_clock_now()))
+        if (!s->share || !may_speak(s))
             return;
     }
 }
@@ -335,7 +369,7 @@ static void session_new(struct node_manager *m, int fd)
     }
     s->m = m;
     s->fd = fd;
-    s->opened = s->turn_at = fast_clock_now();
+    s->opened = fast_clock_now();
     s->next = m->sessions;
     if (s->next)
         s->next->prev = s;

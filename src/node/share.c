@@ -11,6 +11,7 @@
 
 #define INFLIGHT FAST_MS(2)    /* a client keeps no more work than this in flight */
 #define GRACE FAST_S(10)       /* and works on for this long without a node */
+#define KILL_MAX FAST_S(2)      /* a process that is killed is gone after so long */
 #define LAUNCH_SHARES_MAX 1024 /* by_client grows in steps */
 
 static struct fast_grant *grant_of(const struct node_share *s, const struct node_session *x)
@@ -155,6 +156,8 @@ void node_share_granted(struct node_share *s, const struct fast_sched_action *a)
 void node_share_revoked(struct node_share *s)
 {
     s->revoked = true;
+    s->revoked_at = fast_clock_now();
+    s->killed_at = 0;
     if (s->holder)
         take_back(s);
     else if (s->token)
@@ -166,6 +169,22 @@ void node_share_contended(struct node_share *s, bool contended)
     if (s->holder)
         atomic_store_explicit(&grant_of(s, s->holder)->contended, contended || s->queue,
                               memory_order_release);
+}
+
+/* Whoever keeps its token, because it hangs or because it wants to, has the SMs of others: the guarantee is
+ * theirs. One that is there still when its replica was killed does not belong to it (its ticket was used by
+ * somebody else): then the token is free without it. */
+void node_share_check(struct node_share *s, fast_ns now)
+{
+    fast_ns most = s->pool->m->node->conf->overrun_max;
+    if (!s->holder || !s->revoked || !most || now - s->revoked_at < most)
+        return;
+    if (!s->killed_at && s->pool->contended) {
+        s->killed_at = now;
+        node_agent_overran(s->pool->m->node->agent, s->replica, now - s->revoked_at);
+    } else if (s->killed_at && now - s->killed_at >= KILL_MAX) {
+        node_session_close(s->holder);
+    }
 }
 
 /* From a holder it crosses a token that it has not seen, or has just lost: what it still wants, it says
@@ -180,7 +199,8 @@ void node_share_want(struct node_share *s, struct node_session *x, bool again)
         return;
     if (again) {
         s->pool->m->lost_wishes++;
-        fast_log(WARN, "wish was lost", "replica=%s pid=%d last=%llu", s->replica->id, x->pid,
+        if (node_session_may_tell(x))
+            fast_log(WARN, "wish was lost", "replica=%s pid=%d last=%llu", s->replica->id, x->pid,
                  (unsigned long long)atomic_load(&grant_of(s, x)->last));
     }
     queue_push(s, x);

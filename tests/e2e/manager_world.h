@@ -116,6 +116,15 @@ struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uin
     return NULL;
 }
 
+static _Atomic int world_overran; /* 1 + the number of the replica that was to be killed last */
+
+void node_agent_overran(struct node_agent *agent, struct node_replica *replica, fast_ns overrun)
+{
+    (void)agent;
+    (void)overrun;
+    world_overran = 1 + (int)(replica - the_world->replicas);
+}
+
 static void world_on_call(void *arg, int events)
 {
     struct world *w = arg;

@@ -128,6 +128,39 @@ class SharesTest(unittest.TestCase):
         self.check_soon()
 
 
+class StoppedTest(unittest.TestCase):
+    """A program that hangs with a token that another one waits for is killed, and starts again."""
+
+    def test_it_is_killed(self):
+        self.node = node.Node(gpus=1, args=("--overrun", "1s"))
+        self.addCleanup(self.node.close)
+        session = self.node.session(timeout=60)
+        self.addCleanup(session.close)
+        for name in ("one", "two"):
+            _, done = session.ask(
+                "replica_start", replica=replica(name), function=name, ns="openfaas-fn", sm_pct=100,
+                request_milli=400, limit_milli=1000, mem_bytes=1 << 30, argv=[SPIN, "1000"],
+                env=[f"SPIN_IMAGE={IMAGE}"], start_timeout_ms=30000, stop_grace_ms=1000)
+            self.assertEqual(done.code, 0, done.text)
+
+        def row(name, kind):
+            rows, _ = session.ask("replica_list")
+            return next(r for r in rows if r.name == kind and r.replica == replica(name))
+
+        def tokens(name):
+            return row(name, "replica_stats").tokens
+
+        node.wait_until(lambda: tokens("one") > 3 and tokens("two") > 3, "they do not run")
+        pid = row("one", "replica_row").pid
+        os.kill(pid, signal.SIGSTOP)
+        node.wait_until(lambda: f"replica overran replica={replica('one')} pid={pid}" in self.node.log(),
+                        "it is not killed")
+        node.wait_until(lambda: not node.lives(pid), "it lives on")
+        before = tokens("two")
+        node.wait_until(lambda: tokens("two") > before + 10, "the other one does not run")
+        node.wait_until(lambda: row("one", "replica_row").pid not in (0, pid), "it is not started again")
+
+
 class TimeshareTest(SharesTest):
     """One token at a time; as the requests add up to more than the window, all get less."""
     args = ("--charge", "held", "--policy", "timeshare")

@@ -1,0 +1,159 @@
+/* The manager over its real socket, and clients that take more of it than is theirs: time, messages, lines of its
+ * log. */
+#include <string.h>
+
+#include "base/log.h"
+#include "manager_world.h"
+#include "unit/test.h"
+
+#define LONG FAST_S(5)
+
+static struct world world;
+
+static void begin(struct fast_sched_conf conf)
+{
+    assert_int_equal(world_begin(&world, conf), 0);
+}
+
+/* A client that keeps a token which others wait for is to be killed; if that does not end it, it loses its
+ * connection. A client that nobody waits for may take its time. */
+static void overrun_ends(void **state)
+{
+    (void)state;
+    struct client bad, wide;
+    begin((struct fast_sched_conf){.window_ns = FAST_MS(50)});
+    world.conf.overrun_max = FAST_MS(100);
+    world_overran = 0;
+    world_add(&world, 60, 100, 200, 0);
+    world_add(&world, 60, 500, 1000, 0);
+    world_start(&world);
+    client_replica(&bad, &world, 0);
+    client_replica(&wide, &world, 1);
+    client_want(&bad);
+    assert_true(client_wait(&bad, true, LONG));
+    assert_true(client_wait(&bad, false, LONG));
+    usleep(700000); /* three looks */
+    assert_int_equal(world_overran, 0);
+    client_want(&wide);
+    assert_true(client_wait(&wide, true, LONG));
+    assert_int_equal(world_overran, 1);
+    assert_int_not_equal(client_recv(&bad, NULL), 0); /* closed */
+    client_close(&bad);
+    client_close(&wide);
+    world_end(&world);
+}
+
+/* All processes of a replica share what it may send: 16,000 messages take three times 100 ms and more, from
+ * however many connections they come. */
+static void crowd_of_one_replica(void **state)
+{
+    (void)state;
+    struct client c[4];
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    for (int i = 0; i < 4; i++)
+        client_replica(&c[i], &world, 0);
+    fast_ns from = world_now();
+    for (int i = 0; i < 4; i++)
+        for (uint64_t k = 1; k <= 4000; k++)
+            client_done(&c[i], k, 0, false);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(client_reserve(&c[i], 1), 1);
+    assert_true(world_now() - from >= FAST_MS(200));
+    for (int i = 0; i < 4; i++)
+        client_close(&c[i]);
+    world_end(&world);
+}
+
+/* Nor may they come and go as often as they like. */
+static void coming_and_going(void **state)
+{
+    (void)state;
+    struct client c;
+    int welcome = 0;
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    fast_ns from = world_now();
+    for (int i = 0; i < 1500; i++) {
+        uint32_t type = client_open(&c, &world, 0x1234, 1);
+        welcome += type == FAST_MSG_T_welcome;
+        assert_true(type == FAST_MSG_T_welcome || (type == FAST_MSG_T_refused && c.in.refused.code == FAST_EBUSY));
+        client_close(&c);
+    }
+    assert_true(welcome <= 250 * ((world_now() - from) / FAST_MS(100) + 2));
+    world_end(&world);
+}
+
+static _Atomic int lines;
+
+static void count_line(enum fast_log_level level, const char *event, const char *pairs)
+{
+    (void)level;
+    (void)event;
+    (void)pairs;
+    lines++;
+}
+
+/* Whatever a replica says or does, it does not fill the log. */
+static void few_lines(void **state)
+{
+    (void)state;
+    struct client c;
+    char names[512];
+    size_t len = 0;
+    for (int i = 0; i < 40; i++)
+        len += (size_t)snprintf(names + len, sizeof(names) - len, "cuName%d", i) + 1;
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    fast_log_set(FAST_LOG_INFO, count_line);
+    lines = 0;
+    for (int i = 0; i < 40; i++) { /* it comes and goes, */
+        client_replica(&c, &world, 0);
+        for (int k = 0; k < 30; k++) /* has much to tell, */
+            client_send(&c, (struct fast_msg){.type = FAST_MSG_T_client_report,
+                                              .client_report = {0, 80, 0, 13000, {names, (uint32_t)len}}});
+        for (int k = 0; k < 10; k++) { /* and complains */
+            client_send(&c, (struct fast_msg){.type = FAST_MSG_T_token_want, .token_want = {0, 1}});
+            assert_true(client_wait(&c, true, LONG));
+            client_done(&c, c.limits->gpu[0].last, 0, false);
+            assert_true(client_wait(&c, false, LONG));
+        }
+        client_close(&c);
+    }
+    assert_true(lines > 10 && lines <= 110);
+    fast_log_set(FAST_LOG_INFO, NULL);
+    world_end(&world);
+}
+
+/* Nor do those who have no ticket. */
+static void few_lines_for_strangers(void **state)
+{
+    (void)state;
+    struct client c;
+    begin((struct fast_sched_conf){0});
+    world_start(&world);
+    fast_log_set(FAST_LOG_INFO, count_line);
+    lines = 0;
+    for (int i = 0; i < 500; i++) {
+        assert_int_equal(client_open(&c, &world, 1, 2), FAST_MSG_T_refused);
+        client_close(&c);
+    }
+    assert_true(lines > 10 && lines <= 110);
+    fast_log_set(FAST_LOG_INFO, NULL);
+    world_end(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(overrun_ends),
+        cmocka_unit_test(crowd_of_one_replica),
+        cmocka_unit_test(coming_and_going),
+        cmocka_unit_test(few_lines),
+        cmocka_unit_test(few_lines_for_strangers),
+    };
+    return cmocka_run_group_tests_name("manager_abuse", tests, NULL, NULL);
+}
