@@ -41,6 +41,8 @@ struct stream {
     bool trailers;  /* what comes now are these */
     bool finished;
     size_t held;    /* bytes of its body that were taken and not confirmed, as the call was full */
+    fast_ns moved;  /* when something last came from the client, or went to it */
+    bool given_up;  /* it was reset, as the client does not go on */
     /* the answer */
     struct text out; /* out.p[at .. out.len) waits to be framed */
     size_t at;
@@ -52,6 +54,7 @@ struct fast_http2_conn {
     nghttp2_session *session;
     struct fast_http_pool *pool;
     struct stream *streams;
+    fast_ns moved; /* when the last stream ended */
     bool closing;
     int64_t resets; /* that are still allowed */
     fast_ns refilled;
@@ -109,6 +112,11 @@ static void stream_free(struct stream *s)
     free(s);
 }
 
+static fast_ns now_of(const struct fast_http2_conn *c)
+{
+    return fast_loop_now(c->outer->server->loop);
+}
+
 static void reset(struct stream *s, uint32_t code)
 {
     nghttp2_submit_rst_stream(s->conn->session, NGHTTP2_FLAG_NONE, s->id, code);
@@ -126,8 +134,10 @@ static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buf, s
     (void)user;
     if (n > len)
         n = len;
-    if (n)
+    if (n) {
         memcpy(buf, s->out.p + s->at, n);
+        s->moved = now_of(s->conn);
+    }
     s->at += n;
     if (s->at == s->out.len) {
         s->at = s->out.len = 0;
@@ -195,6 +205,7 @@ static void on_body(void *user, const char *data, size_t len)
         reset(s, NGHTTP2_INTERNAL_ERROR);
     if (s->out.len - s->at >= FAST_HTTP_HIGH_WATER && s->call) {
         s->stopped = true;
+        s->moved = now_of(s->conn);
         fast_http_call_read(s->call, false);
     }
 }
@@ -207,11 +218,22 @@ static void on_flush(void *user)
     fast_http_conn_step(s->conn->outer);
 }
 
+/* What its call has not taken counts as taken: the window is the whole connection's too. */
+static void release(struct stream *s)
+{
+    size_t held = s->held;
+    s->held = 0;
+    if (held)
+        nghttp2_session_consume(s->conn->session, s->id, held);
+}
+
 static void on_end(void *user)
 {
     struct stream *s = user;
     s->call = NULL;
     s->ended = true;
+    s->moved = now_of(s->conn);
+    release(s);
     on_flush(s);
 }
 
@@ -221,23 +243,18 @@ static void on_fail(void *user, bool connected, const char *why)
     (void)connected;
     (void)why;
     s->call = NULL;
+    s->moved = now_of(s->conn);
+    release(s);
     reset(s, NGHTTP2_INTERNAL_ERROR);
     fast_http_conn_step(s->conn->outer);
 }
 
 /* ---- the request ---- */
 
-static void confirm(struct stream *s, size_t len)
-{
-    nghttp2_session_consume(s->conn->session, s->id, len);
-}
-
 static void on_drain(void *user)
 {
     struct stream *s = user;
-    size_t held = s->held;
-    s->held = 0;
-    confirm(s, held);
+    release(s);
     fast_http_conn_step(s->conn->outer);
 }
 
@@ -307,7 +324,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     s = calloc(1, sizeof(*s));
     if (!s)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    *s = (struct stream){.conn = c, .id = frame->hd.stream_id, .length = -1, .next = c->streams};
+    *s = (struct stream){.conn = c, .id = frame->hd.stream_id, .length = -1, .next = c->streams,
+                         .moved = now_of(c)};
     if (s->next)
         s->next->prev = s;
     c->streams = s;
@@ -383,11 +401,13 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     (void)flags;
     if (!s || !s->call) {
         nghttp2_session_consume(c->session, id, len); /* its answer was complete before its body */
+        if (s)
+            s->moved = now_of(c);
         return 0;
     }
     if (fast_http_call_write(s->call, (const char *)data, len) && !s->held) {
         fast_http_call_flush(s->call);
-        confirm(s, len);
+        nghttp2_session_consume(c->session, id, len);
     } else {
         s->held += len;
     }
@@ -396,7 +416,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 
 static void count_reset(struct fast_http2_conn *c)
 {
-    fast_ns now = fast_loop_now(c->outer->server->loop);
+    fast_ns now = now_of(c);
     int64_t more = (now - c->refilled) / FAST_S(1) * RESETS_A_SECOND;
     if (more > 0) {
         c->refilled = now;
@@ -409,11 +429,16 @@ static void count_reset(struct fast_http2_conn *c)
 static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *user)
 {
     struct stream *s = nghttp2_session_get_stream_user_data(session, id);
+    struct fast_http2_conn *c = user;
     (void)code;
-    if (s && s->call)
-        count_reset(user);
-    if (s)
-        stream_free(s);
+    if (!s)
+        return 0;
+    if (s->call)
+        count_reset(c);
+    if (s->held)
+        nghttp2_session_consume_connection(session, s->held);
+    c->moved = now_of(c);
+    stream_free(s);
     return 0;
 }
 
@@ -450,7 +475,10 @@ static int session_new(struct fast_http2_conn *c)
     int r = nghttp2_session_server_new2(&c->session, callbacks, c, option);
     nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
-    return r ? r : nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, 2);
+    r = r ? r : nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, 2);
+    /* A window for each stream: a body that nobody takes shall not hold up those of others. */
+    return r ? r : nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0,
+                                                         STREAMS_MAX * NGHTTP2_INITIAL_WINDOW_SIZE);
 }
 
 static void h2_free(struct fast_http2_conn *c)
@@ -472,7 +500,7 @@ static struct fast_http2_conn *h2_new(struct fast_http_req *outer)
         return NULL;
     c->outer = outer;
     c->resets = RESETS_AT_ONCE;
-    c->refilled = fast_loop_now(outer->server->loop);
+    c->refilled = c->moved = now_of(c);
     if (session_new(c) || fast_http_pool_new(outer->server->loop, 0, NULL, &c->pool, &err)) {
         h2_free(c);
         return NULL;
@@ -522,12 +550,37 @@ static bool h2_step(struct fast_http2_conn *c)
            c->streams;
 }
 
-static bool h2_is_idle(const struct fast_http2_conn *c)
+/* For the rest of its head or of its body, or that it takes the answer. */
+static bool waits_for_client(const struct stream *s)
 {
-    return !c->streams;
+    return !s->call || s->stopped;
 }
 
-static const struct fast_http_upgrade upgrade = {h2_new, h2_step, h2_is_idle, h2_free};
+static fast_ns h2_waits_since(const struct fast_http2_conn *c)
+{
+    fast_ns since = c->streams ? FAST_NEVER : c->moved;
+    for (const struct stream *s = c->streams; s; s = s->next)
+        if (waits_for_client(s) && s->moved < since)
+            since = s->moved;
+    return since;
+}
+
+static bool h2_give_up(struct fast_http2_conn *c, fast_ns before)
+{
+    bool some = false;
+    for (struct stream *s = c->streams; s; s = s->next) {
+        if (!waits_for_client(s) || s->moved > before)
+            continue;
+        if (s->given_up) /* not even its reset goes out */
+            return false;
+        s->given_up = some = true;
+        s->moved = now_of(c);
+        reset(s, NGHTTP2_CANCEL);
+    }
+    return some;
+}
+
+static const struct fast_http_upgrade upgrade = {h2_new, h2_step, h2_waits_since, h2_give_up, h2_free};
 
 const struct fast_http_upgrade *fast_http2(void)
 {

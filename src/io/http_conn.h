@@ -15,7 +15,10 @@ struct fast_http2_conn;
 struct fast_http_upgrade {
     struct fast_http2_conn *(*begin)(struct fast_http_req *conn); /* NULL: no memory */
     bool (*step)(struct fast_http2_conn *c); /* takes its input, puts its output; false: it is over */
-    bool (*is_idle)(const struct fast_http2_conn *c);
+    /* Since when it waits for its client, all of it or a stream; FAST_NEVER: it does not. */
+    fast_ns (*waits_since)(const struct fast_http2_conn *c);
+    /* Gives up the streams that wait since |before| or longer; false: there is nothing left to be given up. */
+    bool (*give_up)(struct fast_http2_conn *c, fast_ns before);
     void (*free)(struct fast_http2_conn *c); /* NULL is fine */
 };
 

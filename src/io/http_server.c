@@ -90,8 +90,11 @@ static void set_deadline(struct fast_http_req *c)
     }
     if (c->state == LINGERING && c->shut)
         return;
-    if (c->state == UPGRADED)
-        hungry = c->server->conf.http2->is_idle(c->h2);
+    if (c->state == UPGRADED) {
+        fast_ns since = c->server->conf.http2->waits_since(c->h2);
+        c->deadline = since == FAST_NEVER ? FAST_NEVER : since + c->server->conf.idle_timeout;
+        return;
+    }
     if (!stuck && !hungry)
         c->deadline = FAST_NEVER;
     else if (c->s.moved || c->deadline == FAST_NEVER)
@@ -478,6 +481,9 @@ static void timed_out(struct fast_http_req *c)
         c->head.why = "the head did not come in time";
         begin_exchange(c);
         refuse(c, 408);
+        fast_http_conn_step(c);
+    } else if (c->state == UPGRADED &&
+               c->server->conf.http2->give_up(c->h2, c->deadline - c->server->conf.idle_timeout)) {
         fast_http_conn_step(c);
     } else {
         fast_http_conn_close(c);
