@@ -52,4 +52,12 @@ void api_print(const json_t *json);
 const char *json_text(const json_t *obj, const char *key);
 double json_num(const json_t *obj, const char *key);
 
+/* The mean of a number that may be null at times, which then does not count. */
+struct json_mean {
+    double sum;
+    int n; /* 0: it was never known */
+};
+void json_mean_add(struct json_mean *m, const json_t *obj, const char *key);
+double json_mean_of(const struct json_mean *m); /* 0 when not known */
+
 #endif

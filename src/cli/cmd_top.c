@@ -18,6 +18,16 @@ struct top {
     const char *interval;
 };
 
+/* A measured share in per cent; what the GPU does not tell is "-". */
+static const char *share(const json_t *gpu, const char *key, int digits, char *buf, size_t cap)
+{
+    const json_t *value = json_object_get(gpu, key);
+    if (!json_is_number(value))
+        return "-";
+    snprintf(buf, cap, "%.*f", digits, 100 * json_number_value(value));
+    return buf;
+}
+
 static void print_gpus(const json_t *gpus, FILE *out)
 {
     static const char *const heads[] = {"GPU", "NAME", "SMs", "UTIL%", "SM%", "OCC%", "MEMORY",
@@ -26,14 +36,14 @@ static void print_gpus(const json_t *gpus, FILE *out)
     struct table *t = table_new(heads);
     json_t *g;
     size_t i;
-    char used[32], total[32], capped[32], shared[32];
+    char used[32], total[32], capped[32], shared[32], text[16];
     json_array_foreach(gpus, i, g) {
         table_add(t, "%.0f", json_num(g, "gpu"));
         table_add(t, "%s", json_text(g, "name"));
         table_add(t, "%.0f", json_num(g, "sms"));
-        table_add(t, "%.0f", 100 * json_num(g, "utilization"));
-        table_add(t, "%.0f", 100 * json_num(g, "sm_activity"));
-        table_add(t, "%.1f", 100 * json_num(g, "sm_occupancy"));
+        table_add(t, "%s", share(g, "utilization", 0, text, sizeof(text)));
+        table_add(t, "%s", share(g, "sm_activity", 0, text, sizeof(text)));
+        table_add(t, "%s", share(g, "sm_occupancy", 1, text, sizeof(text)));
         table_add(t, "%s of %s",
                   view_bytes(json_num(g, "memory_used_bytes"), used, sizeof(used)),
                   view_bytes(json_num(g, "memory_total_bytes"), total, sizeof(total)));
@@ -123,15 +133,15 @@ static void draw_gpus(const struct cli *cli, const json_t *gpus)
 {
     json_t *g;
     size_t i;
-    char bar[3][BAR * 3 + 1], used[32], total[32];
+    char bar[3][BAR * 3 + 1], text[2][16], used[32], total[32];
     json_array_foreach(gpus, i, g) {
         double mem = json_num(g, "memory_total_bytes");
-        printf("%sGPU %.0f%s  %s\n  time %s %3.0f%%   SMs %s %3.0f%%   memory %s %s of %s\n",
+        printf("%sGPU %.0f%s  %s\n  time %s %3s%%   SMs %s %3s%%   memory %s %s of %s\n",
                view_color(cli, "bold"), json_num(g, "gpu"), view_color(cli, "off"),
                json_text(g, "name"), view_bar(json_num(g, "utilization"), BAR, bar[0], sizeof(bar[0])),
-               100 * json_num(g, "utilization"),
+               share(g, "utilization", 0, text[0], sizeof(text[0])),
                view_bar(json_num(g, "sm_activity"), BAR, bar[1], sizeof(bar[1])),
-               100 * json_num(g, "sm_activity"),
+               share(g, "sm_activity", 0, text[1], sizeof(text[1])),
                view_bar(mem ? json_num(g, "memory_used_bytes") / mem : 0, BAR, bar[2], sizeof(bar[2])),
                view_bytes(json_num(g, "memory_used_bytes"), used, sizeof(used)),
                view_bytes(mem, total, sizeof(total)));

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "cli/api.h"
 #include "cli/cli.h"
 #include "cli/load.h"
 #include "core/types.h"
@@ -28,8 +29,7 @@ extern const struct demo_fn demo_functions[DEMO_FUNCTIONS];
 
 /* Averages of what /system/gpus told while the load was played. */
 struct demo_gpu {
-    double utilization, sm_activity, occupancy;
-    int samples;
+    struct json_mean utilization, sm_activity, occupancy;
 };
 
 struct demo_result {

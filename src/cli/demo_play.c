@@ -104,25 +104,13 @@ static void *sample(void *arg)
         json_t *gpus = json_loadb(r.body, r.len, 0, NULL), *g;
         size_t i;
         json_array_foreach(gpus, i, g) {
-            s->sum.utilization += json_num(g, "utilization");
-            s->sum.sm_activity += json_num(g, "sm_activity");
-            s->sum.occupancy += json_num(g, "sm_occupancy");
-            s->sum.samples++;
+            json_mean_add(&s->sum.utilization, g, "utilization");
+            json_mean_add(&s->sum.sm_activity, g, "sm_activity");
+            json_mean_add(&s->sum.occupancy, g, "sm_occupancy");
         }
         json_decref(gpus);
     }
     return NULL;
-}
-
-static struct demo_gpu average(const struct sampler *s)
-{
-    struct demo_gpu g = s->sum;
-    if (g.samples) {
-        g.utilization /= g.samples;
-        g.sm_activity /= g.samples;
-        g.occupancy /= g.samples;
-    }
-    return g;
 }
 
 /* ---- playing ---- */
@@ -177,7 +165,7 @@ int demo_play(struct cli *cli, const struct demo_digits *digits, int port, int s
     atomic_store(&s.stop, true);
     if (sampling)
         pthread_join(thread, NULL);
-    ret->gpu = average(&s);
+    ret->gpu = s.sum;
     for (int i = 0; i < DEMO_FUNCTIONS; i++)
         fast_arrivals_fini(&arrivals[i]);
     return r;

@@ -50,6 +50,19 @@ static double violations(const struct demo_result *d)
     return sent ? 100.0 * (double)late / (double)sent : 0;
 }
 
+static void add_mean(struct table *t, int digits, const struct json_mean *share)
+{
+    if (share->n)
+        table_add(t, "%.*f", digits, 100 * json_mean_of(share));
+    else
+        table_add(t, "-");
+}
+
+static json_t *mean_json(const struct json_mean *share)
+{
+    return share->n ? json_real(json_mean_of(share)) : json_null();
+}
+
 static void print_policies(const struct demo_result *results, size_t count)
 {
     static const char *const heads[] = {"POLICY", "GPU UTILIZATION%", "SM ACTIVITY%",
@@ -57,9 +70,9 @@ static void print_policies(const struct demo_result *results, size_t count)
     struct table *t = table_new(heads);
     for (size_t k = 0; k < count; k++) {
         table_add(t, "%s", fast_policy_name(results[k].policy));
-        table_add(t, "%.1f", 100 * results[k].gpu.utilization);
-        table_add(t, "%.1f", 100 * results[k].gpu.sm_activity);
-        table_add(t, "%.2f", 100 * results[k].gpu.occupancy);
+        add_mean(t, 1, &results[k].gpu.utilization);
+        add_mean(t, 1, &results[k].gpu.sm_activity);
+        add_mean(t, 2, &results[k].gpu.occupancy);
         table_add(t, "%.1f", violations(&results[k]));
     }
     table_print(t, stdout, 2);
@@ -82,10 +95,11 @@ static void print_json(const struct demo_result *results, size_t count, bool sim
                                (json_int_t)r->violations, "failed", (json_int_t)failures(r)));
         }
         json_array_append_new(
-            list, json_pack("{s:s, s:b, s:f, s:f, s:f, s:f, s:o}", "policy",
+            list, json_pack("{s:s, s:b, s:o, s:o, s:o, s:f, s:o}", "policy",
                             fast_policy_name(results[k].policy), "simulated", simulated,
-                            "gpu_utilization", results[k].gpu.utilization, "sm_activity",
-                            results[k].gpu.sm_activity, "sm_occupancy", results[k].gpu.occupancy,
+                            "gpu_utilization", mean_json(&results[k].gpu.utilization), "sm_activity",
+                            mean_json(&results[k].gpu.sm_activity), "sm_occupancy",
+                            mean_json(&results[k].gpu.occupancy),
                             "violations_pct", violations(&results[k]), "functions", fns));
     }
     api_print(list);

@@ -148,8 +148,7 @@ struct run {
     struct fast_trial *ret;
     char name[TRIAL_NAME_MAX]; /* with the namespace, if it is another one than the default */
     fast_ns sampled;
-    int samples;
-    double utilization, sm, occupancy, dram;
+    struct json_mean utilization, sm, occupancy, dram;
     int gpu;
     bool saturating; /* GPU figures are taken */
     struct {
@@ -367,11 +366,10 @@ static bool sample(void *arg, fast_ns elapsed, fast_ns total, uint64_t done, uin
     json_array_foreach(gpus, i, g) {
         if ((int)json_num(g, "gpu") != r->gpu)
             continue;
-        r->samples++;
-        r->utilization += json_num(g, "utilization");
-        r->sm += json_num(g, "sm_activity");
-        r->occupancy += json_num(g, "sm_occupancy");
-        r->dram += json_num(g, "dram_activity");
+        json_mean_add(&r->utilization, g, "utilization");
+        json_mean_add(&r->sm, g, "sm_activity");
+        json_mean_add(&r->occupancy, g, "sm_occupancy");
+        json_mean_add(&r->dram, g, "dram_activity");
     }
     json_decref(gpus);
     return true;
@@ -522,12 +520,10 @@ static enum trial_outcome load(struct run *r)
         failed(r, "crashed",
                *json_text(row, "text") ? json_text(row, "text") : "the replica died under load");
     json_decref(row);
-    if (r->samples) {
-        r->ret->utilization = r->utilization / r->samples;
-        r->ret->sm_activity = r->sm / r->samples;
-        r->ret->occupancy = r->occupancy / r->samples;
-        r->ret->dram = r->dram / r->samples;
-    }
+    r->ret->utilization = json_mean_of(&r->utilization);
+    r->ret->sm_activity = json_mean_of(&r->sm);
+    r->ret->occupancy = json_mean_of(&r->occupancy);
+    r->ret->dram = json_mean_of(&r->dram);
     if (has_yielded(r))
         return TRIAL_YIELDED;
     if (r->late)

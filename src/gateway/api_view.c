@@ -66,6 +66,13 @@ static json_t *model_namespaces(const struct gateway *gw, uint32_t gpu)
     return list;
 }
 
+/* What a node that is gone has told last is not known today. */
+static json_t *known(const struct gateway *gw, const struct fast_msg_gpu_row *row, uint32_t which,
+                     uint32_t milli)
+{
+    return row->known & which && gw_link_synced(gw->link) ? fraction(milli) : json_null();
+}
+
 static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
 {
     struct fast_gpu_room room = {0};
@@ -85,10 +92,10 @@ static json_t *gpu_json(const struct gateway *gw, const struct gw_gpu *g)
     set_int(o, "memory_cached_bytes", row->mem_cached);
     set(o, "model_namespaces", model_namespaces(gw, row->gpu));
     set(o, "shared_via", json_string(row->mem_shared ? fast_store_via_name(row->store_via) : ""));
-    set(o, "utilization", fraction(row->util_milli));
-    set(o, "sm_activity", fraction(row->sm_milli));
-    set(o, "sm_occupancy", fraction(row->occupancy_milli));
-    set(o, "dram_activity", fraction(row->dram_milli));
+    set(o, "utilization", known(gw, row, FAST_KNOWN_UTIL, row->util_milli));
+    set(o, "sm_activity", known(gw, row, FAST_KNOWN_SM, row->sm_milli));
+    set(o, "sm_occupancy", known(gw, row, FAST_KNOWN_OCCUPANCY, row->occupancy_milli));
+    set(o, "dram_activity", known(gw, row, FAST_KNOWN_DRAM, row->dram_milli));
     set(o, "backend", json_string(fast_backend_name(row->backend)));
     set(o, "holds", json_pack("{s:s, s:s, s:s}", "sm", fast_hold_name(row->hold_sm), "time",
                               fast_hold_name(row->hold_time), "memory",

@@ -4,52 +4,9 @@
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-void gw_page_add(struct gw_page *w, const char *fmt, ...)
-{
-    va_list ap;
-    if (w->cap - w->len < 1024) {
-        size_t cap = w->cap ? 2 * w->cap : 16384;
-        char *p = realloc(w->p, cap);
-        if (!p)
-            return;
-        w->p = p;
-        w->cap = cap;
-    }
-    va_start(ap, fmt);
-    int n = vsnprintf(w->p + w->len, w->cap - w->len, fmt, ap);
-    va_end(ap);
-    if (n > 0)
-        w->len += (size_t)n < w->cap - w->len ? (size_t)n : w->cap - w->len - 1;
-}
-
-void gw_page_head(struct gw_page *w, const char *name, const char *type, const char *help)
-{
-    size_t len = strlen(name);
-    bool counter = !strcmp(type, "counter");
-    bool total = len > 6 && !strcmp(name + len - 6, "_total");
-    if (w->open && counter && total)
-        len -= 6; /* the family is named without it */
-    else if (w->open && counter)
-        type = "unknown";
-    gw_page_add(w, "# HELP %.*s %s\n# TYPE %.*s %s\n", (int)len, name, help, (int)len, name, type);
-}
-
-const char *gw_page_label(const char *text, char *ret, size_t cap)
-{
-    size_t n = 0;
-    for (; *text && n + 3 <= cap; text++) {
-        if (*text == '\\' || *text == '"' || *text == '\n')
-            ret[n++] = '\\';
-        ret[n++] = *text == '\n' ? 'n' : *text;
-    }
-    ret[n] = '\0';
-    return ret;
-}
 
 #define EACH_FUNCTION(gw, fn)                                                                      \
     for (struct gw_function *fn = (gw)->functions; fn; fn = fn->next)                              \
@@ -65,11 +22,12 @@ static void histogram(struct gw_page *w, const struct gateway *gw)
         snprintf(labels, sizeof(labels), "function_name=\"%s.%s\",code=\"%d\"", fn->spec->name,
                  fn->spec->ns, c->code);
         for (int k = 0; k < GW_BOUNDS; k++)
-            gw_page_add(w, "gateway_functions_seconds_bucket{%s,le=\"%s\"} %llu\n", labels,
-                        gw_stats_bound_names[k], (unsigned long long)c->le[k]);
+            gw_page_add(w, "gateway_functions_seconds_bucket{%s,le=\"%s%s\"} %llu\n", labels,
+                        gw_stats_bound_names[k], w->open && !strchr(gw_stats_bound_names[k], '.') ? ".0" : "",
+                        (unsigned long long)c->le[k]);
         gw_page_add(w, "gateway_functions_seconds_bucket{%s,le=\"+Inf\"} %llu\n", labels,
                     (unsigned long long)c->count);
-        gw_page_add(w, "gateway_functions_seconds_sum{%s} %.9g\n", labels, c->sum_s);
+        gw_page_add(w, "gateway_functions_seconds_sum{%s} %.15g\n", labels, c->sum_s);
         gw_page_add(w, "gateway_functions_seconds_count{%s} %llu\n", labels, (unsigned long long)c->count);
     }
 }
@@ -121,12 +79,14 @@ static void own(struct gw_page *w, const struct gateway *gw)
     EACH_FUNCTION(gw, fn)
     gw_page_add(w, "fast_function_slo_missed_total{function_name=\"%s.%s\"} %llu\n", fn->spec->name,
                 fn->spec->ns, (unsigned long long)fn->stats.slo_missed);
-    gw_page_head(w, "fast_function_latency_seconds", "gauge", "Quantiles over the last 10 to 20 seconds");
+    gw_page_head(w, "fast_function_latency_seconds", "summary", "Quantiles over the last 10 to 20 seconds");
     EACH_FUNCTION(gw, fn)
-    for (int q = 500; q <= 990; q += 490)
-        gw_page_add(w, "fast_function_latency_seconds{function_name=\"%s.%s\",quantile=\"%s\"} %.6f\n",
-                    fn->spec->name, fn->spec->ns, q == 500 ? "0.5" : "0.99",
-                    (double)gw_stats_quantile(&fn->stats, q, now) / 1e9);
+    for (int q = 500; q <= 990; q += 490) {
+        double seconds = (double)gw_stats_quantile(&fn->stats, q, now) / 1e9;
+        if (seconds > 0) /* there were some */
+            gw_page_add(w, "fast_function_latency_seconds{function_name=\"%s.%s\",quantile=\"%s\"} %.6f\n",
+                        fn->spec->name, fn->spec->ns, q == 500 ? "0.5" : "0.99", seconds);
+    }
 }
 
 /* Whether Accept names OpenMetrics. Who takes both formats, as Prometheus does, gets it: it is the newer
@@ -177,9 +137,14 @@ void gw_api_metrics(void *arg, struct fast_http_req *req)
     gw_metrics_replicas(&w, gw);
     if (w.open)
         gw_page_add(&w, "# EOF\n");
+    if (w.failed) { /* half of it would be taken for all */
+        free(w.p);
+        fast_http_req_text_reply(req, 503, "no memory for the metrics");
+        return;
+    }
     fast_http_req_reply(req, 200, NULL,
                         w.open ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
                                : "text/plain; version=0.0.4; charset=utf-8",
-                        w.p ? w.p : "", w.len);
+                        w.p, w.len);
     free(w.p);
 }

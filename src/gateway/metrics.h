@@ -12,14 +12,17 @@ struct gateway;
 struct gw_page {
     char *p; /* NULL: nothing written, or no memory */
     size_t len, cap;
-    bool open; /* OpenMetrics */
+    bool open;   /* OpenMetrics */
+    bool failed; /* something is missing */
 };
 
 void gw_page_add(struct gw_page *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Begins a family. A counter's |name| is that of its samples; OpenMetrics knows only those as counters that
  * end in "_total", and the others, which are OpenFaaS' own, are of type unknown there. */
 void gw_page_head(struct gw_page *w, const char *name, const char *type, const char *help);
-/* |text| as the value of a label, into |ret| of |cap| bytes; cut short where it does not fit. */
+/* |text| as the value of a label, into |ret| of |cap| bytes, GW_LABEL(bytes of |text|) for all of it; cut short
+ * between characters where it does not fit. What is not UTF-8 stands there as "\xNN". */
+#define GW_LABEL(bytes) (5 * (bytes) + 6)
 const char *gw_page_label(const char *text, char *ret, size_t cap);
 
 /* GPUs, with the names of DCGM beside our own, and replicas. */

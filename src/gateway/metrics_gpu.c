@@ -88,37 +88,37 @@ static double replicas(const struct gw_gpu *g)
 static const struct {
     const char *name, *help;
     gpu_fn *value;
-    uint32_t needs; /* enum fast_measures */
+    uint32_t needs; /* FAST_KNOWN_*; 0: the node itself knows */
 } gpu_rows[] = {
-    {"fast_gpu_utilization", "Share of time with a kernel running", utilization, FAST_MEASURES_NONE},
-    {"fast_gpu_sm_activity", "Share of SMs with a warp", sm_activity, FAST_MEASURES_NONE},
-    {"fast_gpu_sm_occupancy", "Share of warp slots", occupancy, FAST_MEASURES_NONE},
-    {"fast_gpu_memory_used_bytes", "Memory in use", mem_used, FAST_MEASURES_NONE},
-    {"fast_gpu_memory_total_bytes", "Memory of the GPU", mem_total, FAST_MEASURES_NONE},
-    {"fast_gpu_memory_capped_bytes", "Sum of the memory caps of its replicas", mem_capped, FAST_MEASURES_NONE},
-    {"fast_gpu_memory_shared_bytes", "Models that replicas share", mem_shared, FAST_MEASURES_NONE},
-    {"fast_gpu_memory_cached_bytes", "Of them, those that nobody uses", mem_cached, FAST_MEASURES_NONE},
-    {"fast_gpu_tokens_out", "Replicas that hold a token", tokens_out, FAST_MEASURES_NONE},
-    {"fast_gpu_replicas", "Replicas that have a slice", replicas, FAST_MEASURES_NONE},
-    {"DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %)", utilization_pct, FAST_MEASURES_NVML},
-    {"DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB)", used_mib, FAST_MEASURES_NONE},
-    {"DCGM_FI_DEV_FB_FREE", "Framebuffer memory free (in MiB)", free_mib, FAST_MEASURES_NONE},
+    {"fast_gpu_utilization", "Share of time with a kernel running", utilization, FAST_KNOWN_UTIL},
+    {"fast_gpu_sm_activity", "Share of SMs with a warp", sm_activity, FAST_KNOWN_SM},
+    {"fast_gpu_sm_occupancy", "Share of warp slots", occupancy, FAST_KNOWN_OCCUPANCY},
+    {"fast_gpu_memory_used_bytes", "Memory in use", mem_used, 0},
+    {"fast_gpu_memory_total_bytes", "Memory of the GPU", mem_total, 0},
+    {"fast_gpu_memory_capped_bytes", "Sum of the memory caps of its replicas", mem_capped, 0},
+    {"fast_gpu_memory_shared_bytes", "Models that replicas share", mem_shared, 0},
+    {"fast_gpu_memory_cached_bytes", "Of them, those that nobody uses", mem_cached, 0},
+    {"fast_gpu_tokens_out", "Replicas that hold a token", tokens_out, 0},
+    {"fast_gpu_replicas", "Replicas that have a slice", replicas, 0},
+    {"DCGM_FI_DEV_GPU_UTIL", "GPU utilization (in %)", utilization_pct, FAST_KNOWN_UTIL},
+    {"DCGM_FI_DEV_FB_USED", "Framebuffer memory used (in MiB)", used_mib, FAST_KNOWN_MEM},
+    {"DCGM_FI_DEV_FB_FREE", "Framebuffer memory free (in MiB)", free_mib, FAST_KNOWN_MEM},
     {"DCGM_FI_PROF_SM_ACTIVE", "Ratio of cycles an SM has at least 1 warp assigned", sm_activity,
-     FAST_MEASURES_GPM},
-    {"DCGM_FI_PROF_SM_OCCUPANCY", "Ratio of warps resident on an SM", occupancy, FAST_MEASURES_GPM},
+     FAST_KNOWN_SM},
+    {"DCGM_FI_PROF_SM_OCCUPANCY", "Ratio of warps resident on an SM", occupancy, FAST_KNOWN_OCCUPANCY},
     {"DCGM_FI_PROF_DRAM_ACTIVE", "Ratio of cycles the device memory interface is active", dram,
-     FAST_MEASURES_GPM},
+     FAST_KNOWN_DRAM},
 };
 
 static void gpu_value(struct gw_page *w, const struct gateway *gw, size_t row)
 {
     bool dcgm = gpu_rows[row].name[0] == 'D';
-    char node[128], model[200];
+    char node[GW_LABEL(64)], model[GW_LABEL(96)];
     gw_page_head(w, gpu_rows[row].name, "gauge", gpu_rows[row].help);
     for (int i = 0; i < gw->ngpus; i++) {
         const struct gw_gpu *g = &gw->gpus[i];
         gw_page_label(gw->node, node, sizeof(node));
-        if (g->row.measures < gpu_rows[row].needs)
+        if (~g->row.known & gpu_rows[row].needs)
             continue;
         if (dcgm)
             gw_page_add(w, "%s{gpu=\"%u\",UUID=\"%s\",device=\"nvidia%u\",modelName=\"%s\",Hostname=\"%s\"} %.15g\n",
@@ -133,7 +133,7 @@ static void gpu_value(struct gw_page *w, const struct gateway *gw, size_t row)
 /* What the limits are worth, as probed by the node. */
 static void limits(struct gw_page *w, const struct gateway *gw)
 {
-    char node[128];
+    char node[GW_LABEL(64)];
     gw_page_head(w, "fast_gpu_limit", "gauge", "Always 1: how well each limit holds, and by what");
     for (int i = 0; i < gw->ngpus; i++) {
         const struct fast_msg_gpu_row *r = &gw->gpus[i].row;
@@ -178,14 +178,15 @@ static void models(struct gw_page *w, const struct gateway *gw)
     for (int i = 0; i < 3; i++) {
         gw_page_head(w, rows[i].name, rows[i].type, rows[i].help);
         for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
-            char name[2 * FAST_CATALOG_NAME], version[2 * FAST_CATALOG_VERSION];
+            char ns[GW_LABEL(FAST_CATALOG_NS)], name[GW_LABEL(FAST_CATALOG_NAME)];
+            char version[GW_LABEL(FAST_CATALOG_VERSION)];
             uint64_t sums[3];
             if (!sum_models(gw, m, sums))
                 continue;
             gw_page_add(w, "%s{model=\"%s\",version=\"%s\",namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name,
                         gw_page_label(m->name.p, name, sizeof(name)),
-                        gw_page_label(m->version.p, version, sizeof(version)), m->ns.p, m->gpu,
-                        (unsigned long long)sums[i]);
+                        gw_page_label(m->version.p, version, sizeof(version)),
+                        gw_page_label(m->ns.p, ns, sizeof(ns)), m->gpu, (unsigned long long)sums[i]);
         }
     }
 }
@@ -200,16 +201,20 @@ static void model_namespaces(struct gw_page *w, const struct gateway *gw)
     for (int i = 0; i < 2; i++) {
         gw_page_head(w, rows[i].name, "gauge", rows[i].help);
         for (const struct fast_msg_model_row *m = NULL; (m = gw_models_next(gw, m));) {
+            char ns[GW_LABEL(FAST_CATALOG_NS)];
             uint64_t held;
             if (gw_models_held(gw, m, &held) && (i == 0 || m->limit != UINT64_MAX))
-                gw_page_add(w, "%s{namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name, m->ns.p, m->gpu,
-                            (unsigned long long)(i ? m->limit : held));
+                gw_page_add(w, "%s{namespace=\"%s\",gpu=\"%u\"} %llu\n", rows[i].name,
+                            gw_page_label(m->ns.p, ns, sizeof(ns)), m->gpu, (unsigned long long)(i ? m->limit : held));
         }
     }
 }
 
+/* What a node that is gone has told last says nothing about today: then there is none of it. */
 void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw)
 {
+    if (!gw_link_synced(gw->link))
+        return;
     for (size_t i = 0; i < sizeof(gpu_rows) / sizeof(gpu_rows[0]); i++)
         gpu_value(w, gw, i);
     limits(w, gw);
@@ -246,6 +251,7 @@ STAT(mem_cap, (double)r->slice.mem_bytes)
 static const struct {
     const char *name, *type, *help;
     replica_fn *value;
+    bool ours; /* the gateway knows it without the node */
 } replica_rows[] = {
     {"fast_replica_busy_seconds_total", "counter", "Time the GPU was busy for it", busy},
     {"fast_replica_held_seconds_total", "counter", "Time it held a token", held},
@@ -259,10 +265,10 @@ static const struct {
     {"fast_replica_launches_total", "counter", "Kernels and graphs", launches},
     {"fast_replica_memory_refused_total", "counter", "Allocations refused for want of room", refused},
     {"fast_replica_memory_charged_bytes", "gauge", "Device memory of all its processes, in whole pages", charged},
-    {"fast_replica_memory_cap_bytes", "gauge", "Its memory cap; 0: the whole GPU", mem_cap},
-    {"fast_replica_sm_partition", "gauge", "Its share of the SMs", sm_partition},
-    {"fast_replica_quota_request", "gauge", "The share of time that it is promised", request},
-    {"fast_replica_quota_limit", "gauge", "The share of time that it gets at most", limit},
+    {"fast_replica_memory_cap_bytes", "gauge", "Its memory cap; 0: the whole GPU", mem_cap, true},
+    {"fast_replica_sm_partition", "gauge", "Its share of the SMs", sm_partition, true},
+    {"fast_replica_quota_request", "gauge", "The share of time that it is promised", request, true},
+    {"fast_replica_quota_limit", "gauge", "The share of time that it gets at most", limit, true},
 };
 
 static void add_value(struct gw_page *w, const struct gw_replica *r, int gpu, const char *name, const char *more,
@@ -306,10 +312,14 @@ static void families(struct gw_page *w, const struct gateway *gw)
 
 void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw)
 {
+    bool told = gw_link_synced(gw->link);
     for (size_t i = 0; i < sizeof(replica_rows) / sizeof(replica_rows[0]); i++) {
+        if (!told && !replica_rows[i].ours)
+            continue;
         gw_page_head(w, replica_rows[i].name, replica_rows[i].type, replica_rows[i].help);
         for (const struct gw_replica *r = gw->replicas; r; r = r->next)
             replica_value(w, r, replica_rows[i].name, replica_rows[i].value);
     }
-    families(w, gw);
+    if (told)
+        families(w, gw);
 }

@@ -57,11 +57,14 @@ struct fast_msg {
     };
 };
 
-/* Who measures a GPU: the more of these, the more of the shares in gpu_row mean something. */
-enum fast_measures {
-    FAST_MEASURES_NONE,
-    FAST_MEASURES_NVML, /* util */
-    FAST_MEASURES_GPM,  /* sm, occupancy and dram as well */
+/* What was measured of a GPU for this gpu_row, as bits; the others of these fields mean nothing. Without MEM
+ * |mem_used| is what the node knows of: its replicas and models. */
+enum fast_known {
+    FAST_KNOWN_UTIL = 1,
+    FAST_KNOWN_SM = 2,
+    FAST_KNOWN_OCCUPANCY = 4,
+    FAST_KNOWN_DRAM = 8,
+    FAST_KNOWN_MEM = 16,
 };
 
 /* How device memory was allocated. */

@@ -122,6 +122,7 @@ class Gateway:
                           headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
         kind = answer.headers["Content-Type"]
         assert kind == "application/openmetrics-text; version=1.0.0; charset=utf-8", kind
+        openmetrics.check_with_peer(answer.text)
         return openmetrics.parse(answer.text)
 
     # ---- functions ----

@@ -36,12 +36,17 @@ def lives(pid):
 
 
 class Node:
-    def __init__(self, gpus=2, args=()):
+    def __init__(self, gpus=2, args=(), libs=None):
+        """|libs|: a folder with a driver's libraries, which it takes for those of a machine with one GPU."""
         # Short, since the path of a socket is at most 107 bytes.
         self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
         self.state_dir = os.path.join(self.root, "state")
-        self.args = ["--state-dir", self.state_dir, "--sim", f"v100-16gb:{gpus}", *args]
+        sim = f"v100-16gb:{gpus}"
+        self.args = ["--state-dir", self.state_dir, *([] if libs else ["--sim", sim]), *args]
         self.env = dict(os.environ, FAST_SIM_DIR=os.path.join(self.root, "sim"))
+        if libs:
+            self.env["LD_LIBRARY_PATH"] = libs
+            self.env.pop("FAST_SIM", None)
         self.process = None
         self.start()
 

@@ -1,7 +1,13 @@
 """Reads OpenMetrics 1.0 text and refuses what its grammar does not allow: a family in two places, a
-sample that does not fit its type, a label twice, a value that is no number, something behind the end."""
+sample that does not fit its type, a label twice, a value that is no number, something behind the end.
+Where Prometheus' own reader is installed (the package prometheus_client), it has to agree."""
 import math
 import re
+
+try:
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families as peer
+except ImportError:
+    peer = None
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 SAMPLE = re.compile(rf"({NAME})(?:\{{(.*)\}})? (\S+)(?: (\S+))?")
@@ -41,6 +47,20 @@ def check_buckets(family, rows):
         assert counts == [buckets[-1][1]], f"{family}{key}: count and +Inf differ"
 
 
+def check_reserved(kind, its, line):
+    """Labels that only say something in their own types, and numbers in the form that all write alike."""
+    assert kind == "histogram" or "le" not in its, line
+    assert kind == "summary" or "quantile" not in its, line
+    for name in ("le", "quantile"):
+        assert name not in its or its[name] == "+Inf" or repr(float(its[name])) == its[name], line
+
+
+def check_with_peer(text):
+    if peer:
+        families = list(peer(text))
+        assert {f.name: f.type for f in families} == parse(text)[1]
+
+
 def parse(text):
     """Returns {sample name: [(labels, value)]} and {family: type}."""
     assert text.endswith("# EOF\n"), "no # EOF at the end"
@@ -66,6 +86,7 @@ def parse(text):
         suffixes = SUFFIXES[types[family]]
         assert any(m[1] == family + s for s in suffixes), f"{line}: in family {family}, {types[family]}"
         its, value = labels(m[2] or ""), number(m[3])
+        check_reserved(types[family], its, line)
         assert types[family] != "counter" or value >= 0, line
         assert (its, m[1]) not in [(i, n) for n, i, _ in rows[family]], f"{line}: twice"
         rows[family].append((m[1], its, value))
