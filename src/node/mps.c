@@ -1,8 +1,8 @@
 /* Starts and supervises nvidia-cuda-mps-control. Whether the daemon lives is asked through its own
  * user interface: socket and pid files stay behind when it dies, and the exit status of the interface
  * is 1 only when there is no daemon. What it was told is read back: it answers a value that it does
- * not take with the old one. Asking at the start blocks the loop, for ASK_TIMEOUT a question at the
- * most; later questions do not (mps_ask.h). */
+ * not take with the old one. What is done before the loop runs, and at its end, waits for answers;
+ * nothing in between does (mps_ask.h). */
 #include "node/mps_impl.h"
 
 #include <errno.h>
@@ -25,6 +25,8 @@
 #define CONTROL "nvidia-cuda-mps-control"
 #define ASK_TIMEOUT FAST_MS(2000)
 #define START_TIMEOUT FAST_S(5)
+#define AGAIN_TIMEOUT FAST_S(10) /* nobody waits for that */
+#define START_LOOK FAST_MS(50)
 #define RESTART_DELAY FAST_S(1)
 #define ENVIRON_MAX (1 << 20)
 
@@ -64,32 +66,48 @@ static int ask(const struct node_mps *m, const char *command, char *ret, size_t 
     return node_mps_ask_wait(&m->door, command, ASK_TIMEOUT, ret, size);
 }
 
+#define GET_PCT "get_default_active_thread_percentage"
 /* 0: a daemon answers; -1: nobody is there; -2: somebody is, and does not answer. */
 static int answers(const struct node_mps *m)
 {
     char text[256];
-    int r = ask(m, "get_default_active_thread_percentage", text, sizeof(text));
+    int r = ask(m, GET_PCT, text, sizeof(text));
     return r == 0 && node_mps_read_pct(text) < 0 ? -1 : r;
 }
 
-/* Partitions come with each process; the daemon must not narrow them. Memory limits come with it as
- * well, where this daemon knows what they are; nothing is set to find out. */
-static int prepare(struct node_mps *m, struct fast_err *err)
+/* Partitions come with each process; the daemon must not narrow them. |text|: its answer, NULL: none. */
+#define SET_PCT "set_default_active_thread_percentage 100"
+static int check_pct(const struct node_mps *m, const char *text, struct fast_err *err)
 {
-    char text[256];
-    uint64_t bytes = 0;
-    int r = ask(m, "set_default_active_thread_percentage 100", text, sizeof(text));
-    if (r)
+    if (!text)
         return fast_err_set(err, FAST_EIO, CONTROL " does not answer");
     if (node_mps_is_refusal(text))
         return fast_err_set(err, FAST_EPERM, "the MPS daemon in %.120s belongs to another user",
                             m->door.pipe_dir);
     if (node_mps_read_pct(text) != 1000)
         return fast_err_set(err, FAST_EPEER, CONTROL " does not take 100 %%: \"%.60s\"", text);
-    r = ask(m, "get_default_device_pinned_mem_limit 0", text, sizeof(text));
-    m->limits = !r && node_mps_read_limit(text, &bytes);
+    return 0;
+}
+
+/* Memory limits come with each process as well, where this daemon knows what they are; nothing is set to find
+ * out. */
+#define GET_LIMIT "get_default_device_pinned_mem_limit 0"
+static void take_limit(struct node_mps *m, const char *text)
+{
+    uint64_t bytes = 0;
+    m->limits = text && node_mps_read_limit(text, &bytes);
     if (!m->limits)
-        fast_log(WARN, "mps takes no memory limits", "answer=\"%.60s\"", text);
+        fast_log(WARN, "mps takes no memory limits", "answer=\"%.60s\"", text ? text : "none");
+}
+
+static int prepare(struct node_mps *m, struct fast_err *err)
+{
+    char text[256];
+    int r = ask(m, SET_PCT, text, sizeof(text));
+    r = check_pct(m, r ? NULL : text, err);
+    if (r)
+        return r;
+    take_limit(m, ask(m, GET_LIMIT, text, sizeof(text)) ? NULL : text);
     return 0;
 }
 
@@ -123,10 +141,15 @@ static int wait_ready(struct node_mps *m, pid_t pid, const char *log, struct fas
     return -err->code;
 }
 
-static int start(struct node_mps *m, struct fast_err *err)
+static void log_path(const struct node_mps *m, char *ret, size_t size)
+{
+    snprintf(ret, size, "%s/output.log", m->door.log_dir);
+}
+
+static int launch(struct node_mps *m, pid_t *ret, struct fast_err *err)
 {
     char log[PATH_MAX + 16];
-    snprintf(log, sizeof(log), "%s/output.log", m->door.log_dir);
+    log_path(m, log, sizeof(log));
     int r = fast_dir_make(m->door.pipe_dir, 0755, err);
     if (!r)
         r = fast_dir_make(m->door.log_dir, 0755, err);
@@ -140,7 +163,17 @@ static int start(struct node_mps *m, struct fast_err *err)
     if (pid <= 0)
         return e == ENOENT ? fast_err_set(err, FAST_ENOENT, "%.150s is not there", m->door.binary)
                            : fast_err_set(err, FAST_EIO, "cannot start " CONTROL ": %s", strerror(e));
-    r = wait_ready(m, pid, log, err);
+    *ret = pid;
+    return 0;
+}
+
+static int start(struct node_mps *m, struct fast_err *err)
+{
+    char log[PATH_MAX + 16];
+    pid_t pid;
+    int r = launch(m, &pid, err);
+    log_path(m, log, sizeof(log));
+    r = r ? r : wait_ready(m, pid, log, err);
     if (r)
         return r;
     m->child = pid;
@@ -148,18 +181,85 @@ static int start(struct node_mps *m, struct fast_err *err)
     return 0;
 }
 
+/* ---- once more, while the loop runs ---- */
+
+static void end_child(struct node_mps *m)
+{
+    if (m->child > 0)
+        reap(m->child, 0);
+    m->child = 0;
+}
+
+static void start_failed(struct node_mps *m, const char *why)
+{
+    fast_log(ERROR, "mps does not start", "%s", why);
+    end_child(m);
+    fast_timer_set(m->timer, fast_clock_now() + 10 * RESTART_DELAY);
+}
+
+static bool is_starting(const struct node_mps *m)
+{
+    return !m->ready && m->child > 0;
+}
+
 /* The clients of the daemon that died are no clients of the new one. */
+static void on_limit(void *arg, const char *text)
+{
+    struct node_mps *m = arg;
+    m->asked = false;
+    if (!is_starting(m))
+        return;
+    take_limit(m, text);
+    fast_timer_set(m->timer, FAST_NEVER);
+    follow(m, m->child);
+    fast_log(INFO, "mps again", "pid=%d", m->child);
+    node_mps_tell_lost(m, NULL, -1, "the MPS daemon died");
+}
+
+static void on_pct(void *arg, const char *text)
+{
+    struct node_mps *m = arg;
+    struct fast_err err;
+    m->asked = false;
+    if (!is_starting(m) || !text) /* it may answer the next time */
+        return;
+    if (check_pct(m, text, &err))
+        start_failed(m, err.msg);
+    else
+        m->asked = node_mps_ask(m->talk, GET_LIMIT, on_limit, m);
+}
+
+static void on_answer(void *arg, const char *text)
+{
+    struct node_mps *m = arg;
+    m->asked = false;
+    if (is_starting(m) && text && node_mps_read_pct(text) >= 0)
+        m->asked = node_mps_ask(m->talk, SET_PCT, on_pct, m);
+}
+
 static void on_timer(void *arg)
 {
     struct node_mps *m = arg;
-    struct fast_err err = {0};
-    if (!start(m, &err)) {
-        fast_log(INFO, "mps again", "pid=%d", m->child);
-        node_mps_tell_lost(m, NULL, -1, "the MPS daemon died");
+    struct fast_err err;
+    fast_ns now = fast_clock_now();
+    if (m->child == 0) {
+        if (launch(m, &m->child, &err)) {
+            start_failed(m, err.msg);
+            return;
+        }
+        m->start_end = now + AGAIN_TIMEOUT;
+        fast_log(INFO, "mps is started", "pid=%d", m->child);
+    } else if (waitpid(m->child, NULL, WNOHANG) == m->child) {
+        m->child = 0;
+        start_failed(m, CONTROL " ended; see output.log of the logs");
+        return;
+    } else if (now >= m->start_end) {
+        start_failed(m, CONTROL " does not answer");
         return;
     }
-    fast_log(ERROR, "mps does not start", "%s", err.msg);
-    fast_timer_set(m->timer, fast_clock_now() + 10 * RESTART_DELAY);
+    if (!m->asked)
+        m->asked = node_mps_ask(m->talk, GET_PCT, on_answer, m);
+    fast_timer_set(m->timer, now + START_LOOK);
 }
 
 static void unfollow(struct node_mps *m)
@@ -320,6 +420,8 @@ int node_mps_new(const struct node_conf *conf, struct fast_loop *loop, struct no
 void node_mps_quit(struct node_mps *m)
 {
     char text[256];
+    if (m && !m->ready)
+        end_child(m);
     if (!m || !m->ready)
         return;
     unfollow(m);

@@ -17,6 +17,7 @@
 #include "base/mem.h"
 
 #define ASK_TIMEOUT FAST_MS(1500)
+#define END_LOOK FAST_MS(1)
 #define QUESTION_MAX 128
 #define QUESTIONS_MAX 64
 
@@ -137,18 +138,26 @@ static bool take(struct ask *a)
     return n > 0;
 }
 
-/* |killed|: it has not answered in time. True: |text| is the daemon's answer. */
-static bool finish(struct ask *a, bool killed)
+/* Who has closed its output is about to end, but nobody may wait for that. True: it has; *|ret_ok|: |text| is the
+ * daemon's answer. */
+static bool has_ended(struct ask *a, bool *ret_ok)
 {
-    int status = -1;
-    if (killed)
-        kill(a->pid, SIGKILL);
+    int status = -1, r = waitpid(a->pid, &status, WNOHANG);
+    if (r == 0 || (r < 0 && errno == EINTR))
+        return false;
     close(a->fd);
-    /* Who has closed its output is about to end. */
-    while (waitpid(a->pid, &status, 0) < 0 && errno == EINTR)
-        ;
     a->text[a->len] = 0;
-    return !killed && WIFEXITED(status) && !WEXITSTATUS(status);
+    *ret_ok = r == a->pid && WIFEXITED(status) && !WEXITSTATUS(status);
+    return true;
+}
+
+/* It has not answered, or not ended, in time. */
+static void give_up(struct ask *a)
+{
+    kill(a->pid, SIGKILL);
+    while (waitpid(a->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    close(a->fd);
 }
 
 int node_mps_ask_wait(const struct node_mps_door *door, const char *command, fast_ns timeout,
@@ -156,17 +165,23 @@ int node_mps_ask_wait(const struct node_mps_door *door, const char *command, fas
 {
     fast_autofree struct ask *a = malloc(sizeof(*a));
     fast_ns end = fast_clock_now() + timeout;
-    bool more = true;
+    bool more = true, ok = false;
+    *ret = 0;
     if (!a || begin(door, command, a))
         return -1;
-    for (fast_ns left; more && (left = end - fast_clock_now()) > 0;) {
+    for (fast_ns left; (left = end - fast_clock_now()) > 0;) {
         struct pollfd p = {.fd = a->fd, .events = POLLIN};
-        if (poll(&p, 1, (int)(left / FAST_MS(1)) + 1) > 0)
+        if (!more && has_ended(a, &ok)) {
+            snprintf(ret, size, "%s", a->text);
+            return ok ? 0 : -1;
+        }
+        if (!more)
+            poll(NULL, 0, 1);
+        else if (poll(&p, 1, (int)(left / FAST_MS(1)) + 1) > 0)
             more = take(a);
     }
-    bool ok = finish(a, more);
-    snprintf(ret, size, "%s", a->text);
-    return more ? -2 : ok ? 0 : -1;
+    give_up(a);
+    return -2;
 }
 
 /* ---- questions in a row ---- */
@@ -182,19 +197,19 @@ struct node_mps_talk {
     struct fast_loop *loop;
     struct node_mps_door door;
     struct fast_watch *watch;
-    struct fast_timer *timer; /* begins the next one, or ends the one that takes too long */
+    struct fast_timer *timer; /* begins the next one, looks whether one has ended, or ends it */
     struct question *first, **last;
     int count;
     bool asking; /* the first one is */
+    fast_ns until; /* it has time */
     struct ask ask;
 };
 
-static void end_question(struct node_mps_talk *t, bool killed)
+static void end_question(struct node_mps_talk *t, bool ok)
 {
     struct question *q = t->first;
     fast_watch_free(t->watch);
     t->watch = NULL;
-    bool ok = finish(&t->ask, killed);
     t->asking = false;
     t->first = q->next;
     if (!t->first)
@@ -205,12 +220,29 @@ static void end_question(struct node_mps_talk *t, bool killed)
     free(q);
 }
 
+static void look(struct node_mps_talk *t)
+{
+    bool ok = false;
+    fast_ns now = fast_clock_now();
+    if (!t->watch && has_ended(&t->ask, &ok)) {
+        end_question(t, ok);
+    } else if (now >= t->until) {
+        give_up(&t->ask);
+        end_question(t, false);
+    } else {
+        fast_timer_set(t->timer, t->watch ? t->until : now + END_LOOK);
+    }
+}
+
 static void on_output(void *arg, int events)
 {
     struct node_mps_talk *t = arg;
     (void)events;
-    if (!take(&t->ask))
-        end_question(t, false);
+    if (take(&t->ask))
+        return;
+    fast_watch_free(t->watch);
+    t->watch = NULL;
+    look(t);
 }
 
 static void begin_question(struct node_mps_talk *t)
@@ -227,17 +259,18 @@ static void begin_question(struct node_mps_talk *t)
         return;
     }
     t->asking = true;
-    fast_timer_set(t->timer, fast_clock_now() + ASK_TIMEOUT);
+    t->until = fast_clock_now() + ASK_TIMEOUT;
     t->watch = fast_watch_new(t->loop, t->ask.fd, FAST_LOOP_IN, on_output, t);
     if (!t->watch)
-        end_question(t, true);
+        t->until = 0;
+    look(t);
 }
 
 static void on_timer(void *arg)
 {
     struct node_mps_talk *t = arg;
     if (t->asking)
-        end_question(t, true);
+        look(t);
     else if (t->first)
         begin_question(t);
 }
@@ -265,7 +298,7 @@ void node_mps_talk_free(struct node_mps_talk *t)
         return;
     fast_watch_free(t->watch);
     if (t->asking)
-        finish(&t->ask, true);
+        give_up(&t->ask);
     for (struct question *q = t->first, *next; q; q = next) {
         next = q->next;
         free(q);

@@ -20,13 +20,14 @@ struct node_mps {
     struct fast_loop *loop;
     struct node_mps_door door;
     struct node_mps_talk *talk;
-    struct fast_timer *timer; /* starts the daemon again */
+    struct fast_timer *timer; /* starts the daemon again, and looks whether it answers */
     struct fast_timer *check; /* looks at the server */
     struct fast_watch *watch;
     int pidfd;
     pid_t child; /* 0: adopted */
     bool ready, limits;
-    bool asked; /* the server is being looked at */
+    fast_ns start_end; /* not |ready|, with a |child|: it has to answer by then */
+    bool asked; /* the server, or a daemon that starts, is being looked at */
     char none_dir[PATH_MAX];
     struct node_mps_server server;
     struct node_mps_ending *endings;

@@ -7,6 +7,9 @@ one, socket files that stay behind. Files in its pipe directory are the script:
   old          a driver before r550: get_server_status is not known
   no-percent   a percentage that is set is not taken
   foreign      the daemon belongs to another user
+  hold         a daemon that starts does not listen before this is gone
+  holding      written here then: its number
+  linger       who has asked closes its output and does not end
   commands     written here: every command that it was given"""
 import os
 import selectors
@@ -15,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 PIPE = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")
 
@@ -105,6 +109,11 @@ class Daemon:
 
     def run(self):
         os.makedirs(PIPE, exist_ok=True)
+        if os.path.exists(path("hold")):
+            with open(path("holding"), "w", encoding="utf-8") as f:
+                f.write(f"{os.getpid()}\n")
+        while os.path.exists(path("hold")):
+            time.sleep(0.01)
         for name in ("control", "nvidia-cuda-mps-control.pid"):
             if os.path.exists(path(name)):
                 os.unlink(path(name))
@@ -146,6 +155,10 @@ def interface():
             text += more
         sys.stdout.write(text.rstrip(b"\0").decode())
         sys.stdout.flush()
+    if os.path.exists(path("linger")):
+        os.close(1)
+        os.close(2)
+        time.sleep(1000)
     return 0
 
 

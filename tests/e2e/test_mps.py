@@ -64,6 +64,15 @@ class MpsTest(unittest.TestCase):
             except OSError:
                 pass
 
+    def holding(self):
+        """The daemon that waits before it listens."""
+        try:
+            with open(self.node.path("mps", "holding"), encoding="utf-8") as f:
+                text = f.read()
+        except OSError:
+            return None
+        return int(text) if text.endswith("\n") else None
+
     def commands(self):
         try:
             with open(self.node.path("mps", "commands"), encoding="utf-8") as f:
@@ -175,6 +184,46 @@ class FakeTest(MpsTest):
         self.log_has("mps again")
         self.log_has("replica taken", "daemon died")
         node.wait_until(lambda: self.row(one).pid not in (0, pid), "not restarted")
+
+    def test_a_daemon_that_starts_slowly_holds_up_nobody(self):
+        self.make()
+        one = self.spin("one")
+        pid = self.working(one)
+        open(self.node.path("mps", "hold"), "w", encoding="utf-8").close()
+        os.kill(self.daemon(), signal.SIGKILL)
+        node.wait_until(self.holding, "it is not started")
+        for _ in range(10):
+            tokens = self.row(one, "replica_stats").tokens
+            node.wait_until(lambda t=tokens: self.row(one, "replica_stats").tokens > t, "no tokens")
+        self.assertNotIn("mps does not start", self.node.log())
+        os.unlink(self.node.path("mps", "hold"))
+        self.log_has("mps again")
+        node.wait_until(lambda: self.row(one).pid not in (0, pid), "not restarted")
+
+    def test_a_daemon_that_does_not_start(self):
+        self.make()
+        open(self.node.path("mps", "hold"), "w", encoding="utf-8").close()
+        os.kill(self.daemon(), signal.SIGKILL)
+        pid = node.wait_until(self.holding, "it is not started")
+        self.log_has("mps does not start")
+        node.wait_until(lambda: not node.lives(pid), "it is left")
+
+    def test_stopped_while_mps_starts(self):
+        self.make()
+        open(self.node.path("mps", "hold"), "w", encoding="utf-8").close()
+        os.kill(self.daemon(), signal.SIGKILL)
+        pid = node.wait_until(self.holding, "it is not started")
+        self.assertEqual(self.node.stop(), 0)
+        self.assertFalse(node.lives(pid))
+
+    def test_who_asks_and_does_not_end(self):
+        self.make()
+        one = self.spin("one")
+        pid = self.working(one)
+        open(self.node.path("mps", "linger"), "w", encoding="utf-8").close()
+        before = len(self.commands())
+        node.wait_until(lambda: len(self.commands()) > before + 2, "nobody asks any more")
+        self.assertEqual(self.row(one).pid, pid)
 
     def test_terminated_before_the_kill(self):
         self.make()
