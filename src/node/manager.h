@@ -61,7 +61,8 @@ struct node_session {
     struct fast_watch *watch;
     struct node_pages pages;
     struct node_wish *wishes; /* reservations that wait for room */
-    int32_t pid;
+    int32_t pid; /* who connected; it may have ended since, and the number be another one's */
+    uint64_t ticks; /* when that process began, node_process_stat() */
     bool reported, mps; /* mps: it is a client of MPS, as its driver says */
     uint32_t sm_count;  /* that its driver gives it */
     uint32_t uid;

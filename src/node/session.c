@@ -11,6 +11,7 @@
  *  - more than LINES_MAX lines about a replica, or about strangers, in ten seconds: left out of the log */
 #include "node/manager.h"
 #include "node/mps.h"
+#include "node/process.h"
 #include "node/stores.h"
 
 #include <errno.h>
@@ -355,6 +356,7 @@ static void session_new(struct node_manager *m, int fd)
 {
     struct ucred who = {0};
     socklen_t len = sizeof(who);
+    char state = 0;
     struct node_session *s = calloc(1, sizeof(*s));
     if (s)
         s->watch = fast_watch_new(m->node->loop, fd, FAST_LOOP_IN, on_readable, s);
@@ -366,6 +368,7 @@ static void session_new(struct node_manager *m, int fd)
     if (!getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len)) {
         s->pid = who.pid;
         s->uid = who.uid;
+        node_process_stat(s->pid, &s->ticks, &state);
     }
     s->m = m;
     s->fd = fd;

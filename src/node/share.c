@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "node/process.h"
 
 #define INFLIGHT FAST_MS(2)    /* a client keeps no more work than this in flight */
 #define GRACE FAST_S(10)       /* and works on for this long without a node */
@@ -507,9 +508,12 @@ int node_share_mps_clients(const struct node_replica *replica, int *pids, int ma
 {
     int n = 0;
     const struct node_session *x = replica->share ? replica->share->sessions : NULL;
-    for (; x && n < max; x = x->share_next)
-        if (x->mps && x->pid > 1)
+    for (; x && n < max; x = x->share_next) {
+        uint64_t ticks = 0;
+        char state = 0;
+        if (x->mps && x->pid > 1 && node_process_stat(x->pid, &ticks, &state) && ticks == x->ticks)
             pids[n++] = x->pid;
+    }
     return n;
 }
 

@@ -1,6 +1,7 @@
 /* The manager over its real socket, and clients that take more of it than is theirs: time, messages, lines of its
  * log. */
 #include <string.h>
+#include <sys/wait.h>
 
 #include "base/log.h"
 #include "manager_world.h"
@@ -86,6 +87,66 @@ static void coming_and_going(void **state)
     world_end(&world);
 }
 
+/* Connects, says that it uses MPS, and leaves the connection to whoever has the other end of |to|. */
+static void connect_and_die(int to)
+{
+    struct client c;
+    char byte = 0;
+    union {
+        char buf[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } ctl = {0};
+    struct iovec iov = {&byte, 1};
+    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = ctl.buf, .msg_controllen = sizeof(ctl.buf)};
+    struct cmsghdr *h = CMSG_FIRSTHDR(&mh);
+    client_replica(&c, &world, 0);
+    client_send(&c, (struct fast_msg){.type = FAST_MSG_T_client_report, .client_report = {0, 80, 1, 13000, {"", 0}}});
+    *h = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(h), &c.fd, sizeof(int));
+    _exit(sendmsg(to, &mh, 0) == 1 && read(to, &byte, 1) == 1 ? 0 : 1);
+}
+
+static int named;
+
+static void ask_names(struct world *w)
+{
+    int pids[8];
+    named = node_share_mps_clients(&w->replicas[0], pids, 8);
+}
+
+/* MPS is asked to end clients by number. That of a process which has ended, and left its connection to another
+ * one, may be somebody else's by now. */
+static void dead_processes_are_not_named(void **state)
+{
+    (void)state;
+    int pair[2], status;
+    char buf[CMSG_SPACE(sizeof(int))], byte;
+    struct iovec iov = {&byte, 1};
+    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = sizeof(buf)};
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    world_start(&world);
+    pid_t pid = fork();
+    if (pid == 0)
+        connect_and_die(pair[1]);
+    assert_int_equal(recvmsg(pair[0], &mh, 0), 1);
+    for (fast_ns end = world_now() + LONG; named != 1 && world_now() < end; usleep(1000))
+        world_call(&world, ask_names);
+    assert_int_equal(named, 1);
+    assert_int_equal(write(pair[0], "x", 1), 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    world_call(&world, ask_names);
+    assert_int_equal(named, 0);
+    int fd;
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(int));
+    close(fd);
+    close(pair[0]);
+    close(pair[1]);
+    world_end(&world);
+}
+
 static _Atomic int lines;
 
 static void count_line(enum fast_log_level level, const char *event, const char *pairs)
@@ -152,6 +213,7 @@ int main(void)
         cmocka_unit_test(overrun_ends),
         cmocka_unit_test(crowd_of_one_replica),
         cmocka_unit_test(coming_and_going),
+        cmocka_unit_test(dead_processes_are_not_named),
         cmocka_unit_test(few_lines),
         cmocka_unit_test(few_lines_for_strangers),
     };
