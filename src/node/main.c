@@ -195,6 +195,9 @@ int main(int argc, char **argv)
     }
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
+    /* Replicas have the same user, and the tickets and connections of all of them are in here: nothing may look into
+     * this process or take a descriptor of it that has not the right to do so with other users' processes. */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     fast_log_set(p.options.log_level, fast_log_stderr);
     r = begin(&p, &err);
     if (!r) {

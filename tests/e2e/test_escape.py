@@ -7,6 +7,7 @@ Elsewhere: writing to the shared pages (test_manager, limits_are_read_only), lie
 import os
 import signal
 import subprocess
+import sys
 import time
 import unittest
 
@@ -14,6 +15,8 @@ import node
 import wire
 
 SPIN = os.path.join(node.BUILD, "tests", "e2e", "spin")
+ESCAPE = os.path.join(node.BUILD, "tests", "e2e", "escape")
+AUDIT = os.path.join(node.BUILD, "tests", "e2e", "audit.so")
 IMAGE = os.path.join(node.BUILD, "functions", "spin.sim.so")
 EPERM = wire.CODES.index("EPERM")
 
@@ -25,6 +28,21 @@ class EscapeTest(unittest.TestCase):
         self.session = self.node.session(timeout=60)
         self.addCleanup(self.session.close)
         self.start("mine", 300)
+
+    def quiet(self):
+        """The environment of a replica that does not use its GPU itself."""
+        _, done = self.session.ask(
+            "replica_start", replica="quiet.openfaas-fn.1", function="quiet", ns="openfaas-fn", sm_pct=20,
+            request_milli=100, limit_milli=500, mem_bytes=1 << 30, argv=[sys.executable, node.FUNCTION],
+            start_timeout_ms=30000, stop_grace_ms=200)
+        self.assertEqual(done.code, 0, done.text)
+        node.wait_until(lambda: self.row("replica_row", "quiet").pid > 0, "it does not start")
+        return self.environment("quiet")
+
+    def escape(self, env, *args):
+        """The "name=value" pairs that the program prints."""
+        out = subprocess.run([ESCAPE, *args], env=env, stdout=subprocess.PIPE, check=True, timeout=60, text=True)
+        return {k: int(v) for k, v in (pair.split("=") for pair in out.stdout.split())}
 
     def start(self, name, limit):
         _, done = self.session.ask(
@@ -85,15 +103,46 @@ class EscapeTest(unittest.TestCase):
         self.assertEqual(during.clients, 2)
         self.assertLess((after.held_ns - before.held_ns) / 1e9 / spent, 0.36)
 
+    def launches_through(self, *ways):
+        """For each way to get a launch function: is it the driver's own, and how many launches were counted."""
+        env, said, before = self.quiet(), [], 0
+        for way in ways:
+            got = self.escape(env, "pointer", way)
+            self.assertEqual(got["launched"], 10)
+            node.wait_until(lambda: self.row("replica_stats", "quiet").clients == 0, "it is still there")
+            after = self.row("replica_stats", "quiet").launches
+            said.append((way, got["drivers_own"], after - before))
+            before = after
+        return said
+
+    def test_other_ways_to_the_driver(self):
+        """Stopped by: dlsym and cuGetProcAddress tell of wrappers, whatever library they are asked about and however
+        it was opened."""
+        ways = ("dlsym", "next", "path", "lookup", "namespace")
+        self.assertEqual(self.launches_through(*ways), [(way, 0, 10) for way in ways])
+
+    def test_own_dynamic_linker(self):
+        """Advisory: code that looks into the driver's table of symbols itself calls the driver, and nobody counts that.
+        The same is true of what patches its own tables or the hook's: the hook is in the same process."""
+        self.assertEqual(self.launches_through("symbols"), [("symbols", 1, 0)])
+
+    def test_writing_to_the_page(self):
+        """Stopped by: a sealed memfd that was opened for reading, in whatever way it is mapped or reached."""
+        got = self.escape(self.quiet(), "page")
+        self.assertEqual((got["written"], got["changed"]), (0, 0))
+        self.assertGreaterEqual(got["counters_written"], 3)
+
     def test_child_without_hook(self):
-        """Advisory: a process that takes LD_PRELOAD out of its environment reaches the driver as it
-        is. The SM percentage of MPS is all that holds it, and it can change that too. The accounts of
-        the others are as they were."""
+        """Advisory: a process that takes LD_PRELOAD out of its environment, or has an auditor of the dynamic linker
+        that keeps the hook out, reaches the driver as it is. The SM percentage of MPS is all that holds it, and it
+        can change that too. The accounts of the others are as they were."""
         env = self.environment("mine")
+        audited = dict(env, LD_AUDIT=AUDIT)
         del env["LD_PRELOAD"]
-        alive, during = self.run_beside(env)
-        self.assertTrue(alive)
-        self.assertEqual(during.clients, 1)
+        for way in (env, audited):
+            alive, during = self.run_beside(way)
+            self.assertTrue(alive)
+            self.assertEqual(during.clients, 1)
 
     def test_other_replicas_ticket(self):
         """Advisory: who may read the environment of another replica's process (the same user) can join
@@ -107,6 +156,50 @@ class EscapeTest(unittest.TestCase):
         self.assertTrue(alive)
         self.assertEqual(during.clients, 1)
         self.assertLess((after.held_ns - before.held_ns) / 1e9 / spent, 0.26)
+
+
+class UsersNode(node.Node):
+    """A node without rights over other processes of its user: as another one, where the test is root."""
+    user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+
+    def start(self):
+        if self.user:
+            os.chown(self.root, self.user["user"], self.user["group"])
+        super().start()
+
+    def spawn(self, **more):
+        return super().spawn(**self.user, **more)
+
+
+class SameUserTest(unittest.TestCase):
+    def into(self, pid):
+        out = subprocess.run([ESCAPE, "into", str(pid)], stdout=subprocess.PIPE, check=True, timeout=60, text=True,
+                             **UsersNode.user)
+        return dict(pair.split("=") for pair in out.stdout.split())
+
+    def test_node(self):
+        """Stopped by: the node is not dumpable, and the kernel treats it as another user's. In it are the tickets of
+        all replicas and their connections. Siblings are open to each other, but for what Yama forbids: advisory."""
+        try:
+            sleeper = subprocess.Popen(["sleep", "100"], **UsersNode.user)
+            self.addCleanup(sleeper.wait)
+            self.addCleanup(sleeper.kill)
+            self.assertEqual(self.into(sleeper.pid)["environment"], "1")
+            one = UsersNode(gpus=1)
+        except PermissionError:
+            self.skipTest("the programs are in a folder that only root can see")
+        self.addCleanup(one.close)
+        self.assertEqual(set(self.into(one.process.pid).values()), {"0"})
+        session = one.session(timeout=60)
+        self.addCleanup(session.close)
+        _, done = session.ask(
+            "replica_start", replica="f.openfaas-fn.1", function="f", ns="openfaas-fn", sm_pct=20, request_milli=100,
+            limit_milli=500, mem_bytes=1 << 30, argv=[SPIN, "1000"], env=[f"SPIN_IMAGE={IMAGE}"],
+            start_timeout_ms=30000, stop_grace_ms=200)
+        self.assertEqual(done.code, 0, done.text)
+        rows, _ = session.ask("replica_list")
+        pid = next(r.pid for r in rows if r.name == "replica_row")
+        self.assertEqual(self.into(pid)["environment"], "1")
 
 
 if __name__ == "__main__":

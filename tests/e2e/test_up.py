@@ -158,6 +158,7 @@ class UpTest(unittest.TestCase):
 
         node.wait_until(lambda: any(t.startswith("/system/functions") for t in logged()))
 
+    @unittest.skipIf(os.geteuid(), "only root may look into the node")
     def test_state_directories_share_no_simulated_gpu(self):
         def sim_dir(up):
             with open(f"/proc/{up.pid('fast-node')}/maps", encoding="utf-8") as f:
