@@ -25,6 +25,7 @@
 #define WAIT_MIN FAST_S(1)
 #define WAIT_MAX FAST_S(120)
 #define LIST_MAX 1000
+#define HEAL FAST_S(1) /* how often a queue is tried that could not be written */
 #define DOOR_MAX ((size_t)4 * RUNNING_MAX)
 
 struct waiter {
@@ -57,6 +58,8 @@ struct gw_async {
     struct fast_http_server *door; /* on the loopback, for this program alone */
     struct fast_timer *gather, *wake;
     bool gathering;
+    bool ailing; /* a change was lost: nothing is begun until what is held is written down anew */
+    fast_ns heal_at;
     struct waiter *waiters, **waiters_end;
     struct work *work;
     struct lane *lanes;
@@ -75,6 +78,15 @@ static void reply_accepted(struct waiter *w)
     fast_http_req_reply(w->req, 202, lines, NULL, "", 0);
 }
 
+static void ail(struct gw_async *a, const char *why)
+{
+    if (a->ailing)
+        return;
+    fast_log(ERROR, "the queue cannot be written", "why=\"%s\"", why);
+    a->ailing = true;
+    a->heal_at = fast_loop_now(a->gw->loop) + HEAL;
+}
+
 static void on_gather(void *arg)
 {
     struct gw_async *a = arg;
@@ -85,7 +97,7 @@ static void on_gather(void *arg)
     a->waiters_end = &a->waiters;
     int r = a->queue->ops->commit(a->queue, &err);
     if (r)
-        fast_log(ERROR, "the queue cannot be written", "why=\"%s\"", err.msg);
+        ail(a, err.msg);
     for (struct waiter *w = list; w; w = next) {
         next = w->next;
         w->answered = true;
@@ -218,6 +230,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
         fast_http_req_text_reply(req, 404, "error finding function: there is no such function");
     } else if (a->queue->ops->put(a->queue, &call, &err)) {
         gw_reply_err(req, &err);
+        gather(a); /* what else was to be written then is told so */
     } else {
         w->req = req;
         *a->waiters_end = w;
@@ -349,7 +362,7 @@ static void settle(struct work *w, bool answer)
     struct gw_async *a = w->async;
     struct fast_err err;
     if (a->queue->ops->renew(a->queue, &w->call, answer, &err))
-        fast_log(ERROR, "a call cannot be stored", "call=%s why=\"%s\"", w->call.call_id, err.msg);
+        ail(a, err.msg);
     free_work(w);
     gather(a);
 }
@@ -357,7 +370,9 @@ static void settle(struct work *w, bool answer)
 static void forget(struct work *w)
 {
     struct gw_async *a = w->async;
-    a->queue->ops->remove(a->queue, w->call.id, NULL);
+    struct fast_err err;
+    if (a->queue->ops->remove(a->queue, w->call.id, &err))
+        ail(a, err.msg);
     free_work(w);
     gather(a);
 }
@@ -547,6 +562,28 @@ static char *busy_lanes(const struct gw_async *a)
     return text;
 }
 
+/* Once it can be written again: what ended meanwhile is made anew, since nobody knows of its end. */
+static bool heal(struct gw_async *a)
+{
+    struct fast_err err;
+    if (!a->ailing)
+        return true;
+    if (fast_loop_now(a->gw->loop) < a->heal_at)
+        return false;
+    json_t *held = json_array();
+    for (const struct work *w = a->work; w; w = w->next)
+        json_array_append_new(held, json_integer(w->call.id));
+    fast_autofree char *text = json_dumps(held, JSON_COMPACT);
+    json_decref(held);
+    if (!text || a->queue->ops->reclaim(a->queue, text, &err)) {
+        a->heal_at = fast_loop_now(a->gw->loop) + HEAL;
+        return false;
+    }
+    a->ailing = false;
+    fast_log(INFO, "the queue can be written again", "running=%d", a->running);
+    return true;
+}
+
 /* Takes what is due and sets the timer for what is not. A program that is being stopped begins
  * nothing. */
 static void plan(struct gw_async *a)
@@ -556,11 +593,17 @@ static void plan(struct gw_async *a)
         fast_timer_set(a->wake, fast_loop_now(a->gw->loop) + FAST_MS(200));
         return;
     }
+    if (!heal(a)) {
+        fast_timer_set(a->wake, a->heal_at);
+        return;
+    }
     int64_t due = INT64_MAX;
     for (int taken = 1; taken > 0 && a->running < RUNNING_MAX;) {
         fast_autofree char *busy = a->full ? busy_lanes(a) : NULL;
         taken = a->queue->ops->take(a->queue, now, busy, begin, a);
-        if (taken > 0)
+        if (taken < 0)
+            ail(a, "a call cannot be taken");
+        if (taken)
             gather(a);
         else
             due = a->queue->ops->next_due(a->queue, busy);
@@ -631,8 +674,12 @@ void gw_api_async_call(const struct gw_request *rq, const char *call_id)
     int r = a->queue->ops->cancel(a->queue, call_id, &err);
     if (r == -FAST_ENOENT && ended)
         r = 0;
-    r = r ? r : a->queue->ops->commit(a->queue, &err);
-    if (r)
+    int lost = a->queue->ops->commit(a->queue, r ? NULL : &err);
+    if (lost) {
+        ail(a, err.msg);
+        plan(a);
+    }
+    if (r || lost)
         gw_reply_err(rq->req, &err);
     else
         fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);

@@ -53,6 +53,9 @@ struct gw_queue_ops {
     /* FAST_ENOENT: there is no such call, or it is being executed. */
     int (*cancel)(struct gw_queue *q, const char *call_id, struct fast_err *err);
     int (*commit)(struct gw_queue *q, struct fast_err *err);
+    /* After a change that failed: handed out are the calls |held| (a JSON array of ids), and no others. Writes
+     * something in any case, and is durable when it returns 0. */
+    int (*reclaim)(struct gw_queue *q, const char *held, struct fast_err *err);
     /* The oldest |max|, dead ones or those that wait, without bodies. */
     int (*list)(struct gw_queue *q, bool dead, int max, gw_call_fn *fn, void *arg);
     void (*count)(struct gw_queue *q, uint64_t *ret_waiting, uint64_t *ret_dead);

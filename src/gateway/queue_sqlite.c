@@ -28,7 +28,7 @@
 #define NOT_BUSY " FROM lane WHERE lane.f NOT IN (SELECT value FROM json_each(?1))"
 
 enum { PUT, TAKE, TAKE_OTHER, MARK, RENEW, RENEW_ANSWER, REMOVE, CANCEL, LIST, LIST_DEAD, COUNT, NEXT, NEXT_OTHER,
-       STATEMENTS };
+       RECLAIM, PROVE, STATEMENTS };
 
 static const char *const statements[STATEMENTS] = {
     [PUT] = ("INSERT INTO call(call_id, function, method, target, headers, callback, body,"
@@ -50,6 +50,9 @@ static const char *const statements[STATEMENTS] = {
     [COUNT] = "SELECT count(*), coalesce(sum(stage=2), 0) FROM call",
     [NEXT] = ("SELECT due_ns FROM call WHERE " READY " ORDER BY due_ns LIMIT 1"),
     [NEXT_OTHER] = (LANES "SELECT min(" FIRST_OF_LANE("due_ns") ")" NOT_BUSY),
+    [RECLAIM] = ("UPDATE call SET taken=NOT taken WHERE stage<2 AND"
+                 " taken<>(id IN (SELECT value FROM json_each(?)))"),
+    [PROVE] = "UPDATE sqlite_sequence SET seq=seq+1 WHERE name='call'",
 };
 
 static const char schema[] =
@@ -91,6 +94,8 @@ static int run_sql(struct sqlite_queue *q, const char *sql, struct fast_err *err
 /* Changes gather in one transaction until commit. */
 static int begin(struct sqlite_queue *q, struct fast_err *err)
 {
+    if (q->open && sqlite3_get_autocommit(q->db)) /* SQLite has taken all of it back */
+        return fast_err_set(err, FAST_EIO, "queue: an earlier change failed");
     int r = q->open ? 0 : run_sql(q, "BEGIN IMMEDIATE", err);
     q->open = q->open || !r;
     return r;
@@ -259,6 +264,19 @@ static int commit(struct gw_queue *base, struct fast_err *err)
     return r;
 }
 
+static int reclaim(struct gw_queue *base, const char *held, struct fast_err *err)
+{
+    struct sqlite_queue *q = of(base);
+    int r = begin(q, err);
+    if (!r) {
+        text(q->st[RECLAIM], 1, held);
+        r = finish(q, q->st[RECLAIM], err);
+    }
+    r = r ? r : finish(q, q->st[PROVE], err);
+    int wrong = commit(base, r ? NULL : err);
+    return r ? r : wrong;
+}
+
 static int list(struct gw_queue *base, bool dead, int max, gw_call_fn *fn, void *arg)
 {
     struct sqlite_queue *q = of(base);
@@ -304,8 +322,8 @@ static void close_queue(struct gw_queue *base)
     free(q);
 }
 
-static const struct gw_queue_ops ops = {put,    take, renew, remove_call, cancel,
-                                        commit, list, count, next_due,    close_queue};
+static const struct gw_queue_ops ops = {put,     take, renew, remove_call, cancel,     commit,
+                                        reclaim, list, count, next_due,    close_queue};
 
 int gw_queue_sqlite_open(const char *path, struct gw_queue **ret, struct fast_err *err)
 {
@@ -323,6 +341,8 @@ int gw_queue_sqlite_open(const char *path, struct gw_queue **ret, struct fast_er
                          q->db ? sqlite3_errmsg(q->db) : "no memory");
     r = r ? r : run_sql(q, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL", err);
     r = r ? r : run_sql(q, schema, err);
+    if (r)
+        fast_err_wrap(err, "%.150s (move it away to begin without asynchronous calls)", path);
     for (int i = 0; !r && i < STATEMENTS; i++)
         if (sqlite3_prepare_v3(q->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &q->st[i],
                                NULL) != SQLITE_OK)

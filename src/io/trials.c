@@ -111,8 +111,10 @@ static int set_up(struct fast_trials *t, const char *path, int wait_ms, struct f
 {
     int64_t version = 0;
     sqlite3_busy_timeout(t->db, wait_ms);
-    if (pragma(t, "PRAGMA user_version", &version))
-        return broken(t, err);
+    if (pragma(t, "PRAGMA user_version", &version)) {
+        broken(t, err);
+        return fast_err_wrap(err, "%s (move it away to begin without measurements)", path);
+    }
     if (version != SCHEMA_VERSION)
         return upgrade(t, path, err);
     return 0;

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""What the machine does not give: descriptors. The gateway goes on for who can be served."""
+"""What the machine does not give: descriptors, room on the disk. The gateway goes on for who can be served."""
 import os
 import resource
+import signal
 import socket
 import subprocess
 import unittest
 
 import gateway
 import node
+from gateway import wait_until
 
 
 class Bounded(gateway.Gateway):
@@ -22,6 +24,16 @@ class Bounded(gateway.Gateway):
             return subprocess.Popen(
                 [gateway.PROGRAM, *self.args, *more], stderr=err, env=self.env, stdin=subprocess.DEVNULL,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, self.descriptors))
+
+
+class Small(gateway.Gateway):
+    """A gateway for which a file that may not grow is an error like any other."""
+
+    def spawn(self, *more):
+        with open(self.log_path, "a", encoding="utf-8") as err:
+            return subprocess.Popen([gateway.PROGRAM, *self.args, *more], stderr=err, env=self.env,
+                                    stdin=subprocess.DEVNULL, restore_signals=False,
+                                    preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
 
 
 class Descriptors(unittest.TestCase):
@@ -59,6 +71,60 @@ class Descriptors(unittest.TestCase):
         self.connect_idle(gw, 50)
         for _ in range(3):
             self.assertEqual(gw.get("/healthz").status, 200)
+
+
+class Disk(unittest.TestCase):
+    """A disk that is full for a while: files may not grow beyond a limit."""
+
+    def setUp(self):
+        self.node = node.Node(gpus=1)
+        self.addCleanup(self.node.close)
+        self.gw = Small(self.node)
+        self.addCleanup(self.gw.close)
+        self.gw.up()
+
+    def fill(self, full):
+        resource.prlimit(self.gw.process.pid, resource.RLIMIT_FSIZE,
+                         (4096 if full else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def test_calls_that_end_meanwhile(self):
+        gw = self.gw
+        flag = os.path.join(self.node.root, "flag")
+        for _ in range(66):
+            self.assertEqual(gw.post(f"/async-function/f/until{flag}").status, 202)
+        wait_until(lambda: gw.replicas()[0]["in_flight"] == 64)
+        self.fill(True)
+        self.assertEqual(gw.post("/async-function/f/echo").status, 500)
+        self.assertEqual(gw.deploy("other").status, 500)
+        with open(flag, "w", encoding="ascii"):
+            pass
+        wait_until(lambda: gw.status().get("invocationCount", 0) == 64)
+        for _ in range(3):  # nothing is begun whose end cannot be written down
+            self.assertEqual(gw.post("/async-function/f/echo").status, 500)
+            self.assertEqual(gw.get("/function/f").status, 200)
+        self.assertEqual(gw.status().get("invocationCount", 0), 64 + 3)
+        self.fill(False)
+        wait_until(lambda: gw.get("/system/async").json()["waiting"] == 0, "calls stay")
+        self.assertEqual(gw.post("/async-function/f/echo").status, 202)
+        self.assertEqual(gw.deploy("other").status, 202)
+        self.assertGreaterEqual(gw.status().get("invocationCount", 0), 66 + 3)
+
+    def test_a_database_that_is_none(self):
+        self.gw.stop()
+        for name in ("gateway.db", "async.db", "profiles.db"):
+            path = self.node.path(name)
+            for more in ("-wal", "-shm"):
+                if os.path.exists(path + more):
+                    os.unlink(path + more)
+            os.rename(path, path + ".kept")
+            with open(path, "w", encoding="ascii") as f:
+                f.write("something else" * 1000)
+            done = subprocess.run([gateway.PROGRAM, "--state-dir", self.node.state_dir, "--metrics", "", "--listen",
+                                   "127.0.0.1:0"], capture_output=True, text=True, check=False, timeout=node.WAIT_S)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"{path} (move it away to begin without ", done.stderr)
+            os.rename(path + ".kept", path)
+        self.gw.start()
 
 
 if __name__ == "__main__":
