@@ -81,7 +81,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
                          const struct fast_http_body *body)
 {
     struct pass *p = user;
-    char *fields = malloc((size_t)h->len + FRAMING_ROOM);
+    char *fields = malloc(fast_http_head_room(h) + FRAMING_ROOM);
     p->answered = true;
     if (!fields) {
         wd_error(p->req, 502, "no memory for an answer");
@@ -159,7 +159,7 @@ static void open_call(struct pass *p)
     const struct fast_http_head *h = fast_http_req_head(p->req);
     const char *text = fast_http_req_text(p->req);
     struct fast_err err;
-    char *head = malloc((size_t)h->len + FRAMING_ROOM);
+    char *head = malloc(fast_http_head_room(h) + FRAMING_ROOM);
     if (!head) {
         wd_error(p->req, 502, "no memory for a request");
         return;

@@ -159,7 +159,7 @@ static char *take_headers(const struct fast_http_req *req)
                                       "x-start-time"};
     const struct fast_http_head *h = fast_http_req_head(req);
     const char *text = fast_http_req_text(req), *peer = fast_http_req_peer(req);
-    char *buf = malloc((size_t)h->len + h->host_len + strlen(peer) + 64), *p = buf;
+    char *buf = malloc(fast_http_head_room(h) + h->host_len + strlen(peer) + 64), *p = buf;
     for (uint32_t i = 0; buf && i < h->fields; i++) {
         const struct fast_http_field *f = &h->field[i];
         bool skip = fast_http_is_hop(h, text, f);

@@ -81,7 +81,7 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
     const struct fast_http_head *h = fast_http_req_head(j->req);
     const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
     /* The host may be written twice. */
-    struct writer w = {.cap = (size_t)h->len + h->host_len + 1024};
+    struct writer w = {.cap = fast_http_head_room(h) + h->host_len + 1024};
     char number[64], trace[80];
     w.p = *ret = malloc(w.cap);
     if (!w.p)
@@ -127,7 +127,7 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
     const char *req_text = fast_http_req_text(j->req);
     const struct fast_http_field *type =
         fast_http_head_find(fast_http_req_head(j->req), req_text, "content-type");
-    struct writer w = {.cap = (size_t)h->len + (type ? type->value_len : 0) + 1024};
+    struct writer w = {.cap = fast_http_head_room(h) + (type ? type->value_len : 0) + 1024};
     char own[256];
     w.p = *ret = malloc(w.cap);
     if (!w.p)

@@ -52,6 +52,11 @@ const struct fast_http_field *fast_http_head_find(const struct fast_http_head *h
 /* Whether the field lists |token| between commas. */
 bool fast_http_head_lists(const struct fast_http_head *head, const char *buf, const char *name,
                           const char *token);
+/* The most bytes that its fields take, each written anew as "Name: value": a blank more for each than it came with. */
+static inline size_t fast_http_head_room(const struct fast_http_head *head)
+{
+    return (size_t)head->len + head->fields;
+}
 bool fast_http_is(const char *p, size_t len, const char *text);      /* any case */
 bool fast_http_is_exact(const char *p, size_t len, const char *text);
 

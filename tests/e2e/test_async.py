@@ -112,6 +112,15 @@ class Async(unittest.TestCase):
         self.assertIn(b"Http_Path=/a/b\n", self.callbacks.got[0][1])
         self.assertIn(b"Http_Query=x=1\n", self.callbacks.got[0][1])
 
+    def test_many_fields(self):
+        """Without a blank behind the colon: each is longer when it is written anew."""
+        self.gw.up(annotations=QUICK, **ECHO)
+        fields = b"".join(b"a%d:b\r\n" % i for i in range(120))
+        got = self.gw.raw(b"POST /async-function/f HTTP/1.0\r\n" + fields + b"\r\n")
+        self.assertTrue(got.startswith(b"HTTP/1.1 202 "), got)
+        self.idle()
+        self.assertEqual(self.gw.status()["invocationCount"], 1)
+
     def test_what_is_refused(self):
         self.gw.up(**ECHO)
         self.assertEqual(self.call(name="nothing").status, 404)

@@ -5,18 +5,60 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import unittest
 
 import gateway
 import node
+import stack
 from gateway import wait_until
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 ALPINE = "docker.io/functions/alpine:latest"
 NOTE = '{\n\t"glossary":{\n\t\t"title":"example \\"glossary\\""\n\t}\n }'
+
+
+# A server with as many fields in its answer as there may be, none with a blank behind the colon.
+TERSE = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+server.settimeout(60)
+while True:
+    sock, got = server.accept()[0], b""
+    while b"\\r\\n\\r\\n" not in got:
+        got += sock.recv(65536)
+    fields = b"".join(b"a%d:b\\r\\n" % i for i in range(127))
+    sock.sendall(b"HTTP/1.1 200 OK\\r\\n" + fields + b"b:%d\\r\\n\\r\\n" % got.count(b": b\\r\\n"))
+    sock.close()
+"""
+
+
+class Watchdog(unittest.TestCase):
+    @staticmethod
+    def ask(port):
+        fields = b"".join(b"a%d:b\r\n" % i for i in range(126))
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=node.WAIT_S) as s:
+                s.sendall(b"GET / HTTP/1.1\r\nHost:b\r\nConnection:close\r\n" + fields + b"\r\n")
+                return b"".join(iter(lambda: s.recv(65536), b""))
+        except ConnectionRefusedError:
+            return b""
+
+    def test_as_many_fields_as_there_may_be(self):
+        """Each is longer when it is written anew, in both directions."""
+        port, upstream = stack.free_port(), stack.free_port()
+        env = dict(os.environ, PORT=str(port), http_upstream_url=f"http://127.0.0.1:{upstream}")
+        with subprocess.Popen([FAST, "watchdog", "--mode", "http", "--", sys.executable, "-c", TERSE, str(upstream)],
+                              env=env) as dog:
+            self.addCleanup(dog.kill)
+            got = wait_until(lambda: self.ask(port), "the watchdog does not listen")
+            self.assertEqual((got.count(b": b\r\n"), got.count(b"\r\nb: 127\r\n")), (127, 1), got)
+            dog.terminate()
+            self.assertEqual(dog.wait(node.WAIT_S), 0)
 
 
 class Certifier(unittest.TestCase):
