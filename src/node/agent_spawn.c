@@ -200,7 +200,8 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
     if (!argv || env.failed) {
         rc = fast_err_set(err, FAST_ENOMEM, "no memory to start %s", r->shared.id);
     } else {
-        struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd, -1};
+        struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd, -1,
+                                         r->agent->node->conf->descriptors};
         rc = node_process_spawn(&spec, &r->process, err);
     }
     if (rc && fresh)

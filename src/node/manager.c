@@ -151,6 +151,7 @@ void node_manager_free(struct node_manager *m)
     for (int i = 0; i < m->pools; i++)
         free(m->pool[i].by_client);
     fast_gangs_free(m->gangs);
+    node_session_free_unread(m);
     fast_timer_free(m->tick);
     fast_timer_free(m->pulse);
     fast_watch_free(m->listen_watch);

@@ -29,6 +29,14 @@ struct node_pool {
     fast_ns contended_at; /* since when */
 };
 
+/* A connection that is over, but for what its other end has not read: descriptors on their way, which the kernel
+ * counts for this user until they are taken or that end is closed. */
+struct node_unread {
+    struct node_unread *next;
+    struct node_share *share; /* NULL: it is gone */
+    int fd;
+};
+
 /* A reservation that waits for the store to drop models that nobody uses. */
 struct node_wish {
     struct node_wish *next; /* of its session */
@@ -83,6 +91,7 @@ struct node_share {
     int guaranteed_milli; /* of the request, node_share_hold(); of the first part */
     uint32_t session_count;
     struct node_budget messages, lines; /* of all processes; of the first part */
+    uint32_t unread;       /* closed connections whose other end keeps the pages unread */
     struct node_session *queue, *queue_last; /* sessions that want a token, in order */
 
     uint64_t token;         /* of the scheduler, 0: none */
@@ -110,8 +119,10 @@ struct node_manager {
     struct fast_watch *listen_watch;
     bool listen_full; /* nobody is accepted until somebody has said hello, or has been thrown out */
     struct fast_timer *tick; /* reads again from who was too fast, accepts again, drops the silent */
+    fast_ns tick_at; /* 0: it is not set */
     struct fast_timer *pulse; /* tells all clients that the node is alive */
     struct node_session *sessions;
+    struct node_unread *unread;
     uint32_t session_count, strangers; /* strangers: before hello */
     struct node_budget lines;          /* of the log, for strangers */
     uint64_t last_token;
@@ -157,6 +168,9 @@ void node_share_publish(struct node_share *s);
 
 int node_session_listen(struct node_manager *m, struct fast_err *err);
 void node_session_close(struct node_session *s);
+/* The share is gone. */
+void node_session_forget_unread(struct node_manager *m, const struct node_share *share);
+void node_session_free_unread(struct node_manager *m);
 /* Whether there may be another line about it in the log. */
 bool node_session_may_tell(struct node_session *s);
 void node_session_tick(void *arg); /* of m->tick */

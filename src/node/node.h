@@ -41,6 +41,7 @@ struct node_conf {
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
     const char *model_limit; /* core/limit.h; checked */
     struct fast_sched_conf sched;
+    uint64_t descriptors; /* that a replica may have, as this program was given; 0: no matter */
     fast_ns overrun_max; /* a replica that keeps a token for so long after its end is killed; 0: never */
 };
 

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -97,6 +98,26 @@ static int fill_spawn(const struct node_process_spec *spec, const char *cwd,
 
 /* glibc's posix_spawn is a vfork that is safe with signals, and tells the errno of a failed exec
  * through shared memory: neither a page table is copied nor a pipe needed. */
+/* A child inherits what this process has at that moment. */
+static int spawn(const struct node_process_spec *spec, const posix_spawnattr_t *attr,
+                 const posix_spawn_file_actions_t *act, pid_t *ret)
+{
+    struct rlimit own, its;
+    bool other = spec->descriptors && !getrlimit(RLIMIT_NOFILE, &own) && spec->descriptors < own.rlim_cur;
+    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0); /* not the node's own, but what the node was given */
+    if (other) {
+        its = (struct rlimit){(rlim_t)spec->descriptors, own.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &its);
+    }
+    int r = posix_spawnp(ret, spec->argv[0], act, attr, (char *const *)spec->argv, (char *const *)spec->envp);
+    if (other)
+        setrlimit(RLIMIT_NOFILE, &own);
+    if (slack > 0)
+        prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+    return r;
+}
+
 int node_process_spawn(const struct node_process_spec *spec, struct node_process *ret,
                        struct fast_err *err)
 {
@@ -116,12 +137,7 @@ int node_process_spawn(const struct node_process_spec *spec, struct node_process
         return fast_err_set(err, FAST_ENOMEM, "no memory to start a process");
     }
     int r = fill_spawn(spec, cwd, &attr, &act);
-    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
-    prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0); /* a child inherits it: not the node's own, but what the node was given */
-    r = r ? r : posix_spawnp(&pid, spec->argv[0], &act, &attr, (char *const *)spec->argv,
-                             (char *const *)spec->envp);
-    if (slack > 0)
-        prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+    r = r ? r : spawn(spec, &attr, &act, &pid);
     posix_spawn_file_actions_destroy(&act);
     posix_spawnattr_destroy(&attr);
     if (r)

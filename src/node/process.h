@@ -28,6 +28,7 @@ struct node_process_spec {
     const char *cwd; /* NULL or "": / */
     int output_fd;   /* becomes stdout and stderr */
     int inherit_fd;  /* becomes descriptor 3; 0 or less: none */
+    uint64_t descriptors; /* soft limit of its own; 0: as this process has */
 };
 
 /* Starts a session of its own with /dev/null as stdin, default signals and no further descriptor.

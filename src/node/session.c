@@ -17,6 +17,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -36,9 +38,14 @@
 #define SILENT FAST_MS(100) /* so long a stranger has its place, whoever else comes */
 #define TICK FAST_MS(100)
 
+/* Never later than it is to be anyway: whoever keeps connecting must not put it off. */
 static void tick_soon(struct node_manager *m, fast_ns wait)
 {
-    fast_timer_set(m->tick, fast_clock_now() + wait);
+    fast_ns at = fast_clock_now() + wait;
+    if (m->tick_at && m->tick_at <= at)
+        return;
+    m->tick_at = at;
+    fast_timer_set(m->tick, at);
 }
 
 /* How much of |most| in each |span| is used, with |more|. */
@@ -67,9 +74,63 @@ bool node_session_may_tell(struct node_session *s)
     return used <= LINES_MAX;
 }
 
+static bool is_unread(int fd)
+{
+    int bytes = 0;
+    return !ioctl(fd, SIOCOUTQ, &bytes) && bytes > 0;
+}
+
+/* Otherwise a client that never reads could come and go until nobody is sent any more descriptors. */
+static void close_fd(struct node_session *s)
+{
+    struct node_unread *u = s->share && is_unread(s->fd) ? malloc(sizeof(*u)) : NULL;
+    if (!u) {
+        close(s->fd);
+        return;
+    }
+    *u = (struct node_unread){s->m->unread, s->share, s->fd};
+    s->m->unread = u;
+    s->share->unread++;
+    shutdown(s->fd, SHUT_RDWR);
+    tick_soon(s->m, TICK);
+}
+
+static void look_at_unread(struct node_manager *m)
+{
+    for (struct node_unread **at = &m->unread, *u; (u = *at);) {
+        if (is_unread(u->fd)) {
+            at = &u->next;
+            continue;
+        }
+        if (u->share)
+            u->share->unread--;
+        *at = u->next;
+        close(u->fd);
+        free(u);
+    }
+}
+
+void node_session_forget_unread(struct node_manager *m, const struct node_share *share)
+{
+    for (struct node_unread *u = m->unread; u; u = u->next)
+        if (u->share == share)
+            u->share = NULL;
+}
+
+void node_session_free_unread(struct node_manager *m)
+{
+    for (struct node_unread *u; (u = m->unread);) {
+        m->unread = u->next;
+        close(u->fd);
+        free(u);
+    }
+}
+
 void node_session_close(struct node_session *s)
 {
     struct node_manager *m = s->m;
+    fast_watch_free(s->watch);
+    close_fd(s);
     while (s->wishes) {
         struct node_wish *w = s->wishes;
         s->wishes = w->next;
@@ -91,8 +152,6 @@ void node_session_close(struct node_session *s)
     if (s->next)
         s->next->prev = s->prev;
     m->session_count--;
-    fast_watch_free(s->watch);
-    close(s->fd);
     node_pages_free(&s->pages);
     free(s);
 }
@@ -138,8 +197,9 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
         node_ticket_find(s->m->node->agent, msg->hello.ticket_hi, msg->hello.ticket_lo);
     if (!replica || !replica->share)
         return refuse(s, FAST_EPERM, "this ticket belongs to no replica");
-    if (replica->share->session_count >= SESSIONS_PER_REPLICA)
-        return refuse(s, FAST_ENOROOM, "the replica has 64 processes with CUDA already");
+    if (replica->share->session_count + replica->share->unread >= SESSIONS_PER_REPLICA)
+        return refuse(s, FAST_ENOROOM, "the replica has 64 processes with CUDA already, or closed connections "
+                                       "that it has not read");
     if (!may_send(replica->share, HELLO_MESSAGES))
         return refuse(s, FAST_EBUSY, "the replica connects, or sends messages, too often");
     if (node_pages_new(&s->pages, fds, &err))
@@ -427,6 +487,7 @@ void node_session_tick(void *arg)
 {
     struct node_manager *m = arg;
     fast_ns now = fast_clock_now();
+    m->tick_at = 0;
     for (struct node_session *s = m->sessions, *next; s; s = next) {
         next = s->next;
         if (s->paused) {
@@ -436,9 +497,10 @@ void node_session_tick(void *arg)
         if (!s->share && now - s->opened >= HELLO_TIMEOUT)
             node_session_close(s);
     }
+    look_at_unread(m);
     m->listen_full = false;
     fast_watch_set(m->listen_watch, FAST_LOOP_IN);
-    if (m->strangers)
+    if (m->strangers || m->unread)
         tick_soon(m, TICK);
 }
 

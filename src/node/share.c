@@ -408,6 +408,7 @@ static void parts_free(struct node_share *first)
 {
     uint32_t gpus = 0;
     struct node_manager *m = first->pool->m;
+    node_session_forget_unread(m, first);
     if (first->client >= 0) /* with those of all parts */
         fast_sched_remove(first->pool->sched, first->client, fast_clock_now());
     for (struct node_share *s = first, *next; s; s = next) {

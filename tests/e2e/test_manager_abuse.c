@@ -1,5 +1,6 @@
 /* The manager over its real socket, and clients that take more of it than is theirs: time, messages, lines of its
  * log. */
+#include <poll.h>
 #include <string.h>
 #include <sys/wait.h>
 
@@ -67,6 +68,43 @@ static void crowd_of_one_replica(void **state)
     world_end(&world);
 }
 
+static _Atomic bool stop_knocking;
+
+static void *knock(void *arg)
+{
+    int fd;
+    (void)arg;
+    for (; !stop_knocking; usleep(1000))
+        if (!fast_packet_connect(world.node.socket, false, &fd, NULL))
+            close(fd);
+    return NULL;
+}
+
+/* Whoever sent too much is read from again, however many others knock at the door meanwhile. */
+static void slowed_down_and_not_stopped(void **state)
+{
+    (void)state;
+    struct client c;
+    pthread_t thread;
+    struct timeval most = {.tv_sec = 5};
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    client_replica(&c, &world, 0);
+    assert_int_equal(setsockopt(c.fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof(most)), 0);
+    stop_knocking = false;
+    pthread_create(&thread, NULL, knock, NULL);
+    for (uint64_t k = 1; k <= 12000; k++) {
+        const struct fast_msg done = {.type = FAST_MSG_T_token_done, .token_done = {0, k, 0, 0, 0}};
+        assert_int_equal(fast_packet_send(c.fd, &done, NULL, 0, NULL), 0);
+    }
+    assert_int_equal(client_reserve(&c, 1), 1);
+    stop_knocking = true;
+    pthread_join(thread, NULL);
+    client_close(&c);
+    world_end(&world);
+}
+
 /* Nor may they come and go as often as they like. */
 static void coming_and_going(void **state)
 {
@@ -84,6 +122,38 @@ static void coming_and_going(void **state)
         client_close(&c);
     }
     assert_true(welcome <= 250 * ((world_now() - from) / FAST_MS(100) + 2));
+    world_end(&world);
+}
+
+/* What a client never reads are descriptors on their way, of which the node's user may have so many. Connections
+ * that are closed unread count, until they are read or gone. */
+static void unread_pages_count(void **state)
+{
+    (void)state;
+    struct client c;
+    int fds[64];
+    const struct fast_msg hello = {.type = FAST_MSG_T_hello, .hello = {FAST_MSG_VERSION, 0x1234, 1, 0}};
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    for (int i = 0; i < 64; i++) {
+        assert_int_equal(fast_packet_connect(world.node.socket, false, &fds[i], NULL), 0);
+        fast_packet_send(fds[i], &hello, NULL, 0, NULL);
+        fast_packet_send(fds[i], &hello, NULL, 0, NULL); /* one too many */
+        struct pollfd p = {.fd = fds[i], .events = POLLRDHUP};
+        assert_int_equal(poll(&p, 1, (int)(LONG / FAST_MS(1))), 1);
+    }
+    assert_int_equal(client_open(&c, &world, 0x1234, 1), FAST_MSG_T_refused);
+    assert_int_equal(c.in.refused.code, FAST_ENOROOM);
+    client_close(&c);
+    for (int i = 0; i < 64; i++)
+        close(fds[i]);
+    uint32_t type = 0;
+    for (fast_ns end = world_now() + LONG; type != FAST_MSG_T_welcome && world_now() < end; usleep(1000)) {
+        type = client_open(&c, &world, 0x1234, 1);
+        client_close(&c);
+    }
+    assert_int_equal(type, FAST_MSG_T_welcome);
     world_end(&world);
 }
 
@@ -212,7 +282,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(overrun_ends),
         cmocka_unit_test(crowd_of_one_replica),
+        cmocka_unit_test(slowed_down_and_not_stopped),
         cmocka_unit_test(coming_and_going),
+        cmocka_unit_test(unread_pages_count),
         cmocka_unit_test(dead_processes_are_not_named),
         cmocka_unit_test(few_lines),
         cmocka_unit_test(few_lines_for_strangers),

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -59,6 +60,22 @@ static void exit_statuses(void **state)
     assert_string_equal(text, "killed by signal 15 (Terminated)");
     assert_int_equal(node_process_status_code(status), 143);
     assert_int_equal(node_process_status_code(-1), 0);
+}
+
+/* A child has the soft limit that it is to have, and this process keeps its own. */
+static void descriptors_of_a_child(void **state)
+{
+    (void)state;
+    const char *argv[] = {"sh", "-c", "test $(ulimit -Sn) = 77", NULL}, *envp[] = {NULL};
+    struct node_process_spec spec = {argv, envp, "", STDERR_FILENO, -1, 77};
+    struct node_process p = NODE_PROCESS_NONE;
+    struct rlimit before, after;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_true(before.rlim_cur > 77);
+    assert_int_equal(node_process_spawn(&spec, &p, NULL), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &after), 0);
+    assert_int_equal(after.rlim_cur, before.rlim_cur);
+    assert_int_equal(end_of(&p), 0);
 }
 
 static void what_cannot_run(void **state)
@@ -308,7 +325,7 @@ static void given_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exit_statuses), cmocka_unit_test(what_cannot_run),
+        cmocka_unit_test(exit_statuses), cmocka_unit_test(descriptors_of_a_child), cmocka_unit_test(what_cannot_run),
         cmocka_unit_test(adoption),      cmocka_unit_test(signals_only_its_own),
         cmocka_unit_test(strays),        cmocka_unit_test(status_line),
         cmocka_unit_test(answers),       cmocka_unit_test(nobody_listens),
