@@ -80,7 +80,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if (o->cwd && chdir(o->cwd))
         return cli_fail(CLI_FAILED, "isolate: cannot enter %s: %s", o->cwd, strerror(errno));
     execvp(argv[0], argv);
-    return cli_fail(CLI_FAILED, "isolate: cannot execute \"%s\": %s", argv[0], strerror(errno));
+    return cli_fail(CLI_FAILED, "isolate: user %u cannot execute \"%s\": %s", (unsigned)geteuid(), argv[0],
+                    strerror(errno));
 }
 
 const struct cli_cmd cmd_isolate = {

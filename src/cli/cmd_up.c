@@ -18,7 +18,7 @@
 #define PAUSE_MAX FAST_S(10)
 
 struct up {
-    const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window, *model_limit;
+    const char *sim, *state_dir, *listen, *metrics, *policy, *scaling, *charge, *window, *model_limit, *users;
     const char *basic_auth;
     struct cli_list images, more;
 };
@@ -41,6 +41,8 @@ static const struct cli_opt opts[] = {
      "how many there are: queue, paper, hybrid or whole (fast-gateway --policy)", "queue paper hybrid whole"},
     {"charge", 0, CLI_STR, offsetof(struct up, charge), "NAME", "busy or held", "busy held"},
     {"window", 0, CLI_STR, offsetof(struct up, window), "TIME", "accounting period, default 100ms"},
+    {"function-users", 0, CLI_STR, offsetof(struct up, users), "RANGE",
+     "FIRST-LAST or none: users (numbers) that functions run as when root starts this; default 200000-265535"},
     {"model-limit", 0, CLI_STR, offsetof(struct up, model_limit), "LIST",
      "how much of a GPU shared models of a namespace may take (fast-node --model-limit)"},
 };
@@ -132,7 +134,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
                                  .metrics = up->metrics, .sim = up->sim, .policy = up->policy,
                                  .scaling = up->scaling,
                                  .charge = up->charge, .window = up->window,
-                                 .model_limit = up->model_limit, .images = &up->images,
+                                 .model_limit = up->model_limit, .users = up->users, .images = &up->images,
                                  .more = &up->more};
     struct platform p;
     struct fast_err err;

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/capability.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "cli/become.h"
 #include "io/file.h"
 
 #define PLACE "openfaas/secrets"
@@ -243,21 +243,7 @@ static int enter_root(const struct isolation *is, struct fast_err *err)
 
 /* ---- the whole ---- */
 
-/* As root it keeps its user, which files, MPS and the store know, and loses what makes that user special. */
-static int drop_capabilities(void)
-{
-    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0}};
-    if (geteuid() != 0)
-        return 0;
-    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-        if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) && errno != EINVAL)
-            return -1;
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    return (int)syscall(SYS_capset, &head, none);
-}
-
-static int give_up(const struct isolation *is, struct fast_err *err)
+static int give_up(const struct isolation *is, const struct become *b, struct fast_err *err)
 {
     const struct rlimit none = {0, 0};
     uint64_t bytes = is->limit[FAST_CGROUP_MEMORY];
@@ -266,8 +252,10 @@ static int give_up(const struct isolation *is, struct fast_err *err)
      * CUDA, Go and ASan reserve far more addresses than they use. Not with a GPU, whose driver maps much. */
     if (bytes && !is->gpu)
         setrlimit(RLIMIT_DATA, &(struct rlimit){bytes, bytes});
-    if (drop_capabilities())
-        return failed("cannot give up", "capabilities", err);
+    int r = become_self(b, err);
+    if (r)
+        return r;
+    become_set_env(b);
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? failed("cannot set", "no_new_privs", err) : 0;
 }
 
@@ -451,11 +439,16 @@ static int narrow(const struct isolation *is, bool *ret_read_only, struct fast_e
 int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err)
 {
     bool held[FAST_CGROUP_KINDS], read_only = false;
+    struct become b;
+    int r = become_read(&b, err);
+    r = r ? r : become_share(&b, is, err);
+    if (r)
+        return r;
     /* Whether CUDA and MPS work in a user namespace has been tried on no machine: not with a GPU. */
     bool narrows = (is->hide || is->read_only) && (geteuid() == 0 || !is->gpu || is->root || is->secret->n);
     bool view = is->root || is->secret->n || narrows;
     fast_cgroup_join(&fast_cgroup_here, getpid(), is->limit, held);
-    int r = view ? own_mounts(err) : 0;
+    r = view ? own_mounts(err) : 0;
     if (!r && is->root)
         r = enter_root(is, err);
     if (r && is->root)
@@ -465,9 +458,9 @@ int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_
         return r; /* half a view is none */
     if (owns && !is->root && is->secret->n && !show_secrets(is, err) && read_only)
         set_read_only("/var", true, 0);
-    snprintf(ret, cap, "%s%sno_new_privs, rlimits%s%s%s",
+    snprintf(ret, cap, "%s%s%sno_new_privs, rlimits%s%s%s", b.uid ? "own user, " : "",
              !owns ? "" : is->root ? "file system of the image, " : "own mounts, ",
              read_only ? "read-only files, " : "", held[FAST_CGROUP_MEMORY] ? ", memory" : "",
              held[FAST_CGROUP_CPU] ? ", cpu" : "", held[FAST_CGROUP_PIDS] ? ", processes" : "");
-    return give_up(is, err);
+    return give_up(is, &b, err);
 }

@@ -75,6 +75,7 @@ static void build_args(const struct platform *p, int which, struct args *a)
         add_arg(a, "--charge", c->charge);
         add_arg(a, "--window", c->window);
         add_arg(a, "--model-limit", c->model_limit);
+        add_arg(a, "--function-users", c->users);
         return;
     }
     add_arg(a, "--listen", c->listen);

@@ -13,7 +13,7 @@ struct platform_conf {
     const char *listen;    /* host:port of the gateway; NULL: 127.0.0.1:8080 */
     const char *metrics;   /* host:port of the metrics; NULL: 127.0.0.1:8082 */
     const char *sim;       /* NULL: a real GPU */
-    const char *policy, *charge, *window, *model_limit; /* NULL: the node's default */
+    const char *policy, *charge, *window, *model_limit, *users; /* NULL: the node's default */
     const char *scaling;                  /* NULL: the gateway's default */
     const struct cli_list *images;        /* folders of executables; may be NULL */
     const struct cli_list *more;          /* further options of fast-gateway, "--name=value"; may be NULL */

@@ -79,16 +79,25 @@ static void tell_limits(json_t *to, const struct gw_spec *s, const char *groups,
     tell(to, "processes", counted ? "hard" : "advisory", by);
 }
 
-static void tell_rights(json_t *to, const char *status)
+static void tell_user(json_t *to, const struct gw_spec *s, const char *status)
+{
+    if (number_of(status, "Uid:\t", 10) == geteuid())
+        tell(to, "user", "advisory",
+             geteuid() ? "the platform's: it takes root to give functions others"
+                       : "the platform's: fast-node says why when it starts (--function-users)");
+    else
+        tell(to, "user", s->gpu ? "soft" : "hard",
+             s->gpu ? "that of all functions with a GPU: MPS and the model store know one" : "its own");
+}
+
+static void tell_rights(json_t *to, const struct gw_spec *s, const char *status)
 {
     bool locked = number_of(status, "NoNewPrivs:\t", 10) == 1;
     bool none = number_of(status, "CapEff:\t", 16) == 0 && number_of(status, "CapPrm:\t", 16) == 0;
     tell(to, "privileges", locked ? "hard" : "advisory",
          locked ? "no_new_privs: set-user-id programs give nothing" : "not set: it is not started by `fast isolate`");
     tell(to, "capabilities", none ? "hard" : "advisory", none ? "none" : "those of the platform's user");
-    uint64_t uid = number_of(status, "Uid:\t", 10);
-    tell(to, "user", uid != geteuid() ? "hard" : "advisory",
-         uid != geteuid() ? "its own" : "the platform's: MPS, the model store and files know one user");
+    tell_user(to, s, status);
 }
 
 /* Whether "/" is read-only. Lines of mountinfo are ID PARENT DEVICE ROOT POINT OPTIONS...; the last one of a
@@ -148,7 +157,7 @@ json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn)
         return NULL;
     fast_autofree char *groups = of_process(r->pid, "cgroup"), *limits = of_process(r->pid, "limits");
     json_t *to = json_array();
-    tell_rights(to, status);
+    tell_rights(to, fn->spec, status);
     tell_limits(to, fn->spec, groups ? groups : "", limits, r->pid);
     tell_view(to, fn->spec, gw->conf->state_dir, r->pid);
     return to;

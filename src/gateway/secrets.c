@@ -135,7 +135,10 @@ static int write_secret(const struct gateway *gw, const char *ns, const char *pa
         r = fast_err_set(err, FAST_EINVAL, "the state directory has too long a path");
     if (!r)
         r = fast_dir_make(dir, 0700, err);
-    return r ? r : fast_file_replace(path, value, len, 0600, err);
+    /* The folder is its group's once a function with a user of its own has read from it (fast-run does that). */
+    struct stat st;
+    bool shared = !r && !stat(dir, &st) && (st.st_mode & S_ISGID);
+    return r ? r : fast_file_replace(path, value, len, shared ? 0640 : 0600, err);
 }
 
 static void change(const struct gw_request *rq, const json_t *o, const char *ns)

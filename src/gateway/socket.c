@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -43,7 +44,10 @@ bool gw_socket_prepare(const struct gateway *gw, const struct gw_replica *r, cha
         return false;
     *slash = 0;
     int rc = fast_dir_make(ret, 0700, NULL);
-    *slash = '/';
+    char *above = strrchr(ret, '/');
+    *above = 0;
+    chmod(ret, 0711); /* of the folders in it each may become another user's, who has to get there */
+    *above = *slash = '/';
     if (rc)
         return false;
     unlink(ret); /* of a replica that had this id in an earlier life of the function */

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/stores.h"
+#include "node/users.h"
 #include "wire/page.h"
 
 #define PATH_DEFAULT "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -108,6 +109,22 @@ static void env_fill_plain(struct env *e, const struct agent_replica *r)
     env_set_node(e, "CUDA_VISIBLE_DEVICES", "");
 }
 
+/* Only who is started by fast-run can become another user: it makes its view of files first. */
+static int env_user(struct env *e, const struct agent_replica *r, struct fast_err *err)
+{
+    const struct fast_msg_replica_start *s = &r->start.replica_start;
+    struct node_users *users = r->agent->node->users;
+    char text[32] = "";
+    uint32_t gid = node_users_shared(users), uid = gid;
+    const char *program = fast_strv_get(s->argv, 0), *slash = strrchr(program, '/');
+    bool runs = gid && !strcmp(slash ? slash + 1 : program, "fast-run");
+    int rc = runs && r->shared.gpu == FAST_GPU_NONE ? node_users_own(users, s->ns.p, s->function.p, &uid, err) : 0;
+    if (runs)
+        snprintf(text, sizeof(text), "%u:%u", uid, gid);
+    env_set_node(e, FAST_ENV_USER, text);
+    return rc;
+}
+
 static void env_fill(struct env *e, const struct agent_replica *r)
 {
     /* LD_LIBRARY_PATH: where a machine keeps its driver, if not where the loader looks by itself. */
@@ -196,8 +213,11 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
         node_share_update(r->agent->node->manager, &r->shared, NULL);
     }
     env_fill(&env, r);
+    rc = env_user(&env, r, err);
     fast_autofree const char **argv = argv_new(s->argv);
-    if (!argv || env.failed) {
+    if (rc) {
+        ; /* told below */
+    } else if (!argv || env.failed) {
         rc = fast_err_set(err, FAST_ENOMEM, "no memory to start %s", r->shared.id);
     } else {
         struct node_process_spec spec = {argv, (const char *const *)env.v, s->cwd.p, log_fd, -1,

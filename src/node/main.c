@@ -20,6 +20,7 @@
 #include "node/mps.h"
 #include "node/options.h"
 #include "node/stores.h"
+#include "node/users.h"
 
 struct program {
     struct node node;
@@ -142,6 +143,8 @@ static int begin(struct program *p, struct fast_err *err)
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]) && !r; i++)
         r = fast_loop_signal(n->loop, signals[i], on_signal, p, err);
     if (!r)
+        r = node_users_new(n->conf, &n->users, err);
+    if (!r)
         r = node_mps_new(n->conf, n->loop, &n->mps, err);
     if (!r)
         r = node_manager_new(n, &n->manager, err);
@@ -171,6 +174,7 @@ static void end(struct program *p)
     if (p->orderly)
         node_mps_quit(n->mps);
     node_mps_free(n->mps);
+    node_users_free(n->users);
     node_gpus_free(n->gpus);
     fast_loop_free(n->loop);
     /* What the simulated driver kept. Nobody uses it any more: every replica has ended. */

@@ -20,6 +20,7 @@ struct node_manager;
 struct node_mps;
 struct node_share;
 struct node_stores;
+struct node_users;
 
 #define NODE_NAME_MAX 200 /* bytes of a replica id, with its NUL */
 
@@ -39,6 +40,7 @@ struct node_conf {
     const char *store_path; /* fast-store, absolute; NULL: not installed */
     const char *store_lib;  /* libfast-store.so, absolute; NULL: where the loader finds it */
     const char *mps_control; /* the program; NULL: nvidia-cuda-mps-control */
+    uint32_t users_first, users_last; /* of functions; 0: they have the node's */
     const char *model_limit; /* core/limit.h; checked */
     struct fast_sched_conf sched;
     uint64_t descriptors; /* that a replica may have, as this program was given; 0: no matter */
@@ -66,6 +68,7 @@ struct node {
     struct node_gpus *gpus;
     struct node_mps *mps; /* never NULL; mps.h tells whether it is in use */
     struct node_manager *manager;
+    struct node_users *users;   /* never NULL */
     struct node_stores *stores; /* never NULL */
     struct node_agent *agent;
 };

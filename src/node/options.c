@@ -16,7 +16,11 @@
 
 #define OVERRUN_DEFAULT FAST_S(10)
 
-enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, OVERRUN, MPS, MPS_CONTROL, MODEL_LIMIT, NAME,
+/* Above the users of a machine and those that systems hand out for containers (65536 each, from 100000 on). */
+#define USERS_DEFAULT "200000-265535"
+#define USERS_MAX 1000000
+
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, OVERRUN, MPS, MPS_CONTROL, MODEL_LIMIT, USERS, NAME,
        LOG_LEVEL, HELP, VERSION, COUNT };
 
 static const struct {
@@ -46,6 +50,10 @@ static const struct {
                      "how much of each GPU the shared models of a namespace may take, in use and\n"
                      "pinned ones together: [NAMESPACE=]PERCENT% or [NAMESPACE=]SIZE, with commas; one\n"
                      "without a name is for all others; default " FAST_LIMIT_DEFAULT},
+    [USERS] = {"function-users", "RANGE",
+               "FIRST-LAST: users (numbers) that functions run as, where this program is root; the\n"
+               "first is that of all functions with a GPU, and their group. \"none\": they have its\n"
+               "own. Default for root: " USERS_DEFAULT},
     [NAME] = {"name", "NAME", "of this node, for the gateway; default: the host name"},
     [LOG_LEVEL] = {"log-level", "LEVEL", "error, warn, info (default) or debug; the log is stderr"},
     [HELP] = {"help", NULL, "print this"},
@@ -85,6 +93,24 @@ static int parse_mps(const char *text, enum node_mps_mode *ret, struct fast_err 
     if (found < 0)
         return fast_err_set(err, FAST_EINVAL, "--mps: \"%.40s\" is not auto, on or off", text);
     *ret = (enum node_mps_mode)found;
+    return 0;
+}
+
+static int parse_users(const char *text, struct node_conf *c, struct fast_err *err)
+{
+    unsigned first = 0, last = 0;
+    int used = 0;
+    c->users_first = c->users_last = 0;
+    if (!strcmp(text, "none"))
+        return 0;
+    if (sscanf(text, "%9u-%9u%n", &first, &last, &used) != 2 || text[used] || !first || last <= first ||
+        last - first > USERS_MAX)
+        return fast_err_set(err, FAST_EINVAL, "--function-users: \"%.40s\" is not none or such as " USERS_DEFAULT,
+                            text);
+    if (geteuid() != 0)
+        return fast_err_set(err, FAST_EPERM, "--function-users: it takes root to run functions as other users");
+    c->users_first = first;
+    c->users_last = last;
     return 0;
 }
 
@@ -147,6 +173,8 @@ static int take(struct node_options *o, int which, const char *value, struct fas
     case MODEL_LIMIT:
         c->model_limit = value;
         return fast_limits_parse(value, "--model-limit", &limits, err);
+    case USERS:
+        return parse_users(value, c, err);
     case NAME:
         c->name = value;
         return parse_name(value, err);
@@ -286,7 +314,8 @@ int node_options_read(int argc, char **argv, struct node_options *ret, struct fa
     ret->log_level = FAST_LOG_INFO;
     ret->conf.model_limit = FAST_LIMIT_DEFAULT;
     ret->conf.overrun_max = OVERRUN_DEFAULT;
-    int r = parse(argc, argv, ret, err);
+    int r = geteuid() ? 0 : parse_users(USERS_DEFAULT, &ret->conf, err);
+    r = r ? r : parse(argc, argv, ret, err);
     if (r || ret->help || ret->version)
         return r;
     return defaults(ret, err);

@@ -22,6 +22,7 @@
 #include "node/gpu.h"
 #include "node/manager.h"
 #include "node/mps.h"
+#include "node/users.h"
 #include "wire/page.h"
 
 #define BACKOFF_MIN FAST_MS(100)
@@ -107,14 +108,15 @@ static void on_exited(void *arg, int events);
 
 static int spawn(struct node_store *s, struct fast_err *err)
 {
-    char gpu[16], idle[24], probe[PATH_MAX];
+    char gpu[16], idle[24], probe[PATH_MAX], user[16];
     const struct node_conf *c = s->all->node->conf;
     snprintf(gpu, sizeof(gpu), "%u", s->gpu);
     snprintf(idle, sizeof(idle), "%lldms", (long long)(NODE_STORE_IDLE / FAST_MS(1)));
-    snprintf(probe, sizeof(probe), "%s/store-probe", c->state_dir);
+    snprintf(user, sizeof(user), "%u", node_users_shared(s->all->node->users));
+    snprintf(probe, sizeof(probe), "%s/store/probe", c->state_dir);
     const char *argv[] = {c->store_path, "--socket", s->socket, "--listen-fd", "3", "--gpu", gpu,
                           "--key-file", s->all->key_path, "--probe-file", probe, "--idle", idle,
-                          "--limit", c->model_limit, NULL};
+                          "--limit", c->model_limit, "--user", user, NULL};
     char **env = node_store_environment(s, NULL);
     int log_fd = open_log(s);
     struct node_process_spec spec = {argv, (const char *const *)env, "/", log_fd, s->listen_fd};
@@ -282,6 +284,18 @@ static int begin(struct node_store *s, struct node_stores *all, uint32_t gpu, st
     return node_store_connect(s, NULL) ? listen_here(s, err) : 0;
 }
 
+/* Where a store may write, which is not this user. */
+static int make_folder(const struct node *node, struct fast_err *err)
+{
+    char path[PATH_MAX];
+    uint32_t user = node_users_shared(node->users);
+    snprintf(path, sizeof(path), "%s/store", node->conf->state_dir);
+    int rc = fast_dir_make(path, 0700, err);
+    if (!rc && user && chown(path, user, user))
+        rc = fast_err_set(err, FAST_EIO, "cannot give %.150s to user %u: %s", path, user, strerror(errno));
+    return rc;
+}
+
 int node_stores_new(struct node *node, struct node_stores **ret, struct fast_err *err)
 {
     struct node_stores *all = calloc(1, sizeof(*all));
@@ -289,6 +303,7 @@ int node_stores_new(struct node *node, struct node_stores **ret, struct fast_err
         return fast_err_set(err, FAST_ENOMEM, "no memory for the stores");
     all->node = node;
     int rc = node->conf->store_path ? make_key(all, err) : 0;
+    rc = rc ? rc : make_folder(node, err);
     for (int i = 0; node->conf->store_path && i < node_gpu_count(node->gpus) && !rc; i++) {
         all->count = i + 1;
         rc = begin(&all->store[i], all, (uint32_t)i, err);

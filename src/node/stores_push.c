@@ -1,6 +1,7 @@
 /* Puts a file into a store: fast-store --push does it, in a process of its own with a context on the GPU,
  * which this one must not have. Its last line says how it went. */
 #include "node/stores_impl.h"
+#include "node/users.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -39,7 +40,7 @@ static int spawn(struct node_store *s, const struct fast_msg_model_push *m, stru
 {
     struct fast_pass pass = {.admin = true, .who = "push"}; /* may pin and share */
     char text[FAST_PASS_MAX];
-    const char *argv[12] = {s->all->node->conf->store_path, "--socket", s->socket, "--push", m->path.p,
+    const char *argv[14] = {s->all->node->conf->store_path, "--socket", s->socket, "--push", m->path.p,
                             "--model", m->name.p};
     int n = 7;
     snprintf(pass.ns, sizeof(pass.ns), "%s", m->ns.p);
@@ -53,6 +54,10 @@ static int spawn(struct node_store *s, const struct fast_msg_model_push *m, stru
         argv[n++] = "--shared";
     if (m->flags & FAST_MODEL_F_PINNED)
         argv[n++] = "--pinned";
+    char user[16];
+    snprintf(user, sizeof(user), "%u", node_users_shared(s->all->node->users));
+    argv[n++] = "--user";
+    argv[n++] = user;
     char **env = node_store_environment(s, text);
     struct node_process_spec spec = {argv, (const char *const *)env, "/", job->output_fd, -1};
     int rc = env ? node_process_spawn(&spec, &job->process, err)

@@ -65,7 +65,7 @@ static CUresult move_to_file(struct area *a)
     if (getrandom(&key, sizeof(key), 0) != sizeof(key))
         return CUDA_ERROR_OPERATING_SYSTEM;
     shared_phys_path(&drv.shared, key, path, sizeof(path));
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    int fd = shared_file(&drv.shared, path, O_EXCL);
     if (fd < 0)
         return CUDA_ERROR_OPERATING_SYSTEM;
     bool ok = !ftruncate(fd, (off_t)a->space) && save(a->base, a->space, fd) &&

@@ -78,10 +78,20 @@ static int make_dir(struct shared *sh, struct fast_err *err)
     if ((mkdir(sh->dir, 0700) && errno != EEXIST) || lstat(sh->dir, &st))
         return fast_err_set(err, FAST_EIO, "%s: %s", sh->dir, strerror(errno));
     /* The default is in a folder that everybody writes to. */
-    if (!strncmp(sh->dir, "/dev/shm/", 9) && (!S_ISDIR(st.st_mode) || st.st_uid != geteuid()))
+    if (!strncmp(sh->dir, "/dev/shm/", 9) && (!S_ISDIR(st.st_mode) || (st.st_uid != geteuid() && st.st_uid != 0)))
         return fast_err_set(err, FAST_EPERM, "%s: it belongs to somebody else; set FAST_SIM_DIR",
                             sh->dir);
+    sh->mode = st.st_mode & S_ISGID ? 0660 : 0600;
     return 0;
+}
+
+int shared_file(const struct shared *sh, const char *path, int flags)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | flags, sh->mode);
+    struct stat st;
+    if (fd >= 0 && !fstat(fd, &st) && st.st_uid == geteuid() && (st.st_mode & 0777) != sh->mode)
+        fchmod(fd, sh->mode); /* the umask took some of it */
+    return fd;
 }
 
 static void init_mutex(pthread_mutex_t *m)
@@ -179,11 +189,11 @@ static int open_state(struct shared *sh, bool join, struct fast_err *err)
         return rc;
     snprintf(path, sizeof(path), "%s/%s.lock", sh->dir, sh->spec);
     if (sh->fd < 0)
-        sh->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        sh->fd = shared_file(sh, path, 0);
     if (sh->fd < 0)
         return fast_err_set(err, FAST_EIO, "%s: %s", path, strerror(errno));
     snprintf(path, sizeof(path), "%s/%s.state", sh->dir, sh->spec);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = shared_file(sh, path, 0);
     if (fd < 0)
         return fast_err_set(err, FAST_EIO, "%s: %s", path, strerror(errno));
     while (flock(fd, LOCK_EX) && errno == EINTR)

@@ -25,6 +25,7 @@ struct shared {
     int fd;                   /* never closed: closing it would drop the lock on our slot */
     int slot;                 /* ours, -1 when we only look */
     int devices;
+    unsigned mode;  /* of files: a folder with the set-group-ID bit is its group's */
     char dir[200];  /* FAST_SIM_DIR */
     char spec[32];  /* FAST_SIM, "v100-16gb:1" */
     char model[24]; /* "v100-16gb" */
@@ -66,6 +67,8 @@ uint64_t shared_total(const struct shared *sh, int dev);
 int shared_phys_hold(struct shared *sh, int dev, uint64_t key, uint64_t bytes);
 void shared_phys_drop(struct shared *sh, int dev, uint64_t key);
 /* The file of it, if it is in one; removed when nobody holds it any more. */
+/* Opens a file of the state, which is made if it is not there, with |flags| beside O_RDWR. */
+int shared_file(const struct shared *sh, const char *path, int flags);
 void shared_phys_path(const struct shared *sh, uint64_t key, char *ret, size_t size);
 /* Turns |bytes| that this process was charged for into memory that may be shared. */
 int shared_phys_convert(struct shared *sh, int dev, uint64_t key, uint64_t bytes);

@@ -4,12 +4,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <grp.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -34,18 +38,20 @@ static const char usage[] =
     "  --probe-file F   where to keep what the driver was found to be able to\n"
     "  --limit LIST     how much of the GPU the models of a namespace may take, as of fast-node's\n"
     "                   --model-limit; default: all of it\n"
+    "  --user N         the user that it becomes, 0: none; as of fast-node's --function-users\n"
     "  --idle TIME      end after so long without models and clients; default: never\n"
     "  --push FILE      load a safetensors file into the store at PATH ($FAST_STORE_PASS) and end\n"
     "  --model NAME, --version V, --shared, --pinned   of the model that is pushed\n"
     "  --help, --version-of-program\n";
 
-enum { SOCKET = 1, LISTEN, GPU, KEY, PROBE_FILE, LIMIT, IDLE, PUSH, MODEL, VERSION, SHARED, PINNED, PROBE,
+enum { SOCKET = 1, LISTEN, GPU, KEY, PROBE_FILE, LIMIT, IDLE, PUSH, MODEL, VERSION, SHARED, PINNED, PROBE, USER,
        HELP, PROGRAM };
 
 struct options {
     struct store_conf conf;
     const char *push, *model, *version;
     unsigned flags;
+    uid_t user;
     bool probe, help, program;
 };
 
@@ -75,6 +81,10 @@ static int take(struct options *o, int which, const char *value, struct fast_err
         return fast_limits_parse(value, "--limit", &o->conf.limits, err);
     case IDLE:
         return fast_parse_duration(value, "--idle", 0, FAST_S(86400), &o->conf.idle, err);
+    case USER:
+        rc = fast_parse_int(value, "--user", 0, INT32_MAX, &n, err);
+        o->user = (uid_t)n;
+        break;
     case PUSH:
         o->push = value;
         break;
@@ -106,6 +116,7 @@ static int parse(int argc, char **argv, struct options *o, struct fast_err *err)
         {"probe-file", required_argument, NULL, PROBE_FILE},
         {"limit", required_argument, NULL, LIMIT},
         {"idle", required_argument, NULL, IDLE},     {"push", required_argument, NULL, PUSH},
+        {"user", required_argument, NULL, USER},
         {"model", required_argument, NULL, MODEL},   {"version", required_argument, NULL, VERSION},
         {"shared", no_argument, NULL, SHARED},       {"pinned", no_argument, NULL, PINNED},
         {"probe", no_argument, NULL, PROBE},         {"help", no_argument, NULL, HELP},
@@ -148,11 +159,30 @@ static int verify(const struct options *o, struct fast_store *store, const struc
     return rc;
 }
 
+/* MPS serves one user at a time, that of the functions. Whoever pushes goes on reading all files. */
+static int become(uid_t user, bool reads, struct fast_err *err)
+{
+    const uint32_t bit = reads ? 1u << CAP_DAC_READ_SEARCH : 0;
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct caps[2] = {{bit, bit, 0}, {0}};
+    if (!user)
+        return 0;
+    if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) || setgroups(0, NULL) || setresgid(user, user, user) ||
+        setresuid(user, user, user) || syscall(SYS_capset, &head, caps))
+        return fast_err_set(err, FAST_EPERM, "cannot become user %u: %s", user, strerror(errno));
+    return 0;
+}
+
 static int push(const struct options *o)
 {
     struct fast_store *store = NULL;
     struct fast_store_model *model = NULL;
     char msg[256];
+    struct fast_err err;
+    if (become(o->user, true, &err)) {
+        fprintf(stderr, "fast-store: %s\n", err.msg);
+        return 1;
+    }
     int rc = fast_store_connect(o->conf.socket, NULL, &store, msg, sizeof(msg));
     rc = rc ? rc
             : fast_store_load_file(store, o->push, o->model, o->version, o->flags, 600000, &model, msg,
@@ -191,13 +221,14 @@ static int read_key(struct store *s, struct fast_err *err)
     return rc;
 }
 
-static int begin(struct store *s, struct fast_err *err)
+static int begin(struct store *s, uid_t user, struct fast_err *err)
 {
     uint32_t epoch = 0;
     if (getrandom(&epoch, sizeof(epoch), 0) != sizeof(epoch))
         return fast_err_set(err, FAST_EIO, "no random numbers: %s", strerror(errno));
     s->epoch = epoch |= 1;
     int rc = read_key(s, err);
+    rc = rc ? rc : become(user, false, err);
     rc = rc ? rc : store_device_init(&s->device, s->conf->probe_file, err);
     rc = rc ? rc : fast_catalog_new(epoch, &s->catalog, err);
     if (!rc)
@@ -230,7 +261,7 @@ static int serve(const struct options *o)
     if (o->conf.listen_fd >= 0)
         fcntl(o->conf.listen_fd, F_SETFD, FD_CLOEXEC);
     want_descriptors();
-    int rc = begin(&s, &err);
+    int rc = begin(&s, o->user, &err);
     if (!rc) {
         fast_log(INFO, "store ready", "gpu=%d via=%s epoch=%llx: models of an earlier life are not "
                  "known here", o->conf.gpu, fast_store_via_name(s.device.via),

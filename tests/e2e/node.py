@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -13,6 +14,9 @@ BUILD = os.path.abspath(os.environ.get("FAST_BUILD", os.path.join(HERE, "..", ".
 PROGRAM = os.path.join(BUILD, "src", "node", "fast-node")
 FUNCTION = os.path.join(HERE, "function.py")
 # For what should take milliseconds: the machine may be busy.
+# Functions of tests lie where no other user may get to, Python's own folder included; where a test is about users,
+# or this is set, they have users of their own.
+OWN_USERS = bool(os.environ.get("FAST_TEST_USERS"))
 WAIT_S = int(os.environ.get("FAST_WAIT_S", "30"))
 
 
@@ -26,6 +30,17 @@ def wait_until(what, message="it did not happen"):
     raise AssertionError(message)
 
 
+def python_for_all():
+    """A Python that every user can run, or None."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        folders = [path]
+        while folders[-1] != "/":
+            folders.append(os.path.dirname(folders[-1]))
+        if all(os.path.exists(f) and os.stat(f).st_mode & 0o001 for f in folders):
+            return path
+    return None
+
+
 def lives(pid):
     """Whether there is such a process; one that nobody has reaped yet is dead."""
     try:
@@ -36,13 +51,16 @@ def lives(pid):
 
 
 class Node:
-    def __init__(self, gpus=2, args=(), libs=None):
+    def __init__(self, gpus=2, args=(), libs=None, own_users=OWN_USERS):
         """|libs|: a folder with a driver's libraries, which it takes for those of a machine with one GPU."""
         # Short, since the path of a socket is at most 107 bytes.
         self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
+        os.chmod(self.root, 0o755)  # functions may have a user of their own
         self.state_dir = os.path.join(self.root, "state")
         sim = f"v100-16gb:{gpus}"
         self.args = ["--state-dir", self.state_dir, *([] if libs else ["--sim", sim]), *args]
+        if not own_users:
+            self.args += ["--function-users", "none"]
         self.env = dict(os.environ, FAST_SIM_DIR=os.path.join(self.root, "sim"))
         if libs:
             self.env["LD_LIBRARY_PATH"] = libs

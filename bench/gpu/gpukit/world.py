@@ -168,7 +168,7 @@ class World:
         self.state = os.path.join(self.folder, "s")
         self.gateway = None
         argv = [kit.node, "--state-dir", self.state, "--policy", policy, "--mps", mps, "--charge", charge,
-                "--window", window]
+                "--window", window, "--function-users", "none"] # what it starts over the socket has the node's user
         env = dict(kit.env)
         if kit.sim:
             argv += ["--sim", kit.sim]
