@@ -148,8 +148,8 @@ static void release(int gpu, uint64_t bytes, uint32_t family)
         release_small((uint32_t)gpu, bytes, family);
 }
 
-/* After the driver's answer. */
-static void settle(CUresult r, int gpu, uint64_t key, uint64_t bytes, uint32_t family)
+/* After the driver's answer; |key| 0: it refused. */
+static void settle(int gpu, uint64_t key, uint64_t bytes, uint32_t family)
 {
     struct fast_table_row row = {.key = key, .bytes = bytes, .other = family, .gpu = (uint32_t)gpu};
     CUcontext owner = NULL;
@@ -157,7 +157,7 @@ static void settle(CUresult r, int gpu, uint64_t key, uint64_t bytes, uint32_t f
         return;
     if (fast_hook.driver.ctx_get_current && fast_hook.driver.ctx_get_current(&owner) == CUDA_SUCCESS)
         row.owner = (uint64_t)(uintptr_t)owner;
-    if (r != CUDA_SUCCESS || !key || !fast_table_put(&fast_hook.blocks, &row))
+    if (!key || !fast_table_put(&fast_hook.blocks, &row))
         release(gpu, bytes, family);
 }
 
@@ -204,7 +204,7 @@ void fast_memory_forget(CUcontext ctx)
         if (!reserve(charged, family, &gpu))                                                       \
             return CUDA_ERROR_OUT_OF_MEMORY;                                                       \
         CUresult r = FAST_REAL(symbol) call;                                                       \
-        settle(r, gpu, r == CUDA_SUCCESS ? (uint64_t)*ret : 0, charged, family);                   \
+        settle(gpu, r == CUDA_SUCCESS ? (uint64_t)*ret : 0, charged, family);                      \
         return r;                                                                                  \
     }
 

@@ -303,14 +303,15 @@ static int do_plugin(const char *path)
     begin(&d, false, NULL);
     void *lib = dlopen(path, RTLD_NOW | RTLD_DEEPBIND);
     int (*plugin)(CUfunction, int) = lib ? (int (*)(CUfunction, int))dlsym(lib, "plugin_launch") : NULL;
-    if (!plugin) {
+    int (*bound)(void) = lib ? (int (*)(void))dlsym(lib, "plugin_is_bound_to_driver") : NULL;
+    if (!plugin || !bound) {
         fprintf(stderr, "prog_guest: %s\n", dlerror());
         return 3;
     }
     launch(&d, LAUNCHES);
     int launched = LAUNCHES + plugin(d.fn, LAUNCHES);
     synchronize(&d);
-    printf("launched=%d\n", launched);
+    printf("launched=%d drivers_own=%d\n", launched, bound());
     return 0;
 }
 

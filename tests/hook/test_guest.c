@@ -119,7 +119,7 @@ static void work_beside_a_capture(void **state)
         assert_int_equal(value(&c, answers[i]), value(&bare, answers[i]));
 }
 
-/* A library that is opened with RTLD_DEEPBIND is gated as the program is. */
+/* A library that is opened with RTLD_DEEPBIND is gated as the program is; in no replica the flag stays. */
 static void deeply_bound_library(void **state)
 {
     (void)state;
@@ -131,6 +131,9 @@ static void deeply_bound_library(void **state)
     snprintf(library, sizeof(library), "%s/libplugin.so", env.programs);
     run_guest(&c, &conf, "plugin", library);
     assert_int_equal(value(&c, "launched"), 100);
+    assert_int_equal(value(&c, "drivers_own"), 0);
+    run_program(&c, &(struct run){.hooked = true, .args = {"plugin", library}}, "prog_guest");
+    assert_int_equal(value(&c, "drivers_own"), 1);
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-#include "../unit/test.h"
+#include "inside.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -8,229 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "hook/gate.h"
-#include "hook/memory.h"
-
-/* The hook from inside: what it remembers, of whom, and what a fork leaves of it. The wrappers call a driver
- * that says yes to everything; the process is its own node, so that charges are seen at once. */
-
-#define TOKEN 7
-
-static struct fast_limits_page limits;
-static struct fast_counters_page counters;
-static struct fast_session session;
-static char contexts[3];
-static __thread CUcontext current;
-
-static struct {
-    CUdeviceptr next;
-    _Atomic uint32_t *at; /* the last marker */
-    uint32_t value;
-} drv;
-
-void *fast_real_dlsym(void *handle, const char *name)
-{
-    (void)handle, (void)name;
-    return NULL;
-}
-
-void *fast_real_dlopen(const char *path, int flags)
-{
-    (void)path, (void)flags;
-    return NULL;
-}
-
-/* ---- the driver ---- */
-
-static CUresult get_current(CUcontext *ret)
-{
-    *ret = current;
-    return CUDA_SUCCESS;
-}
-
-static CUresult get_device(CUdevice *ret)
-{
-    *ret = 0;
-    return CUDA_SUCCESS;
-}
-
-static CUresult host_register(void *p, size_t bytes, unsigned flags)
-{
-    (void)p, (void)bytes, (void)flags;
-    return CUDA_SUCCESS;
-}
-
-static CUresult device_pointer(CUdeviceptr *ret, void *p, unsigned flags)
-{
-    (void)flags;
-    *ret = (CUdeviceptr)(uintptr_t)p;
-    return CUDA_SUCCESS;
-}
-
-static CUresult stream_write(CUstream stream, CUdeviceptr at, cuuint32_t value, unsigned flags)
-{
-    (void)stream, (void)flags;
-    drv.at = (_Atomic uint32_t *)(uintptr_t)at;
-    drv.value = value;
-    return CUDA_SUCCESS;
-}
-
-static CUresult captures_nothing(CUstream stream, CUstreamCaptureStatus *ret)
-{
-    (void)stream;
-    *ret = CU_STREAM_CAPTURE_STATUS_NONE;
-    return CUDA_SUCCESS;
-}
-
-static CUresult captures(CUstream stream, CUstreamCaptureStatus *ret)
-{
-    (void)stream;
-    *ret = CU_STREAM_CAPTURE_STATUS_NONE + 1;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_alloc(CUdeviceptr *ret, size_t bytes)
-{
-    *ret = drv.next += bytes + 4096;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_managed(CUdeviceptr *ret, size_t bytes, unsigned flags)
-{
-    (void)flags;
-    return real_alloc(ret, bytes);
-}
-
-static CUresult real_alloc_async(CUdeviceptr *ret, size_t bytes, CUstream stream)
-{
-    (void)stream;
-    return real_alloc(ret, bytes);
-}
-
-static CUresult real_array(CUarray *ret, const CUDA_ARRAY_DESCRIPTOR *desc)
-{
-    CUdeviceptr p;
-    (void)desc;
-    real_alloc(&p, 4096);
-    *ret = (CUarray)(uintptr_t)p;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_destroy(CUcontext ctx)
-{
-    (void)ctx;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_stream(CUstream stream)
-{
-    (void)stream;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_launch(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                            unsigned bz, unsigned shared, CUstream stream, void **params, void **extra)
-{
-    (void)f, (void)gx, (void)gy, (void)gz, (void)bx, (void)by, (void)bz;
-    (void)shared, (void)stream, (void)params, (void)extra;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_graph(CUgraphExec exec, CUstream stream)
-{
-    (void)exec, (void)stream;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_copy(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstream stream)
-{
-    (void)dst, (void)src, (void)bytes, (void)stream;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_copy_back(void *dst, CUdeviceptr src, size_t bytes)
-{
-    (void)dst, (void)src, (void)bytes;
-    return CUDA_SUCCESS;
-}
-
-static CUresult real_memset(CUdeviceptr dst, unsigned char value, size_t n)
-{
-    (void)dst, (void)value, (void)n;
-    return CUDA_SUCCESS;
-}
-
-#define REAL(symbol, fn) atomic_store(&fast_hook.real[FAST_ENTRY_##symbol], (fast_any_fn *)(fn))
-
-static void set_reals(void)
-{
-    REAL(cuMemAlloc_v2, real_alloc);
-    REAL(cuMemAllocManaged, real_managed);
-    REAL(cuMemAllocAsync, real_alloc_async);
-    REAL(cuMemAllocAsync_ptsz, real_alloc_async);
-    REAL(cuArrayCreate_v2, real_array);
-    REAL(cuCtxDestroy_v2, real_destroy);
-    REAL(cuStreamSynchronize, real_stream);
-    REAL(cuStreamSynchronize_ptsz, real_stream);
-    REAL(cuStreamQuery_ptsz, real_stream);
-    REAL(cuLaunchKernel, real_launch);
-    REAL(cuLaunchKernel_ptsz, real_launch);
-    REAL(cuGraphLaunch, real_graph);
-    REAL(cuGraphLaunch_ptsz, real_graph);
-    REAL(cuMemcpyAsync, real_copy);
-    REAL(cuMemcpyAsync_ptsz, real_copy);
-    REAL(cuMemcpyDtoH_v2, real_copy_back);
-    REAL(cuMemcpyDtoH_v2_ptds, real_copy_back);
-    REAL(cuMemsetD8_v2, real_memset);
-    REAL(cuMemsetD8_v2_ptds, real_memset);
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    memset(&fast_hook, 0, sizeof(fast_hook));
-    memset(&fast_thread, 0, sizeof(fast_thread));
-    memset(&limits, 0, sizeof(limits));
-    memset(&counters, 0, sizeof(counters));
-    memset(&drv, 0, sizeof(drv));
-    session = (struct fast_session){.limits = &limits, .local = &limits, .counters = &counters, .gpus = 1, .fd = -1};
-    current = (CUcontext)&contexts[0];
-    fast_hook.log_fd = fast_hook.kick_fd = fast_hook.dead_fd = -1;
-    fast_hook.driver = (struct fast_driver){
-        .ctx_get_current = get_current, .ctx_get_device = get_device, .host_register = host_register,
-        .host_device_pointer = device_pointer, .stream_write = {stream_write, stream_write},
-        .stream_is_capturing = {captures_nothing, captures_nothing}};
-    set_reals();
-    fast_hook.enabled = true;
-    atomic_store(&fast_hook.loaded, 2);
-    atomic_store(&fast_hook.resolved, 1);
-    atomic_store(&fast_hook.session, &session);
-    atomic_store(&fast_hook.mode, FAST_MODE_LINKED);
-    atomic_store(&fast_hook.start, 2);
-    limits.inflight_ns = FAST_MS(2);
-    limits.gated = 1;
-    limits.gpu[0].token = TOKEN;
-    limits.gpu[0].mem_cap_bytes = FAST_GIB(4);
-    return 0;
-}
-
-static uint32_t launch(CUstream stream)
-{
-    assert_int_equal(cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL), CUDA_SUCCESS);
-    return fast_kernel_cost(0);
-}
-
-static uint64_t launches(void)
-{
-    return fast_counters_launches(&counters.gpu[0]);
-}
-
-static void in_thread(void *(*fn)(void *), void *arg)
-{
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, fn, arg), 0);
-    assert_int_equal(pthread_join(thread, NULL), 0);
-}
+/* What the hook remembers, of whom, and what a fork leaves of it. */
 
 /* ---- what a fork leaves ---- */
 
@@ -403,6 +181,55 @@ static void context_takes_its_memory_along(void **state)
     assert_int_equal(cuCtxDestroy_v2(second), CUDA_SUCCESS);
     assert_small(0, 0, 0);
     assert_true(fast_hook.gpus[0].mem_used == 0);
+}
+
+/* What the driver does not free is still charged. */
+static void refused_free(void **state)
+{
+    (void)state;
+    CUdeviceptr p;
+    assert_int_equal(cuMemAlloc_v2(&p, FAST_MIB(4)), CUDA_SUCCESS);
+    drv.result = CUDA_ERROR_INVALID_VALUE;
+    assert_int_equal(cuMemFree_v2(p), CUDA_ERROR_INVALID_VALUE);
+    assert_true(fast_hook.gpus[0].mem_used == FAST_MIB(4));
+    drv.result = CUDA_SUCCESS;
+    assert_int_equal(cuMemFree_v2(p), CUDA_SUCCESS);
+    assert_true(fast_hook.gpus[0].mem_used == 0);
+    assert_int_equal(cuMemFree_v2(p), CUDA_SUCCESS); /* somebody else's */
+    assert_true(fast_hook.gpus[0].mem_used == 0);
+}
+
+static CUresult set_access(CUdeviceptr at, size_t bytes, int first, int second)
+{
+    CUmemAccessDesc desc[] = {{.flags = first}, {.flags = second}};
+    return cuMemSetAccess(at, bytes, desc, 2);
+}
+
+/* What was made read-only stays so, whichever part of it and for whichever device writing is asked for, until it is
+ * unmapped: then the rest of it does. */
+static void sealed_memory(void **state)
+{
+    (void)state;
+    const int none = CU_MEM_ACCESS_FLAGS_PROT_NONE, ro = CU_MEM_ACCESS_FLAGS_PROT_READ,
+              rw = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    const CUdeviceptr at = 0x1000000, part = 0x1000;
+    assert_int_equal(set_access(at, 8 * part, rw, rw), CUDA_SUCCESS);
+    assert_int_equal(set_access(at, 8 * part, ro, ro), CUDA_SUCCESS);
+    assert_int_equal(set_access(at, 8 * part, rw, ro), CUDA_ERROR_NOT_PERMITTED);
+    assert_int_equal(set_access(at + 3 * part, part, ro, rw), CUDA_ERROR_NOT_PERMITTED);
+    assert_int_equal(set_access(at - part, 2 * part, rw, rw), CUDA_ERROR_NOT_PERMITTED);
+    assert_int_equal(set_access(at - part, part, rw, rw), CUDA_SUCCESS);
+    assert_int_equal(set_access(at + 8 * part, part, rw, rw), CUDA_SUCCESS);
+    assert_int_equal(set_access(at, 8 * part, none, ro), CUDA_SUCCESS);
+    fast_access_unmapped(at + 3 * part, 2 * part);
+    for (CUdeviceptr i = 0; i < 8; i++)
+        assert_int_equal(set_access(at + i * part, part, rw, rw),
+                         i == 3 || i == 4 ? CUDA_SUCCESS : CUDA_ERROR_NOT_PERMITTED);
+    /* Its own memory is a process' own affair. */
+    CUdeviceptr own = 0x2000000;
+    assert_true(fast_table_put(&fast_hook.mappings, &(struct fast_table_row){.key = own, .bytes = part}));
+    assert_int_equal(set_access(own, part, ro, ro), CUDA_SUCCESS);
+    assert_int_equal(set_access(own, part, rw, rw), CUDA_SUCCESS);
 }
 
 /* ---- the default streams ---- */
@@ -603,6 +430,7 @@ static void *work_in_second(void *arg)
     current = (CUcontext)&contexts[1];
     fast_ctx_forget((CUcontext)&contexts[0]);
     launch(NULL);
+    assert_true(fast_owner_is_me(&fast_hook.ctxs[0].streams[0].owner));
     return arg;
 }
 
@@ -612,6 +440,7 @@ static void contexts_are_told_apart(void **state)
     (void)state;
     launch(NULL);
     launch(NULL);
+    atomic_store(&fast_hook.ctxs[0].broken, 1);
     in_thread(work_in_second, NULL);
     current = (CUcontext)&contexts[2];
     uint32_t cost = launch(NULL);
@@ -627,6 +456,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(forked_child_is_new), T(tickets_are_read_strictly), T(context_takes_its_memory_along),
+        T(refused_free), T(sealed_memory),
         T(variants_of_the_default_stream), T(waits_for_the_default_stream), T(captures_of_the_variant),
         T(quick_launches_are_bounded), T(quick_launches_end_with_the_token), T(spent_token),
         T(streams_are_told_apart), T(contexts_are_told_apart),

@@ -1,0 +1,159 @@
+#include "inside.h"
+
+#include <unistd.h>
+
+/* What the hook learns of the length of work, and when it takes work for complete. */
+
+#define UNKNOWN_GRAPH (50 * FAST_GATE_FIRST_NS / 1000)
+
+static struct fast_stream *stream(void)
+{
+    struct fast_ctx *ctx = fast_ctx_current();
+    assert_non_null(ctx);
+    return fast_stream_find(ctx, NULL, false);
+}
+
+static void complete(void)
+{
+    fast_stream_synced(stream(), fast_stream_left(stream()));
+}
+
+static CUgraphExec graph(int i)
+{
+    return (CUgraphExec)(uintptr_t)(0x10000 + 16 * i);
+}
+
+/* Which of two graphs took the time is not known. */
+static void mixed_graphs(void **state)
+{
+    (void)state;
+    for (int waited = 0; waited < 2; waited++) {
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(cuGraphLaunch(graph(i), NULL), CUDA_SUCCESS), complete();
+        fast_gate_look(waited);
+        assert_false(fast_hook.gpus[0].active);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(fast_graph_cost((uintptr_t)graph(i), 0), UNKNOWN_GRAPH);
+    }
+}
+
+/* What copies and known graphs take is not the kernels'. */
+static void copies_and_graphs_beside_kernels(void **state)
+{
+    (void)state;
+    const uint32_t copy_us = 101; /* 800 kB */
+    assert_int_equal(cuMemcpyAsync(4096, 4096, 800000, NULL), CUDA_SUCCESS);
+    for (int i = 0; i < 2; i++)
+        launch(NULL);
+    usleep(2000);
+    complete();
+    fast_gate_look(true);
+    int64_t busy = counters.gpu[0].busy_ns;
+    assert_true(busy >= FAST_MS(2));
+    assert_int_equal(fast_hook.gpus[0].unit_ns, (busy - FAST_US(copy_us)) / 2);
+    /* A graph of 1 ms, and then one kernel with it. */
+    atomic_store(&fast_hook.graphs[((uintptr_t)graph(1) >> 4 ^ (uintptr_t)graph(1) >> 12) % FAST_HOOK_GRAPHS].us, 1000);
+    atomic_store(&fast_hook.graphs[((uintptr_t)graph(1) >> 4 ^ (uintptr_t)graph(1) >> 12) % FAST_HOOK_GRAPHS].exec,
+                 (uintptr_t)graph(1));
+    assert_int_equal(fast_graph_cost((uintptr_t)graph(1), 0), 1000);
+    atomic_store(&fast_hook.gpus[0].unit_ns, 0);
+    assert_int_equal(cuGraphLaunch(graph(1), NULL), CUDA_SUCCESS);
+    launch(NULL);
+    usleep(3000);
+    complete();
+    fast_gate_look(true);
+    assert_int_equal(fast_hook.gpus[0].unit_ns, counters.gpu[0].busy_ns - busy - FAST_MS(1));
+}
+
+/* In the middle of an interval progress is told in units, of which copies and graphs have others than kernels. */
+static void progress_of_kernels_alone(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        launch(NULL);
+        complete();
+        if (i == 0)
+            assert_int_equal(cuMemcpyAsync(4096, 4096, 800000, NULL), CUDA_SUCCESS);
+        else if (i == 1)
+            assert_int_equal(cuGraphLaunch(graph(1), NULL), CUDA_SUCCESS);
+        else
+            launch(NULL);
+        usleep(1000);
+        assert_false(fast_gpu_settle(0, false, false));
+        assert_int_equal(fast_hook.gpus[0].unit_ns != 0, i == 2);
+        complete();
+        assert_true(fast_gpu_settle(0, false, false));
+        atomic_store(&fast_hook.gpus[0].unit_ns, i < 2 ? 0 : 1);
+    }
+}
+
+/* Unmarked work is given up after twice its time, and no sooner. */
+static void tails_have_time(void **state)
+{
+    (void)state;
+    atomic_store(&fast_hook.gpus[0].unit_ns, FAST_S(4));
+    launch(NULL);
+    for (int i = 0; i < 5; i++) {
+        assert_false(fast_gpu_settle(0, false, true));
+        usleep(1000);
+    }
+    assert_int_equal(fast_gpu_pending(0), 4000000);
+}
+
+/* One interval at a time, which one thread at a time may end. */
+static void intervals(void **state)
+{
+    (void)state;
+    struct fast_gpu *g = &fast_hook.gpus[0];
+    launch(NULL);
+    int64_t since = g->busy_since;
+    usleep(1000);
+    fast_gpu_begin(0);
+    assert_true(g->busy_since == since);
+    complete();
+    atomic_store(&g->settling, 1);
+    assert_false(fast_gpu_settle(0, false, false));
+    assert_true(g->active && counters.gpu[0].busy_ns == 0);
+    atomic_store(&g->settling, 0);
+    assert_true(fast_gpu_settle(0, false, false));
+    assert_false(g->active);
+    assert_int_equal(counters.gpu[0].busy_ns, FAST_GATE_FIRST_NS); /* late: as long as is estimated */
+}
+
+/* What is complete stays so; and what is marked needs no second marker. */
+static void progress_never_goes_back(void **state)
+{
+    (void)state;
+    launch(NULL);
+    for (int i = 0; i < 3; i++)
+        fast_stream_mark(fast_ctx_current(), stream(), NULL, false);
+    assert_int_equal(drv.writes, 1);
+    fast_stream_synced(stream(), 100);
+    fast_stream_synced(stream(), 50);
+    assert_int_equal(stream()->synced, 100);
+}
+
+/* A page cannot be registered while another thread captures: the context is taken up afterwards. */
+static void new_context_during_a_capture(void **state)
+{
+    (void)state;
+    atomic_store(&fast_hook.captures, 1);
+    launch(NULL);
+    assert_int_equal(drv.registered, 0);
+    assert_int_equal(launches(), 0);
+    atomic_store(&fast_hook.captures, 0);
+    launch(NULL);
+    assert_int_equal(drv.registered, 1);
+    assert_int_equal(launches(), 1);
+}
+
+#define T(name) cmocka_unit_test_setup(name, set_up)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(mixed_graphs), T(copies_and_graphs_beside_kernels), T(progress_of_kernels_alone), T(tails_have_time),
+        T(intervals), T(progress_never_goes_back), T(new_context_during_a_capture),
+    };
+    return cmocka_run_group_tests_name("costs", tests, NULL, NULL);
+}
