@@ -172,7 +172,7 @@ static void print_limits(struct cli *cli, const json_t *replicas, const char *na
                json_num(g, "gpu"), escaped ? "advisory" : json_text(holds, "sm"), json_text(g, "backend"),
                json_text(holds, "time"), json_text(holds, "memory"));
         if (escaped)
-            printf("           %d of its processes do not use MPS\n", without);
+            printf("           %d of its processes do not use MPS, or have more SMs than it gives them\n", without);
         used = true;
     }
     if (used)

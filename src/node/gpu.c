@@ -88,6 +88,11 @@ uint64_t node_gpu_mem(const struct node_gpus *g, uint32_t gpu)
     return gpu < (uint32_t)g->count ? g->info[gpu].mem_total : 0;
 }
 
+uint32_t node_gpu_sms(const struct node_gpus *g, uint32_t gpu)
+{
+    return gpu < (uint32_t)g->count ? g->info[gpu].sms : 0;
+}
+
 bool node_gpu_free(const struct node_gpus *g, uint32_t gpu, uint64_t *ret)
 {
     uint64_t used;

@@ -155,6 +155,8 @@ void node_share_check(struct node_share *s, fast_ns now);
 void node_share_want(struct node_share *s, struct node_session *session, bool again);
 /* The policy is not racing any more: who asked this part for a token meanwhile gets in line. */
 void node_share_resume(struct node_share *s);
+/* What its driver says of a process: it is not a client of MPS, or one with more SMs than its partition has. */
+bool node_share_escaped(const struct node_session *session);
 /* False: the session does not hold this token. */
 bool node_share_done(struct node_share *s, struct node_session *session, uint64_t token,
                      fast_ns busy_ns, bool want);

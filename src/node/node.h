@@ -134,6 +134,7 @@ void node_env(const struct node *node, const struct node_replica *replica, node_
 
 int node_gpu_count(const struct node_gpus *gpus);
 uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu); /* bytes, total */
+uint32_t node_gpu_sms(const struct node_gpus *gpus, uint32_t gpu);
 /* Bytes that the driver has left, of all programs; false: it cannot be asked. */
 bool node_gpu_free(const struct node_gpus *gpus, uint32_t gpu, uint64_t *ret);
 const char *node_gpu_driver(const struct node_gpus *gpus);          /* "580.159", for ctl_welcome */

@@ -301,9 +301,9 @@ static void on_report(struct node_session *s, const struct fast_msg_client_repor
     s->sm_count = r->sm_count;
     if (s->mps)
         node_mps_client(node->mps);
-    else if (node_mps_ready(node->mps) && tell)
-        fast_log(WARN, "client without mps", "replica=%s pid=%d; its SM partition is advisory",
-                 s->share->replica->id, s->pid);
+    if (node_mps_ready(node->mps) && node_share_escaped(s) && tell)
+        fast_log(WARN, s->mps ? "client outside its partition" : "client without mps",
+                 "replica=%s pid=%d sms=%u; its SM partition is advisory", s->share->replica->id, s->pid, r->sm_count);
     for (size_t i = 0; i < fast_strv_count(r->unhooked) && i < 8 && node_session_may_tell(s); i++)
         fast_log(WARN, "not hooked", "replica=%s symbol=%.80s", s->share->replica->id,
                  fast_strv_get(r->unhooked, i));

@@ -518,6 +518,15 @@ int node_share_mps_clients(const struct node_replica *replica, int *pids, int ma
     return n;
 }
 
+/* Drivers round a percentage up to what the hardware can do. */
+bool node_share_escaped(const struct node_session *x)
+{
+    const struct node_pool *pool = x->share->pool;
+    uint32_t sms = node_gpu_sms(pool->m->node->gpus, pool->gpu);
+    uint32_t most = sms * (uint32_t)x->share->replica->sm_running / FAST_SM_PCT_MAX + sms / 8;
+    return x->reported && (!x->mps || (pool->m->conf.policy == FAST_POLICY_FAST && x->sm_count > most));
+}
+
 void node_share_deadline(const struct node_replica *replica, fast_ns deadline)
 {
     const struct node_share *first = replica->share;
@@ -571,6 +580,6 @@ void node_share_stats(const struct node_replica *replica, int part, struct fast_
     ret->guaranteed_milli = (uint32_t)first->guaranteed_milli;
     for (const struct node_session *x = first->sessions; x; x = x->share_next) {
         ret->sm_count = x->sm_count > ret->sm_count ? x->sm_count : ret->sm_count;
-        ret->without_mps += x->reported && !x->mps;
+        ret->without_mps += node_share_escaped(x);
     }
 }

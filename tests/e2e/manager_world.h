@@ -107,6 +107,13 @@ uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu)
     return (int)gpu < world_gpus ? WORLD_MEM : 0;
 }
 
+uint32_t node_gpu_sms(const struct node_gpus *gpus, uint32_t gpu)
+{
+    (void)gpus;
+    (void)gpu;
+    return 80;
+}
+
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo)
 {
     (void)agent;

@@ -263,6 +263,12 @@ class SimulatedTest(MpsTest):
         self.assertLess(stats.sm_count, self.gpu().sms // 2)
         self.assertGreater(stats.sm_count, 0)
 
+    def test_a_client_outside_its_partition(self):
+        self.make()
+        one = self.spin("one", argv=["sh", "-c", f"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=100 exec {SPIN} 1000"])
+        self.log_has("client outside its partition", one)
+        self.assertEqual(self.row(one, "replica_stats").without_mps, 1)
+
     def test_off_ends_what_is_left(self):
         self.make()
         daemon = self.daemon()
