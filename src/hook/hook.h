@@ -159,6 +159,7 @@ struct fast_hook {
     _Atomic uint32_t loaded; /* 0: not yet, 1: being read, 2: done */
     bool enabled;
     bool fail_closed;
+    bool full; /* a node is there, and has no place for this process now */
     fast_ns mem_wait; /* of an allocation that the cap has no room for */
     char socket_path[108];
     uint64_t ticket_hi, ticket_lo;

@@ -152,10 +152,13 @@ static struct fast_session *shake_hands(int fd, bool reconnect, fast_ns deadline
                                      .ticket_lo = fast_hook.ticket_lo, .reconnect = reconnect}};
     if (send_msg(fd, &msg) || recv_msg(fd, deadline, buf, &msg, fds))
         return NULL;
-    if (msg.type == FAST_MSG_T_welcome && fds[0] >= 0 && fds[1] >= 0)
+    if (msg.type == FAST_MSG_T_welcome && fds[0] >= 0 && fds[1] >= 0) {
         s = map_pages(fds, &msg.welcome);
-    else if (msg.type == FAST_MSG_T_refused)
+    } else if (msg.type == FAST_MSG_T_refused) {
+        /* Or more processes than a node lets in would be a way around all limits. */
+        fast_hook.full = msg.refused.code == FAST_ENOROOM || msg.refused.code == FAST_EBUSY;
         fast_hook_log("refused code=%u text=%s", msg.refused.code, msg.refused.text.p);
+    }
     for (int i = 0; i < 2; i++)
         if (fds[i] >= 0)
             close(fds[i]);
@@ -226,9 +229,8 @@ static void set_mode_without_node(void)
 {
     fast_ns lost = atomic_load(&fast_hook.lost_ns), grace = atomic_load(&fast_hook.grace_ns);
     bool in_grace = lost && fast_hook_now() - lost < grace;
-    atomic_store(&fast_hook.mode, in_grace                ? FAST_MODE_GRACE
-                                  : fast_hook.fail_closed ? FAST_MODE_CLOSED
-                                                          : FAST_MODE_OPEN);
+    bool closed = fast_hook.fail_closed || fast_hook.full;
+    atomic_store(&fast_hook.mode, in_grace ? FAST_MODE_GRACE : closed ? FAST_MODE_CLOSED : FAST_MODE_OPEN);
 }
 
 /* Whoever gave out tokens is another one from now on. */
@@ -264,6 +266,7 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
     if (!lock_link())
         return false;
     int fd = open_socket();
+    fast_hook.full = false;
     struct fast_session *s = fd < 0 ? NULL : shake_hands(fd, reconnect, fast_hook_now() + timeout);
     if (s) {
         for (uint32_t i = 0; reconnect && i < s->gpus; i++)

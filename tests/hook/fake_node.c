@@ -217,12 +217,15 @@ static void take(struct fake_node *n, struct client *c, const struct fast_msg *m
     if (m->type == FAST_MSG_T_hello) {
         n->stats.hellos++;
         n->stats.reconnects += m->hello.reconnect != 0;
-        if (right_ticket(&m->hello)) {
+        bool full = n->conf.full > 0;
+        n->conf.full -= full;
+        if (right_ticket(&m->hello) && !full) {
             welcome(n, c, m->id);
             return;
         }
         struct fast_msg no = {.type = FAST_MSG_T_refused, .id = m->id,
-                              .refused = {.code = FAST_EPERM, .text = fast_str("unknown ticket")}};
+                              .refused = {.code = full ? FAST_ENOROOM : FAST_EPERM,
+                                          .text = fast_str(full ? "full" : "unknown ticket")}};
         n->stats.refused++;
         fast_packet_send(c->fd, &no, NULL, 0, NULL);
         bury(n, c);

@@ -25,6 +25,7 @@ struct fake_conf {
     fast_ns inflight_ns;
     uint32_t limit_milli; /* of the slice; 0: no limit */
     bool pulse;           /* tells that it is alive */
+    int full;             /* so many hellos are refused for now */
     uint32_t gpus;        /* that it says a replica has; 0: 1 */
     enum {
         FAKE_OK,

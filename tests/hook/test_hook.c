@@ -602,6 +602,21 @@ static void no_node(void **state)
     assert_int_equal(s.launches, 0);
 }
 
+/* A node that has no place for a process for now is no node that is away: nothing passes until it lets it in. */
+static void refused_for_now(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.full = 3;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("launch", "10"), "prog_link");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.refused, 3);
+    assert_int_equal(s.launches, 10);
+}
+
 /* Closed from the start, and the node lets nobody in: nothing is launched. */
 static void refused_and_closed(void **state)
 {
@@ -697,7 +712,7 @@ int main(int argc, char **argv)
         T(node_dies_open), T(node_dies_grace), T(node_hangs),
         T(node_dies_closed),
         T(no_node),
-        T(refused_and_closed), T(strange_welcomes),
+        T(refused_for_now), T(refused_and_closed), T(strange_welcomes),
         T(other_libraries),
     };
     harness_init();
