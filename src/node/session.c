@@ -442,6 +442,14 @@ static void session_new(struct node_manager *m, int fd)
     tick_soon(m, TICK);
 }
 
+/* What it said may lie unread: the node had no core for a while. */
+static bool is_silent(const struct node_session *s, fast_ns now, fast_ns patience)
+{
+    char byte;
+    return !s->share && now - s->opened >= patience &&
+           recv(s->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
+}
+
 /* Who connects and says nothing must not hold the door for those who do: the one that has been silent
  * for longest goes (new sessions are at the head of the list), but not before it has had time to speak: many
  * replicas may come at once, and theirs lies unread. */
@@ -451,7 +459,7 @@ static bool drop_a_stranger(struct node_manager *m)
     for (struct node_session *s = m->sessions; s; s = s->next)
         if (!s->share)
             oldest = s;
-    if (!oldest || fast_clock_now() - oldest->opened < SILENT)
+    if (!oldest || !is_silent(oldest, fast_clock_now(), SILENT))
         return false;
     node_session_close(oldest);
     return true;
@@ -494,7 +502,7 @@ void node_session_tick(void *arg)
             s->paused = false;
             fast_watch_set(s->watch, FAST_LOOP_IN);
         }
-        if (!s->share && now - s->opened >= HELLO_TIMEOUT)
+        if (is_silent(s, now, HELLO_TIMEOUT))
             node_session_close(s);
     }
     look_at_unread(m);

@@ -4,6 +4,7 @@
 #include <semaphore.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "manager_world.h"
 #include "unit/test.h"
 
@@ -109,6 +110,53 @@ static void silent_crowd(void **state)
     client_close(&c);
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         close(fds[i]);
+    world_end(&world);
+}
+
+static struct {
+    struct client c[63];
+    int late, late_failed;
+    size_t strangers;
+} crowd;
+
+static void count_crowd(struct world *w)
+{
+    crowd.strangers = w->node.manager->strangers;
+}
+
+/* In the loop, so that nothing is read meanwhile: one more comes, then all say hello, and time passes. */
+static void speak_while_away(struct world *w)
+{
+    const struct timespec away = {.tv_nsec = 150000000};
+    crowd.late_failed = fast_packet_connect(w->node.socket, true, &crowd.late, NULL);
+    for (size_t i = 0; i < FAST_COUNT_OF(crowd.c); i++)
+        client_send(&crowd.c[i], (struct fast_msg){.type = FAST_MSG_T_hello,
+                                                   .hello = {FAST_MSG_VERSION, 0x1234, 1, 0}});
+    nanosleep(&away, NULL);
+}
+
+/* A node that had no core for long finds a crowd that has spoken: it is not silent. */
+static void spoken_to_nobody(void **state)
+{
+    (void)state;
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 24, 300, 800, 0);
+    world_start(&world);
+    for (size_t i = 0; i < FAST_COUNT_OF(crowd.c); i++)
+        assert_int_equal(fast_packet_connect(world.node.socket, false, &crowd.c[i].fd, NULL), 0);
+    while (crowd.strangers < FAST_COUNT_OF(crowd.c))
+        world_call(&world, count_crowd);
+    world_call(&world, speak_while_away);
+    assert_int_equal(crowd.late_failed, 0);
+    for (size_t i = 0; i < FAST_COUNT_OF(crowd.c); i++) {
+        int fds[FAST_PACKET_FDS];
+        assert_int_equal(client_recv(&crowd.c[i], fds), 0);
+        assert_int_equal(crowd.c[i].in.type, FAST_MSG_T_welcome);
+        close(fds[0]);
+        close(fds[1]);
+        close(crowd.c[i].fd);
+    }
+    close(crowd.late);
     world_end(&world);
 }
 
@@ -569,7 +617,7 @@ int main(void)
         cmocka_unit_test(hello),
         cmocka_unit_test(limits_are_read_only),
         cmocka_unit_test(wrong_hellos),
-        cmocka_unit_test(silent_crowd), cmocka_unit_test(garbage),
+        cmocka_unit_test(silent_crowd), cmocka_unit_test(spoken_to_nobody), cmocka_unit_test(garbage),
         cmocka_unit_test(tokens_go_round),
         cmocka_unit_test(wish_of_the_holder),
         cmocka_unit_test(lies_are_doubted),
