@@ -100,7 +100,7 @@ static int make_dirs(struct node *node, struct fast_err *err)
 static int lock_state(const struct node *node, struct fast_err *err)
 {
     char path[PATH_MAX];
-    snprintf(path, sizeof(path), "%s/run/lock", node->conf->state_dir);
+    snprintf(path, sizeof(path), "%s/lock", node->conf->state_dir);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
         return 0;

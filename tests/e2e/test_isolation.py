@@ -38,6 +38,7 @@ print(attempt({
     "open to write": lambda: os.close(os.open(arg, os.O_WRONLY)),
     "run": lambda: subprocess.run(arg.split(), capture_output=True, text=True).stdout,
     "make": lambda: os.close(os.open(arg, os.O_WRONLY | os.O_CREAT)),
+    "remove": lambda: os.unlink(arg),
     "status": lambda: open("/proc/self/status").read(),
     "memory_of": lambda: open("/proc/%s/mem" % arg, "rb"),
 }[what]))
@@ -137,6 +138,10 @@ class Isolation(unittest.TestCase):
         self.assertNotIn("replicas", self.attempt(
             "run", f"unshare --map-root-user --mount sh -c umount${{IFS}}-l${{IFS}}{self.node.state_dir};"
                    f"ls${{IFS}}{self.node.state_dir}"))
+        # Nobody else's way to the node can be taken away.
+        self.assertIn("refused", self.attempt("make", self.node.path("run", "mine")))
+        self.assertIn("refused", self.attempt("remove", self.node.path("run", "node.sock")))
+        self.assertTrue(os.path.exists(self.node.path("run", "node.sock")))
         # Nor by way of the node's own view.
         root = f"/proc/{self.node.process.pid}/root{self.node.state_dir}"
         self.assertIn("refused", self.attempt("list", root))
