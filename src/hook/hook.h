@@ -251,6 +251,7 @@ static inline bool fast_owner_claim(_Atomic uintptr_t *owner)
 bool fast_hook_enabled(void);
 fast_ns fast_hook_now(void); /* CLOCK_MONOTONIC */
 void fast_hook_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+int fast_hook_far(int fd); /* the same under a number that programs do not use; fd < 0 is fine */
 
 /* ---- resolve.c ---- */
 

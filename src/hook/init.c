@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define FD_FROM 512
+
 /* The one place of mutable state, what the environment says, and what a fork leaves of it. */
 
 struct fast_hook fast_hook = {.log_fd = -1, .kick_fd = -1, .dead_fd = -1};
@@ -37,6 +39,17 @@ void fast_hook_log(const char *fmt, ...)
     line[n++] = '\n';
     if (write(fast_hook.log_fd, line, (size_t)n) < 0)
         fast_hook.log_fd = -1;
+}
+
+/* Programs close what they do not know from 3 on, and get the lowest free number for what they open then: ours is
+ * far from these where the limit allows it, or we would write to their files. */
+int fast_hook_far(int fd)
+{
+    int far = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_FROM);
+    if (far < 0)
+        return fd;
+    close(fd);
+    return far;
 }
 
 /* 32 hex digits. */
@@ -111,7 +124,7 @@ static void read_environment(void)
     long ms = wait ? strtol(wait, NULL, 10) : 0;
     fast_hook.mem_wait = ms <= 0 ? 0 : ms < FAST_MEM_WAIT_MAX / 1000000 ? FAST_MS(ms) : FAST_MEM_WAIT_MAX;
     if (log && *log)
-        fast_hook.log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        fast_hook.log_fd = fast_hook_far(open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600));
     reset_locks();
     fast_hook.enabled = pthread_atfork(NULL, NULL, fork_child) == 0;
 }

@@ -112,7 +112,7 @@ static int open_socket(void)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     memcpy(a.sun_path, fast_hook.socket_path, strlen(fast_hook.socket_path) + 1);
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd = fast_hook_far(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a))) {
         close(fd);
         fd = -1;
@@ -305,8 +305,8 @@ void fast_link_drop(struct fast_session *session)
 {
     if (!lock_link())
         return;
-    shutdown(session->fd, SHUT_RDWR);
-    fast_hook.dead_fd = session->fd;
+    bool gone = shutdown(session->fd, SHUT_RDWR) && (errno == EBADF || errno == ENOTSOCK);
+    fast_hook.dead_fd = gone ? -1 : session->fd; /* the program has closed it: the number is not ours any more */
     atomic_store(&fast_hook.lost_ns, fast_hook_now());
     atomic_store(&fast_hook.grace_ns, atomic_load(&session->limits->grace_ns));
     set_mode_without_node();

@@ -173,6 +173,8 @@ static void sleep_idle(const struct fast_session *session)
     uint64_t count;
     poll(fds, 2, 1000);
     atomic_store(&fast_hook.asleep, 0);
+    if (fds[0].revents & POLLNVAL) /* the program has closed it */
+        fast_hook.kick_fd = fast_hook_far(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (fds[0].revents & POLLIN && read(fast_hook.kick_fd, &count, sizeof(count)) < 0)
         return;
 }
@@ -253,7 +255,7 @@ bool fast_hook_thread_start(void)
     sigset_t all, before;
     pthread_attr_t attr;
     pthread_t thread;
-    fast_hook.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    fast_hook.kick_fd = fast_hook_far(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (fast_hook.kick_fd < 0 || pthread_attr_init(&attr))
         return false;
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);

@@ -2,7 +2,7 @@
  * prints "name=value" pairs.
  *
  * Usage: prog_guest dlclose | signals | runtimes | threads_end | memory [FREED] | captures | jit MODULE
- *        prog_guest plugin LIBRARY */
+ *        prog_guest plugin LIBRARY | descriptors LAST */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -325,6 +327,64 @@ static int do_jit(const char *module)
     return 0;
 }
 
+/* Sockets and the like that are not the program's own, up to |last|, become one of its own: it has closed all
+ * that it did not know, and opened something else. The driver's files stay. */
+static int replace_descriptors(int own, int last)
+{
+    char path[64], kind[64];
+    int count = 0;
+    for (int fd = 3; fd <= last; fd++) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(path, kind, sizeof(kind) - 1);
+        kind[n > 0 ? n : 0] = 0;
+        if (fd != own && (!strncmp(kind, "socket:", 7) || strstr(kind, "eventfd")))
+            count += dup2(own, fd) == fd;
+    }
+    return count;
+}
+
+/* For a while there is nothing to do, which must cost nothing. */
+static long idle_cpu_ms(void)
+{
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
+    sleep(1);
+    getrusage(RUSAGE_SELF, &after);
+    return (after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_stime.tv_sec) * 1000 +
+           (after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec - before.ru_stime.tv_usec) / 1000;
+}
+
+static int do_descriptors(int last)
+{
+    struct driver d;
+    int pair[2];
+    char foreign[64];
+    begin(&d, false, NULL);
+    launch(&d, LAUNCHES);
+    synchronize(&d);
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, pair))
+        return 3;
+    dup2(pair[1], 300); /* beyond what is replaced */
+    dup2(pair[0], 301);
+    close(pair[0]);
+    close(pair[1]);
+    int replaced = 0;
+    if (last < 300)
+        replaced = replace_descriptors(301, last);
+    else
+        for (int fd = 400; fd <= last; fd++)
+            replaced += !close(fd);
+    for (int i = 0; i < 5; i++) {
+        launch(&d, LAUNCHES);
+        synchronize(&d);
+        usleep(20000);
+    }
+    long cpu = idle_cpu_ms();
+    printf("launched=%d replaced=%d foreign=%d cpu_ms=%ld\n", 6 * LAUNCHES, replaced,
+           recv(300, foreign, sizeof(foreign), MSG_DONTWAIT) > 0, cpu);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
@@ -340,6 +400,8 @@ int main(int argc, char **argv)
         return do_memory(argc > 2);
     if (!strcmp(what, "captures"))
         return do_captures();
+    if (!strcmp(what, "descriptors") && argc > 2)
+        return do_descriptors(atoi(argv[2]));
     if (!strcmp(what, "plugin") && argc > 2)
         return do_plugin(argv[2]);
     return !strcmp(what, "jit") && argc > 2 ? do_jit(argv[2]) : 2;

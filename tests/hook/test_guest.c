@@ -82,6 +82,31 @@ static void compiled_at_first_launch(void **state)
 }
 
 /* At the cap of 1 GiB: at once, or after a while that is not enough, or when there is room. */
+static void descriptors_are_replaced(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    run_guest(&c, &conf, "descriptors", "255");
+    assert_int_equal(value(&c, "foreign"), 0);
+    assert_true(value(&c, "cpu_ms") < 200);
+}
+
+/* All descriptors are closed: the hook comes back with new ones, and does not spin for those that are gone. */
+static void descriptors_are_closed(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("descriptors", "1023"), "prog_guest");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_true(value(&c, "replaced") > 0);
+    assert_int_equal(s.hellos, 2);
+    assert_true(value(&c, "cpu_ms") < 200);
+}
+
 static void memory_is_waited_for(void **state)
 {
     (void)state;
@@ -142,6 +167,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(driver_is_closed), T(own_signal_handler),       T(several_runtimes),
         T(threads_end),      T(compiled_at_first_launch), T(memory_is_waited_for),
+        T(descriptors_are_replaced), T(descriptors_are_closed),
         T(work_beside_a_capture), T(deeply_bound_library),
     };
     harness_init();
