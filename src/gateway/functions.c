@@ -54,7 +54,8 @@ static struct gw_function *add_function(struct gateway *gw, struct gw_spec *spec
     fn->spec = spec;
     fn->generation = fn->next_number = 1;
     fast_balance_init(&fn->balance);
-    gw_stats_init(&fn->stats, fast_loop_now(gw->loop));
+    fn->wanted_at = fast_loop_now(gw->loop);
+    gw_stats_init(&fn->stats, fn->wanted_at);
     unsigned h = hash_of(spec->name, strlen(spec->name), spec->ns, strlen(spec->ns));
     fn->hash_next = gw->hash[h];
     gw->hash[h] = fn;
@@ -331,6 +332,7 @@ int gw_function_scale(struct gateway *gw, struct gw_function *fn, int replicas,
         fn->desired = old;
         return r;
     }
+    fn->wanted_at = fast_loop_now(gw->loop);
     snprintf(why, sizeof(why), "set to %d by hand, from %d", replicas, old);
     if (replicas != old)
         gw_scaling_note(gw, fn, "hand", replicas > old ? FAST_SCALE_START : FAST_SCALE_STOP, 0, why);

@@ -129,6 +129,7 @@ struct gw_function {
     struct gw_batch *batch; /* that is open for more requests; NULL: none */
     struct gw_stats stats;
     fast_ns last_up, last_down;
+    fast_ns wanted_at; /* when it came to this gateway or was scaled by hand: it has not been idle before */
     fast_ns retry_at, retry_after; /* starting failed: when again */
     struct gw_records *records; /* NULL: none were kept yet */
     struct gw_live *live; /* NULL: no measured profile */

@@ -252,8 +252,9 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
         return; /* again in a second */
     if (fn->desired > conf.max)
         conf.max = fn->desired; /* set by hand above what the scaler may reach by itself */
+    fast_ns idle_from = fn->stats.last > fn->wanted_at ? fn->stats.last : fn->wanted_at;
     struct fast_scale_input in = {.now = now, .last_up = fn->last_up, .last_down = fn->last_down,
-                                  .last_request = fn->jobs ? now : fn->stats.last,
+                                  .last_request = fn->jobs ? now : idle_from,
                                   .profile = fn->spec->profile, .replicas = list, .trace = &trace};
     bool whole = gw->conf->scaler == FAST_SCALER_WHOLE && fn->spec->gpu;
     in.nreplicas = collect(fn, s, list, &serving);

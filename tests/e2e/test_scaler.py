@@ -5,6 +5,7 @@ machine is a benchmark (bench_live)."""
 import json
 import os
 import subprocess
+import time
 import unittest
 
 import gateway
@@ -82,6 +83,23 @@ class Ramp(Scaler):
             self.assertIn(words, text)
         self.assert_answer(gw.get("/system/explain/nobody"), 404, "nobody.openfaas-fn")
 
+    def test_idle_begins_with_the_wish(self):
+        """Nobody has asked it anything yet, and nobody had time to: the zero-duration runs from the
+        deployment, and anew when it is scaled by hand."""
+        gw = self.gw
+        labels = {"com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "10m"}
+        first = gw.up("fresh", **MODEL, annotations=RAMP["annotations"], labels=labels)[0]
+        time.sleep(3)  # the scaler looks every second
+        self.assertEqual([r["pid"] for r in gw.replicas("fresh")], [first["pid"]])
+
+        labels["com.openfaas.scale.zero-duration"] = "4s"
+        gw.up("again", **MODEL, annotations=RAMP["annotations"], labels=labels)
+        wait_until(lambda: not gw.replicas("again"), "it is not scaled to zero")
+        wanted = time.monotonic()
+        gw.post("/system/scale-function/again", json.dumps({"serviceName": "again", "replicas": 1}))
+        wait_until(lambda: gw.replicas("again"), "it is not started by hand")
+        wait_until(lambda: not gw.replicas("again"), "it is not scaled to zero again")
+        self.assertGreater(time.monotonic() - wanted, 4)
 
     def test_the_only_replica_allowed_is_raised(self):
         gw = self.gw
