@@ -1,4 +1,4 @@
-/* fast load: an open-loop load on one function, to see what a slice is worth. */
+/* fast load: a load on one function, to see what a slice is worth. */
 
 #include <signal.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 
 struct load {
     const char *rate, *seconds, *slo, *body, *connections, *seed, *timeout;
-    bool constant;
+    bool constant, closed;
 };
 
 static const struct cli_opt opts[] = {
@@ -24,10 +24,12 @@ static const struct cli_opt opts[] = {
     {"seconds", 's', CLI_STR, offsetof(struct load, seconds), "N", "length (default 10)"},
     {"constant", 0, CLI_FLAG, offsetof(struct load, constant), NULL,
      "constant gaps instead of Poisson arrivals"},
-    {"slo", 0, CLI_STR, offsetof(struct load, slo), "TIME", "count answers later than this"},
+    {"closed", 0, CLI_FLAG, offsetof(struct load, closed), NULL,
+     "no rate: each connection sends its next request when the last is answered"},
+    {"slo", 0, CLI_STR, offsetof(struct load, slo), "TIME", "count answers later than this (69ms, 1s)"},
     {"body", 0, CLI_STR, offsetof(struct load, body), "FILE", "request body"},
     {"connections", 'c', CLI_STR, offsetof(struct load, connections), "N",
-     "at most so many connections (default 64)"},
+     "at most so many connections (default 64; with --closed 1)"},
     {"timeout", 0, CLI_STR, offsetof(struct load, timeout), "TIME", "of a request (default 60s)"},
     {"seed", 0, CLI_STR, offsetof(struct load, seed), "N", "of the arrivals (default 1)"},
 };
@@ -41,7 +43,9 @@ struct plan {
 
 static int parse(const struct cli *cli, const struct load *l, struct plan *p, struct fast_err *err)
 {
-    *p = (struct plan){10000, 10, 64, 1, 0, FAST_S(60), "", 80};
+    *p = (struct plan){10000, 10, l->closed ? 1 : 64, 1, 0, FAST_S(60), "", 80};
+    if (l->closed && (l->rate || l->constant || l->seed))
+        return fast_err_set(err, FAST_EINVAL, "--closed has no arrivals: leave out --rate, --constant and --seed");
     int r = l->rate ? fast_parse_milli(l->rate, "--rate", 1, 100000000, &p->rate_milli, err) : 0;
     if (!r && l->seconds)
         r = fast_parse_int(l->seconds, "--seconds", 1, 3600, &p->seconds, err);
@@ -123,6 +127,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         return cli_fail(CLI_USAGE, "load: %s", err.msg);
     snprintf(path, sizeof(path), "/function/%s", api_escape(argv[0], name, sizeof(name)));
     int r = !result ? fast_err_set(&err, FAST_ENOMEM, "out of memory")
+            : l->closed   ? 0
             : l->constant ? fast_arrivals_constant(&a, p.rate_milli, FAST_S(p.seconds), &err)
                           : fast_arrivals_poisson(&a, p.rate_milli, FAST_S(p.seconds),
                                                   (uint64_t)p.seed, &err);
@@ -130,7 +135,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     struct fast_load_spec spec = {
         .host = p.host, .port = p.port, .path = path, .bodies = body ? bodies : NULL,
         .body_lens = &body_len, .body_count = body ? 1 : 0, .due = a.at, .due_count = a.count,
-        .slo = p.slo, .timeout = p.timeout, .connections_max = (int)p.connections};
+        .closed_until = l->closed ? FAST_S(p.seconds) : 0, .slo = p.slo, .timeout = p.timeout,
+        .connections_max = (int)p.connections};
     struct sigaction sa = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &sa, NULL);
     if (!r)
@@ -146,7 +152,9 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
 }
 
 const struct cli_cmd cmd_load = {
-    .name = "load", .args = "NAME", .summary = "send a function an open-loop load and measure",
+    .name = "load", .args = "NAME", .summary = "send a function a load and measure",
     .detail = "Requests go out when they are due, whatever became of those before; latency counts\n"
-              "from then. Example:\n  fast load resnet50 --rate 60 --seconds 20 --slo 69ms",
+              "from then. With --closed whoever has an answer sends the next one, to see how much a\n"
+              "function gets done. Examples:\n  fast load resnet50 --rate 60 --seconds 20 --slo 69ms\n"
+              "  fast load batch --closed --connections 8 --seconds 20",
     .min_args = 1, .max_args = 1, CLI_CMD_OPTS(opts, struct load), .run = run};

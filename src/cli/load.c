@@ -1,4 +1,4 @@
-/* The open-loop load. It decides when a request goes out and on which connection, and counts what
+/* The load. It decides when a request goes out and on which connection, and counts what
  * becomes of it. It assumes one thread and a loop of its own; requests of one target go out in the
  * order in which they are due, on the connection that was used last, so that few stay warm. */
 
@@ -20,6 +20,7 @@
 
 #define BODY_CHECK_MAX (1u << 20) /* of a body, what check() gets to see */
 #define PROGRESS_EVERY FAST_MS(100)
+#define PAUSE FAST_MS(100) /* of a closed loop after a request that was not answered well */
 #define HEAD_MAX 2048
 
 struct target;
@@ -33,6 +34,7 @@ struct conn {
     struct fast_http_head head;
     struct fast_http_body framing;
     size_t request;
+    fast_ns due; /* from when its clock runs */
     bool connecting, busy, got_head;
     char *body; /* kept for check() */
     size_t body_len, body_cap;
@@ -48,6 +50,8 @@ struct target {
     struct conn *idle;
     size_t next; /* requests before it have gone out or were given up */
     size_t done; /* requests whose end is known */
+    fast_ns pause; /* closed: nothing goes out before */
+    bool ended;
 };
 
 struct load {
@@ -67,16 +71,23 @@ static fast_ns due(const struct target *t, size_t request)
     return t->load->start + t->spec->due[request];
 }
 
-static fast_ns deadline(const struct target *t, size_t request)
+static fast_ns deadline(const struct target *t, fast_ns from)
 {
     fast_ns at;
-    return __builtin_add_overflow(due(t, request), t->spec->timeout, &at) ? FAST_NEVER : at;
+    return __builtin_add_overflow(from, t->spec->timeout, &at) ? FAST_NEVER : at;
 }
 
-/* The end of |request| is known; |count| is where it belongs. */
-static void account(struct target *t, size_t request, uint64_t *count, bool answered)
+/* The last target whose requests have all come to their end ends the load. */
+static void target_ended(struct target *t)
 {
-    fast_ns now = fast_clock_now(), latency = now - due(t, request);
+    if (--t->load->running == 0)
+        fast_loop_stop(t->load->loop);
+}
+
+/* The end of a request that was due at |due_at| is known; |count| is where it belongs. */
+static void account(struct target *t, fast_ns due_at, uint64_t *count, bool answered)
+{
+    fast_ns now = fast_clock_now(), latency = now - due_at;
     bool late = t->spec->slo && latency > t->spec->slo;
     ++*count;
     t->result->sent++;
@@ -89,8 +100,9 @@ static void account(struct target *t, size_t request, uint64_t *count, bool answ
         if (t->spec->answered)
             t->spec->answered[t->result->ok - 1] = t->result->span;
     }
-    if (++t->done == t->spec->due_count && --t->load->running == 0)
-        fast_loop_stop(t->load->loop);
+    t->done++;
+    if (!t->spec->closed_until && t->done == t->spec->due_count)
+        target_ended(t);
 }
 
 /* ---- connections ---- */
@@ -113,10 +125,10 @@ static void conn_fail(struct conn *c, uint64_t *count)
 {
     struct target *t = c->target;
     bool busy = c->busy;
-    size_t request = c->request;
     conn_close(c);
     if (busy)
-        account(t, request, count, false);
+        account(t, c->due, count, false);
+    t->pause = fast_clock_now() + PAUSE;
     pump(t);
 }
 
@@ -163,7 +175,6 @@ static void conn_answered(struct conn *c)
     struct target *t = c->target;
     int status = c->head.status;
     uint64_t *count = count_of(c, status);
-    size_t request = c->request;
     bool keep = c->head.keep_alive && c->framing.framing != FAST_HTTP_BODY_CLOSE && !c->s.eof &&
                 !c->s.in_len && !fast_http_stream_waiting(&c->s) && !c->s.unsendable;
     if (keep) {
@@ -175,7 +186,9 @@ static void conn_answered(struct conn *c)
     } else {
         conn_close(c);
     }
-    account(t, request, count, status >= 200 && status < 300);
+    account(t, c->due, count, status >= 200 && status < 300);
+    if (status < 200 || status >= 300)
+        t->pause = fast_clock_now() + PAUSE;
     pump(t);
 }
 
@@ -288,7 +301,7 @@ static bool conn_open(struct conn *c)
 
 /* ---- requests ---- */
 
-static void conn_send(struct conn *c, size_t request)
+static void conn_send(struct conn *c, size_t request, fast_ns due_at)
 {
     const struct fast_load_spec *spec = c->target->spec;
     const char *body = spec->body_count ? spec->bodies[request % spec->body_count] : NULL;
@@ -299,11 +312,12 @@ static void conn_send(struct conn *c, size_t request)
                      "Content-Length: %zu\r\n\r\n",
                      spec->method ? spec->method : "POST", spec->path, spec->host, spec->port, len);
     c->request = request;
+    c->due = due_at;
     c->busy = true;
     c->got_head = false;
     c->body_len = 0;
     fast_http_head_init(&c->head, true);
-    fast_timer_set(c->timeout, deadline(c->target, request));
+    fast_timer_set(c->timeout, deadline(c->target, due_at));
     fast_http_stream_put(&c->s, head, (size_t)n);
     fast_http_stream_put(&c->s, body, len);
     if (!c->connecting) {
@@ -327,32 +341,58 @@ static struct conn *conn_get(struct target *t)
     return NULL;
 }
 
+/* Sends on the connection, or on one that is opened. */
+static void send_on(struct target *t, struct conn *c, fast_ns due_at)
+{
+    size_t request = t->next++;
+    if (c->s.fd >= 0 || conn_open(c)) {
+        conn_send(c, request, due_at);
+        return;
+    }
+    t->pause = fast_clock_now() + PAUSE;
+    account(t, due_at, &t->result->lost, false);
+}
+
+/* Every connection has a request under way, until the time is over. */
+static void pump_closed(struct target *t)
+{
+    fast_ns end = t->load->start + t->spec->closed_until, now;
+    struct conn *c;
+    while ((now = fast_clock_now()) < end && now >= t->pause && (c = conn_get(t)) != NULL)
+        send_on(t, c, now);
+    fast_timer_set(t->timer, now >= end ? FAST_NEVER : now < t->pause && t->pause < end ? t->pause : end);
+    if (now >= end && t->done == t->next && !t->ended) {
+        t->ended = true;
+        target_ended(t);
+    }
+}
+
 /* Sends what is due while there are connections, and sets the timer for what is due next. */
 static void pump(struct target *t)
 {
+    if (t->spec->closed_until) {
+        pump_closed(t);
+        return;
+    }
     while (t->next < t->spec->due_count) {
         fast_ns now = fast_clock_now();
-        size_t request = t->next;
-        if (due(t, request) > now) {
-            fast_timer_set(t->timer, due(t, request));
+        fast_ns due_at = due(t, t->next);
+        if (due_at > now) {
+            fast_timer_set(t->timer, due_at);
             return;
         }
-        if (deadline(t, request) <= now) {
+        if (deadline(t, due_at) <= now) {
             t->next++;
-            account(t, request, &t->result->timeouts, false);
+            account(t, due_at, &t->result->timeouts, false);
             continue;
         }
         struct conn *c = conn_get(t);
         if (!c) {
             /* Whoever waits at the head gives up in time; a connection that gets free comes here. */
-            fast_timer_set(t->timer, deadline(t, request));
+            fast_timer_set(t->timer, deadline(t, due_at));
             return;
         }
-        t->next++;
-        if (c->s.fd >= 0 || conn_open(c))
-            conn_send(c, request);
-        else
-            account(t, request, &t->result->lost, false);
+        send_on(t, c, due_at);
     }
     fast_timer_set(t->timer, FAST_NEVER);
 }
@@ -369,10 +409,10 @@ static void on_progress(void *arg)
     uint64_t done = 0, all = 0;
     for (size_t i = 0; i < load->count; i++) {
         const struct fast_load_spec *spec = load->targets[i].spec;
-        fast_ns last = spec->due_count ? spec->due[spec->due_count - 1] : 0;
+        fast_ns last = spec->due_count ? spec->due[spec->due_count - 1] : spec->closed_until;
         total = last > total ? last : total;
         done += load->targets[i].done;
-        all += spec->due_count;
+        all += spec->closed_until ? load->targets[i].done : spec->due_count;
     }
     fast_ns elapsed = fast_clock_now() - load->start;
     if (!load->progress(load->progress_arg, elapsed < total ? elapsed : total, total, done, all)) {
@@ -396,9 +436,11 @@ static int check_spec(const struct fast_load_spec *spec, struct fast_err *err)
         spec->path[strcspn(spec->path, " \t\r\n")])
         return fast_err_set(err, FAST_EINVAL,
                             "path: it does not begin with \"/\", has blanks or is too long");
-    if (spec->connections_max < 1 || spec->timeout < 1 || spec->slo < 0)
+    if (spec->connections_max < 1 || spec->timeout < 1 || spec->slo < 0 || spec->closed_until < 0)
         return fast_err_set(err, FAST_EINVAL,
-                            "connections and time-out have to be at least 1, the SLO not negative");
+                            "connections and time-out have to be at least 1, SLO and length not negative");
+    if (spec->closed_until && (spec->due_count || spec->answered))
+        return fast_err_set(err, FAST_EINVAL, "a closed loop has no schedule");
     for (size_t i = 1; i < spec->due_count; i++)
         if (spec->due[i] < spec->due[i - 1])
             return fast_err_set(err, FAST_EINVAL, "schedule: request %zu is due before the last one",
@@ -446,7 +488,7 @@ static void target_fini(struct target *t)
 static int play(struct load *load, struct fast_err *err)
 {
     for (size_t i = 0; i < load->count; i++)
-        load->running += load->targets[i].spec->due_count > 0;
+        load->running += load->targets[i].spec->due_count || load->targets[i].spec->closed_until;
     if (!load->running)
         return 0;
     if (load->progress) {

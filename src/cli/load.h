@@ -1,8 +1,9 @@
 #ifndef FAST_CLI_LOAD_H
 #define FAST_CLI_LOAD_H
 
-/* An open-loop HTTP load: requests go out when they are due, whatever became of the ones before, and
- * latency counts from the moment a request was due (no coordinated omission). */
+/* An HTTP load. Open: requests go out when they are due, whatever became of the ones before, and
+ * latency counts from the moment a request was due (no coordinated omission). Closed: whoever has an
+ * answer sends the next request, as a job does that takes all it gets. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,8 +24,9 @@ struct fast_load_spec {
     size_t body_count;
     const fast_ns *due;  /* moments after the start, ascending (sim/arrivals.h makes them) */
     size_t due_count;
+    fast_ns closed_until; /* > 0: no schedule, a closed loop on each connection, until that after the start */
     fast_ns slo;         /* 0: none */
-    fast_ns timeout;     /* of one request, counted from when it was due */
+    fast_ns timeout;     /* of one request, counted from when it was due (closed: sent) */
     int connections_max; /* keep-alive connections at most; requests wait for one, their clock runs */
     /* Looks at an answer with status 2xx; false counts it as wrong. May be NULL. */
     bool (*check)(void *arg, size_t request, const char *body, size_t len);

@@ -289,12 +289,47 @@ static void many_targets(void **state)
         fast_arrivals_fini(&a[i]);
 }
 
+/* Connections of a closed loop send their next request when the last one is answered: what they waited
+ * for answers cannot add up to more than the time that they had, and a schedule's load beside it ends. */
+static void closed_loop(void **state)
+{
+    (void)state;
+    static struct fast_load_result r[2];
+    struct fast_load_spec specs[2] = {spec_of("/late", 0, 0), spec_of("/echo", 10, FAST_MS(1))};
+    specs[0].due = NULL;
+    specs[0].connections_max = 2;
+    specs[0].closed_until = FAST_MS(450);
+    assert_int_equal(fast_load_run(specs, 2, NULL, NULL, r, NULL), 0);
+    assert_int_equal(r[0].ok, r[0].sent);
+    assert_true(r[0].sent >= 2 && r[0].sent <= 10); /* 5 rounds of 100 ms */
+    assert_true(r[0].latency.min >= FAST_MS(95));
+    assert_true(r[0].latency.sum <= 2 * (uint64_t)r[0].span);
+    assert_int_equal(r[1].ok, 10);
+}
+
+/* Where nobody answers, or only with errors, a closed loop does not spin. */
+static void closed_loop_pauses(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"/abort", "/500", "/429"};
+    for (size_t i = 0; i < 3; i++) {
+        struct fast_load_spec spec = spec_of(paths[i], 0, 0);
+        spec.due = NULL;
+        spec.connections_max = 2;
+        spec.closed_until = FAST_MS(250);
+        const struct fast_load_result *r = run(&spec);
+        assert_int_equal(r->ok, 0);
+        assert_true(r->sent >= 2 && r->sent <= 6); /* both connections, three times */
+        assert_int_equal(r->violations, r->sent);
+    }
+}
+
 static void refuses(void **state)
 {
     (void)state;
     static struct fast_load_result r;
     struct fast_err err;
-    for (int i = 0; i < 7; i++) {
+    for (int i = 0; i < 9; i++) {
         struct fast_load_spec spec = spec_of("/echo", 2, 1);
         static const fast_ns back[] = {2, 1};
         switch (i) {
@@ -304,6 +339,8 @@ static void refuses(void **state)
         case 3: spec.path = "/a b"; break;
         case 4: spec.connections_max = 0; break;
         case 5: spec.timeout = 0; break;
+        case 6: spec.closed_until = -1; break;
+        case 7: spec.closed_until = FAST_MS(1); break; /* and a schedule */
         default: spec.due = back; break;
         }
         assert_int_equal(fast_load_run(&spec, 1, NULL, NULL, &r, &err), -FAST_EINVAL);
@@ -318,6 +355,7 @@ int main(void)
         cmocka_unit_test(echoes),       cmocka_unit_test(statuses),
         cmocka_unit_test(counts_from_when_it_was_due),
         cmocka_unit_test(timeouts),     cmocka_unit_test(lost),
+        cmocka_unit_test(closed_loop),  cmocka_unit_test(closed_loop_pauses),
         cmocka_unit_test(many_targets), cmocka_unit_test(stopped), cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests_name("load", tests, start_server, stop_server);
