@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/parse.h"
 #include "base/units.h"
 #include "cli/platform.h"
 #include "io/cgroup.h"
@@ -142,6 +143,8 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     sigset_t set;
     (void)argc;
     (void)argv;
+    if (up->sim && fast_parse_sim(up->sim, &err))
+        return cli_fail(CLI_USAGE, "up: %s", err.msg);
     if (up->basic_auth) { /* inherited by the gateway, which reads the files itself */
         setenv("basic_auth", "true", 1);
         setenv("secret_mount_path", up->basic_auth, 1);

@@ -1,5 +1,5 @@
-/* The load of the demo: the paper's ramp on ResNet-50, bursts of a production trace on the digits
- * (where it is at hand), Poisson arrivals on the others; and the GPU's figures meanwhile. */
+/* The load of a scene: the paper's ramp, bursts of a production trace (where it is at hand), Poisson
+ * arrivals, or all that a function can do; and the GPU's figures meanwhile. */
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,8 +25,8 @@ const char *demo_azure_source(void)
 {
     return access(AZURE_FILE, R_OK) == 0
                ? "digits: arrivals of a production LLM service (Azure Public Dataset, code, 2023), "
-                 "a stretch with the mean rate wanted"
-               : "digits: Poisson (the Azure trace is not at hand)";
+                 "a stretch with the mean rate wanted."
+               : "digits: Poisson.";
 }
 
 /* The paper's ramp (figure 12): seconds and requests/s, scaled to the length and the peak wanted. */
@@ -77,6 +77,8 @@ static int make_azure(struct fast_arrivals *a, int64_t rps_milli, int seconds, s
 static int make_arrivals(struct fast_arrivals *a, const struct demo_fn *fn, int seconds,
                          uint64_t seed, struct fast_err *err)
 {
+    if (fn->shape == DEMO_GREEDY)
+        return 0;
     if (fn->shape == DEMO_RAMP)
         return demo_ramp(a, fn->rps_milli, seconds, err);
     if (fn->shape == DEMO_AZURE)
@@ -133,40 +135,49 @@ static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done
     return !demo_interrupted();
 }
 
-int demo_play(struct cli *cli, const struct demo_digits *digits, int port, int seconds,
-              struct demo_result *ret, struct fast_err *err)
+static struct fast_load_spec make_spec(const struct demo_stage *stage, const struct demo_fn *fn,
+                                       const char *path, const struct fast_arrivals *a)
 {
-    struct fast_arrivals arrivals[DEMO_FUNCTIONS] = {0};
-    struct fast_load_spec specs[DEMO_FUNCTIONS] = {0};
-    char path[DEMO_FUNCTIONS][128];
-    int r = 0;
-    for (int i = 0; !r && i < DEMO_FUNCTIONS; i++) {
-        const struct demo_fn *fn = &demo_functions[i];
-        r = make_arrivals(&arrivals[i], fn, seconds, SEED + (uint64_t)i, err);
-        snprintf(path[i], sizeof(path[i]), "/function/%s", fn->name);
-        specs[i] = (struct fast_load_spec){
-            .host = "127.0.0.1", .port = port, .path = path[i], .due = arrivals[i].at,
-            .due_count = arrivals[i].count, .slo = fn->slo, .timeout = TIMEOUT,
-            .connections_max = CONNECTIONS};
-        if (fn->model)
-            continue;
-        specs[i].bodies = digits->bodies;
-        specs[i].body_lens = digits->lens;
-        specs[i].body_count = digits->count;
-        specs[i].check = check_digit;
+    struct fast_load_spec spec = {
+        .host = "127.0.0.1", .port = stage->port, .path = path, .due = a->at, .due_count = a->count,
+        .slo = fn->slo, .timeout = TIMEOUT, .connections_max = CONNECTIONS};
+    if (fn->shape == DEMO_GREEDY) {
+        spec.closed_until = FAST_S(stage->seconds);
+        spec.connections_max = 2 * fn->replicas;
     }
-    struct sampler s = {.cli = *cli};
+    if (fn->model)
+        return spec;
+    spec.bodies = stage->digits->bodies;
+    spec.body_lens = stage->digits->lens;
+    spec.body_count = stage->digits->count;
+    spec.check = check_digit;
+    return spec;
+}
+
+int demo_play(const struct demo_stage *stage, const struct demo_scene *scene, struct demo_result *ret,
+              struct fast_err *err)
+{
+    struct fast_arrivals arrivals[DEMO_FUNCTIONS_MAX] = {0};
+    struct fast_load_spec specs[DEMO_FUNCTIONS_MAX] = {0};
+    char path[DEMO_FUNCTIONS_MAX][128];
+    int r = 0;
+    for (int i = 0; !r && i < scene->functions; i++) {
+        r = make_arrivals(&arrivals[i], &scene->fn[i], stage->seconds, SEED + (uint64_t)i, err);
+        snprintf(path[i], sizeof(path[i]), "/function/%s", scene->fn[i].name);
+        specs[i] = make_spec(stage, &scene->fn[i], path[i], &arrivals[i]);
+    }
+    struct sampler s = {.cli = *stage->cli};
     pthread_t thread;
     bool sampling = !r && !pthread_create(&thread, NULL, sample, &s);
     if (!r)
-        r = fast_load_run(specs, DEMO_FUNCTIONS, on_progress,
+        r = fast_load_run(specs, (size_t)scene->functions, on_progress,
                           (void *)fast_policy_name(ret->policy), ret->fn, err);
     view_progress_end();
     atomic_store(&s.stop, true);
     if (sampling)
         pthread_join(thread, NULL);
     ret->gpu = s.sum;
-    for (int i = 0; i < DEMO_FUNCTIONS; i++)
+    for (int i = 0; i < scene->functions; i++)
         fast_arrivals_fini(&arrivals[i]);
     return r;
 }

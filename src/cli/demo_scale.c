@@ -67,19 +67,23 @@ static int wait_zero(struct cli *cli)
 {
     for (fast_ns start = fast_clock_now(); fast_clock_now() - start < ZERO_TIMEOUT; usleep(POLL_US)) {
         json_t *f = NULL;
+        view_progress("  replicas go away", (double)(fast_clock_now() - start) / (double)ZERO_TIMEOUT);
         int s = api_json(cli, "GET", "/system/explain/resnet50", NULL, &f);
         bool none = !s && json_num(f, "replicas") == 0;
         json_decref(f);
-        if (s || none)
-            return s;
+        if (s || none || demo_interrupted()) {
+            view_progress_end();
+            return s || none ? s : CLI_FAILED;
+        }
     }
     return cli_fail(CLI_FAILED, "resnet50 was not scaled to zero");
 }
 
-static int print_decisions(struct cli *cli, FILE *out)
+/* The oldest first; |ret_list| gets them as they came. */
+static int print_decisions(const struct demo_stage *stage, json_t **ret_list)
 {
     json_t *f = NULL, *list, *d;
-    int s = api_json(cli, "GET", "/system/explain/resnet50", NULL, &f);
+    int s = api_json(stage->cli, "GET", "/system/explain/resnet50", NULL, &f);
     if (s)
         return s;
     list = json_object_get(f, "decisions");
@@ -87,21 +91,25 @@ static int print_decisions(struct cli *cli, FILE *out)
         json_t *r = json_array_get(list, i);
         size_t k;
         json_array_foreach(json_object_get(r, "did"), k, d) {
-            fprintf(out, "  %.8s %-6s", json_text(r, "time") + strlen("2026-01-01T"),
-                    json_text(d, "do"));
+            char text[512];
+            fprintf(stage->out, "  %.8s %s", json_text(r, "time") + strlen("2026-01-01T"), json_text(d, "do"));
             if (json_num(d, "sm_pct") > 0)
-                fprintf(out, " %3.0f %% SM x %.1f", json_num(d, "sm_pct"), json_num(d, "quota"));
-            fprintf(out, "  %s%s\n", json_text(d, "why"),
-                    *json_text(d, "refused") ? " (refused: no room)" : "");
+                fprintf(stage->out, " %.0f %% SM x %.1f", json_num(d, "sm_pct"), json_num(d, "quota"));
+            fputc('\n', stage->out);
+            snprintf(text, sizeof(text), "%s%s", json_text(d, "why"),
+                     *json_text(d, "refused") ? " (refused: no room)" : "");
+            view_wrap(stage->out, 11, text);
         }
     }
+    *ret_list = json_incref(list);
     json_decref(f);
     return CLI_OK;
 }
 
 /* More than any GPU of the demo has left. */
-static int be_refused(struct cli *cli, FILE *out)
+static int be_refused(const struct demo_stage *stage)
 {
+    struct cli *cli = stage->cli;
     static const char body[] =
         "{\"service\": \"large\", \"image\": \"replay\", \"envVars\": {\"MODEL\": \"bert\"},"
         " \"labels\": {\"com.openfaas.scale.min\": \"64\", \"com.openfaas.scale.max\": \"64\"},"
@@ -113,31 +121,49 @@ static int be_refused(struct cli *cli, FILE *out)
     if (r.status != 409)
         return cli_fail(CLI_FAILED, "64 replicas of bert were not refused (%ld): %s", r.status,
                         r.body ? r.body : "");
-    fprintf(out, "  64 replicas of bert, 60 %% SM x 0.6 each, are refused:\n    %s", r.body);
+    fprintf(stage->out, "  64 replicas of bert, 60 %% SM x 0.6 each, are refused:\n");
+    view_wrap(stage->out, 4, r.body);
     return CLI_OK;
 }
 
-int demo_scale(struct cli *cli, int port, int seconds, FILE *out)
+static void report(const struct demo_stage *stage, const struct fast_load_result *load, json_t *decisions)
+{
+    double late = load->sent ? 100.0 * (double)load->violations / (double)load->sent : 0;
+    fprintf(stage->out, "  %llu requests, %llu answered, %.1f %% late or lost (the start included)\n",
+            (unsigned long long)load->sent, (unsigned long long)load->ok, late);
+    if (stage->list)
+        json_array_append_new(
+            stage->list, json_pack("{s:s, s:b, s:I, s:I, s:f, s:O}", "scene", "ramp", "simulated",
+                                   stage->simulated, "sent", (json_int_t)load->sent, "ok",
+                                   (json_int_t)load->ok, "violations_pct", late, "decisions", decisions));
+}
+
+int demo_scale(const struct demo_stage *stage)
 {
     fast_autofree struct fast_load_result *load = calloc(1, sizeof(*load));
+    struct cli *cli = stage->cli;
+    json_t *decisions = NULL;
     struct fast_err err;
+    char about[256];
     if (!load)
         return cli_fail(CLI_FAILED, "out of memory");
-    fprintf(out, "\n%sReplicas follow the load%s\n  resnet50, SLO 69 ms, 0 to 6 replicas, the paper's "
-            "ramp up to %d requests/s in %d s, then nothing\n", view_color(cli, "bold"),
-            view_color(cli, "off"), PEAK_MILLI / 1000, seconds);
+    snprintf(about, sizeof(about), "resnet50, SLO 69 ms, 0 to 6 replicas, the paper's ramp up to %d "
+             "requests/s in %d s, then nothing. Why its replicas change:", PEAK_MILLI / 1000,
+             stage->seconds);
+    demo_say(stage, "Replicas follow the load", about);
     int s = deploy(cli);
-    if (!s && play(port, seconds, load, &err))
+    if (!s && play(stage->port, stage->seconds, load, &err))
         s = cli_fail(CLI_FAILED, "%s", err.msg);
+    if (!s && demo_interrupted())
+        s = CLI_FAILED;
     if (!s)
         s = wait_zero(cli);
     if (!s)
-        s = print_decisions(cli, out);
+        s = print_decisions(stage, &decisions);
     if (!s)
-        fprintf(out, "  %llu requests, %llu answered, %.1f %% late or lost (the start from one replica "
-                "included)\n", (unsigned long long)load->sent, (unsigned long long)load->ok,
-                load->sent ? 100.0 * (double)load->violations / (double)load->sent : 0);
+        report(stage, load, decisions);
+    json_decref(decisions);
     if (!s)
-        s = be_refused(cli, out);
+        s = be_refused(stage);
     return s ? s : delete(cli);
 }

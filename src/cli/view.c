@@ -5,6 +5,8 @@
 
 #include "cli/api.h"
 
+#define COLUMNS 80
+
 const char *view_bar(double share, int width, char *buf, size_t cap)
 {
     static const char *const parts[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉", "█"};
@@ -53,6 +55,22 @@ void view_progress_end(void)
 {
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);
+}
+
+void view_wrap(FILE *out, int indent, const char *text)
+{
+    int at = 0;
+    while (*(text += strspn(text, " \n"))) {
+        int word = (int)strcspn(text, " \n");
+        if (at && at + 1 + word > COLUMNS) {
+            fputc('\n', out);
+            at = 0;
+        }
+        at += at ? fprintf(out, " %.*s", word, text) : fprintf(out, "%*s%.*s", indent, "", word, text);
+        text += word;
+    }
+    if (at)
+        fputc('\n', out);
 }
 
 const char *view_bytes(double bytes, char *buf, size_t cap)

@@ -19,6 +19,9 @@ const char *view_color(const struct cli *cli, const char *name);
 void view_progress(const char *text, double share);
 void view_progress_end(void);
 
+/* |text| at |indent|, broken between words so that lines have at most 80 columns. */
+void view_wrap(FILE *out, int indent, const char *text);
+
 /* "1.5 GiB", "300 MiB". */
 const char *view_bytes(double bytes, char *buf, size_t cap);
 
