@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,7 +38,7 @@ void fast_hook_log(const char *fmt, ...)
     n = at + (n < 0 ? 0 : n);
     n = n < (int)sizeof(line) - 1 ? n : (int)sizeof(line) - 2;
     line[n++] = '\n';
-    if (write(fast_hook.log_fd, line, (size_t)n) < 0)
+    if (syscall(SYS_write, fast_hook.log_fd, line, (size_t)n) < 0)
         fast_hook.log_fd = -1;
 }
 

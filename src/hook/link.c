@@ -19,12 +19,21 @@
  * waited for, at most for the given time. The hook may not use io/: it must not own an event loop in
  * somebody else's process, and its buffers are small because stacks of other people's threads are.
  *
+ * A thread that is cancelled ends in the C library's waiting calls, with whatever lock it holds, and in no call of a
+ * driver. So what threads of the program come by in the hook are system calls as they are.
+ *
  * A descriptor of a broken connection is shut down at once and closed when the next one is made, so
  * that a thread that is about to send on it cannot hit somebody else's new descriptor. */
 
 #define SEND_MAX 4096
 #define RECV_MAX 4096
 #define REPLY_NS FAST_S(2)
+
+static int poll_for(struct pollfd *fds, fast_ns timeout)
+{
+    struct timespec ts = {.tv_sec = timeout / FAST_S(1), .tv_nsec = timeout % FAST_S(1)};
+    return (int)syscall(SYS_ppoll, fds, 1, &ts, NULL, 0);
+}
 
 static int send_msg(int fd, const struct fast_msg *msg)
 {
@@ -35,7 +44,7 @@ static int send_msg(int fd, const struct fast_msg *msg)
         return -1;
     ssize_t n;
     do
-        n = send(fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = syscall(SYS_sendto, fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT, NULL, 0);
     while (n < 0 && errno == EINTR);
     if (n < 0 && errno != EAGAIN && errno != ENOBUFS) {
         atomic_store(&fast_hook.lost, 1);
@@ -79,9 +88,9 @@ static int recv_msg(int fd, fast_ns deadline, void *buf, struct fast_msg *ret, i
         fast_ns left = deadline - fast_hook_now();
         if (left <= 0)
             return -1;
-        if (poll(&p, 1, (int)(left / 1000000) + 1) <= 0)
+        if (poll_for(&p, left) <= 0)
             continue;
-        n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+        n = syscall(SYS_recvmsg, fd, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return -1;
     } while (n < 0);
@@ -342,6 +351,8 @@ void fast_link_start(void)
 {
     uint32_t was = 0;
     struct timespec ms = {.tv_nsec = 1000000};
+    int cancel;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* connecting and closing may end a thread too */
     if (atomic_compare_exchange_strong(&fast_hook.start, &was, 1)) {
         fast_link_connect(false, FAST_S(2));
         if (!fast_hook_thread_start()) {
@@ -352,10 +363,10 @@ void fast_link_start(void)
             atomic_store(&fast_hook.mode, FAST_MODE_OPEN);
         }
         atomic_store(&fast_hook.start, 2);
-        return;
     }
     for (int i = 0; i < 3000 && atomic_load(&fast_hook.start) == 1; i++)
-        nanosleep(&ms, NULL);
+        syscall(SYS_nanosleep, &ms, NULL);
+    pthread_setcancelstate(cancel, NULL);
 }
 
 /* ---- tokens ---- */
@@ -401,7 +412,7 @@ static int ask_memory(struct fast_session *s, uint32_t gpu, uint64_t bytes, uint
         struct pollfd p = {.fd = s->fd, .events = POLLOUT};
         if (atomic_load(&fast_hook.lost) || fast_hook_now() >= deadline)
             return -1;
-        poll(&p, 1, 10); /* the node is behind with reading */
+        poll_for(&p, FAST_MS(10)); /* the node is behind with reading */
     }
     do
         if (recv_msg(s->fd, deadline, buf, &msg, NULL))

@@ -1,7 +1,9 @@
 #include "hook/memory.h"
 
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "hook/gate.h"
@@ -60,7 +62,7 @@ static void wait_for_room(const struct fast_grant *grant, uint64_t used, fast_ns
     struct timespec ts = {.tv_nsec = LOOK_NS};
     fast_ns ask = fast_hook_now() + ASK_NS;
     while (fast_hook_now() < (ask < end ? ask : end)) {
-        nanosleep(&ts, NULL);
+        syscall(SYS_nanosleep, &ts, NULL);
         if (atomic_load(&grant->mem_used_bytes) < used)
             return;
     }

@@ -2,7 +2,9 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Contexts, their streams, and how the end of work in a stream is seen.
  *
@@ -44,7 +46,7 @@ static struct fast_ctx *wait_ready(struct fast_ctx *c, CUcontext ctx)
 {
     const struct timespec pause = {.tv_nsec = 20000};
     for (int i = 0; !atomic_load(&c->ready) && atomic_load(&c->ctx) == ctx && i < 50000; i++)
-        nanosleep(&pause, NULL);
+        syscall(SYS_nanosleep, &pause, NULL);
     return atomic_load(&c->ready) && atomic_load(&c->ctx) == ctx ? c : NULL;
 }
 

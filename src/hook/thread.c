@@ -30,7 +30,7 @@ void fast_hook_kick(void)
 {
     uint64_t one = 1;
     if (atomic_exchange(&fast_hook.asleep, 0) && fast_hook.kick_fd >= 0 &&
-        write(fast_hook.kick_fd, &one, sizeof(one)) < 0)
+        syscall(SYS_write, fast_hook.kick_fd, &one, sizeof(one)) < 0)
         return; /* the counter is full: the thread is awake */
 }
 

@@ -1,7 +1,7 @@
 /* A program that treats the driver and its own process as real ones do, which a hook has to live with. It
  * prints "name=value" pairs.
  *
- * Usage: prog_guest dlclose | signals | runtimes | threads_end | memory [FREED] | captures | jit MODULE
+ * Usage: prog_guest dlclose | signals | runtimes | threads_end | cancelled | memory [FREED] | captures | jit MODULE
  *        prog_guest plugin LIBRARY | descriptors LAST */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -327,6 +327,59 @@ static int do_jit(const char *module)
     return 0;
 }
 
+struct doomed {
+    const struct driver *d;
+    CUdeviceptr ptr;
+    _Atomic int state; /* 1: it runs, 2: it was cancelled */
+};
+
+/* Notices that it was cancelled in the first call that may end a thread, which no call of the driver is. */
+static void *doomed_thread(void *arg)
+{
+    struct doomed *t = arg;
+    const struct driver *d = t->d;
+    CUcontext ctx;
+    CUdeviceptr more;
+    need(((retain_fn *)find(d, "cuDevicePrimaryCtxRetain", 7000))(&ctx, 0), "retain");
+    need(((fast_fn_cuCtxSetCurrent *)find(d, "cuCtxSetCurrent", 4000))(ctx), "cuCtxSetCurrent");
+    atomic_store(&t->state, 1);
+    while (atomic_load(&t->state) != 2)
+        ;
+    launch(d, 1);
+    need(((fast_fn_cuMemFree_v2 *)find(d, "cuMemFree_v2", 3020))(t->ptr), "free");
+    need(((fast_fn_cuMemAlloc_v2 *)find(d, "cuMemAlloc_v2", 3020))(&more, 4 << 20), "alloc");
+    need(((fast_fn_cuMemFree_v2 *)find(d, "cuMemFree_v2", 3020))(more), "free");
+    synchronize(d);
+    atomic_store(&t->state, 3);
+    for (;;)
+        pause();
+    return NULL;
+}
+
+static int do_cancelled(void)
+{
+    struct driver d;
+    struct doomed t = {.d = &d};
+    pthread_t thread;
+    begin(&d, false, NULL);
+    launch(&d, LAUNCHES);
+    synchronize(&d);
+    need(((fast_fn_cuMemAlloc_v2 *)find(&d, "cuMemAlloc_v2", 3020))(&t.ptr, 4 << 20), "alloc");
+    if (pthread_create(&thread, NULL, doomed_thread, &t))
+        return 3;
+    while (atomic_load(&t.state) != 1)
+        usleep(1000);
+    usleep(100000); /* the token goes back meanwhile */
+    pthread_cancel(thread);
+    atomic_store(&t.state, 2);
+    pthread_join(thread, NULL);
+    launch(&d, LAUNCHES);
+    synchronize(&d);
+    sleep(1); /* it has no work, and wants no token */
+    printf("launched=%d done=%d\n", 2 * LAUNCHES + 1, atomic_load(&t.state) == 3);
+    return 0;
+}
+
 /* Sockets and the like that are not the program's own, up to |last|, become one of its own: it has closed all
  * that it did not know, and opened something else. The driver's files stay. */
 static int replace_descriptors(int own, int last)
@@ -400,6 +453,8 @@ int main(int argc, char **argv)
         return do_memory(argc > 2);
     if (!strcmp(what, "captures"))
         return do_captures();
+    if (!strcmp(what, "cancelled"))
+        return do_cancelled();
     if (!strcmp(what, "descriptors") && argc > 2)
         return do_descriptors(atoi(argv[2]));
     if (!strcmp(what, "plugin") && argc > 2)

@@ -82,6 +82,18 @@ static void compiled_at_first_launch(void **state)
 }
 
 /* At the cap of 1 GiB: at once, or after a while that is not enough, or when there is room. */
+/* A thread that is cancelled ends where it would have ended without the hook: no call of the driver is a place to. */
+static void threads_are_cancelled(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    struct fake_stats s = run_guest(&c, &conf, "cancelled", NULL);
+    assert_int_equal(value(&c, "done"), 1);
+    assert_int_equal(s.mem_used, 0);
+    assert_true(s.tokens < 50);
+}
+
 static void descriptors_are_replaced(void **state)
 {
     (void)state;
@@ -167,7 +179,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(driver_is_closed), T(own_signal_handler),       T(several_runtimes),
         T(threads_end),      T(compiled_at_first_launch), T(memory_is_waited_for),
-        T(descriptors_are_replaced), T(descriptors_are_closed),
+        T(threads_are_cancelled), T(descriptors_are_replaced), T(descriptors_are_closed),
         T(work_beside_a_capture), T(deeply_bound_library),
     };
     harness_init();
