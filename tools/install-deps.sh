@@ -8,8 +8,8 @@ packages="gcc libc6-dev make meson ninja-build pkg-config python3 libjansson-dev
 libyaml-dev libcurl4-openssl-dev libcmocka-dev curl ca-certificates procps"
 [ "${1:-}" = --lint ] && packages="$packages clang clang-tidy cppcheck libclang-rt-14-dev llvm-14"
 
-# What something is left out without: TLS, HTTP/2. Tried once, and beside what is missing.
-optional="libssl-dev libnghttp2-dev"
+# What something is left out without: TLS, HTTP/2, images in containers. Tried once, and beside what is missing.
+optional="libssl-dev libnghttp2-dev crun"
 tried=.cache/optional-packages
 
 missing_of() {

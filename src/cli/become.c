@@ -116,7 +116,8 @@ void become_set_env(const struct become *b)
         return;
     for (size_t i = 0; i < 2; i++) {
         const char *dir = getenv(folders[i]);
-        if (i == 0 ? !dir || access(dir, W_OK | X_OK) : dir && access(dir, W_OK | X_OK))
+        bool closed = geteuid() != b->uid || (dir && access(dir, W_OK | X_OK)); /* not yet: it cannot be asked */
+        if (closed || (i == 0 && !dir))
             setenv(folders[i], "/tmp", 1);
         setenv(names[i], "function", 0); /* the number has no name, which some libraries ask for */
     }

@@ -7,6 +7,8 @@
 
 #include "base/mem.h"
 #include "base/parse.h"
+#include "cli/become.h"
+#include "cli/crun.h"
 #include "cli/isolate.h"
 
 struct isolate {
@@ -66,17 +68,24 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     struct isolation is = {.root = o->root, .secrets = o->secrets, .secret = &o->secret,
                            .hide = o->hide, .program = argv[0], .read_only = o->read_only, .gpu = o->gpu};
     struct fast_err err;
-    char level[128];
+    struct become user;
+    struct crun crun;
+    char level[320];
     (void)cli;
     (void)argc;
     if (take_limits(o, is.limit, &err))
         return cli_fail(CLI_USAGE, "isolate: %s", err.msg);
     if (o->secret.n && !o->secrets)
         return cli_fail(CLI_USAGE, "isolate: --secret needs --secrets");
-    if (isolate_self(&is, level, sizeof(level), &err))
+    if (isolate_self(&is, level, sizeof(level), &user, &crun, &err))
         return cli_fail(CLI_FAILED, "isolate: %s", err.msg);
     fprintf(stderr, "fast: isolated: %s\n", level);
     set_env(&o->env);
+    if (*crun.program) {
+        become_set_env(&user);
+        crun_exec(&crun, &is, &user, o->cwd, argv, &err);
+        return cli_fail(CLI_FAILED, "isolate: %s", err.msg);
+    }
     if (o->cwd && chdir(o->cwd))
         return cli_fail(CLI_FAILED, "isolate: cannot enter %s: %s", o->cwd, strerror(errno));
     execvp(argv[0], argv);

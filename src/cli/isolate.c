@@ -22,6 +22,7 @@
 
 #include "base/mem.h"
 #include "cli/become.h"
+#include "cli/crun.h"
 #include "io/file.h"
 
 #define PLACE "openfaas/secrets"
@@ -192,23 +193,36 @@ static bool may_see(const char *path, const char *hide)
     return false;
 }
 
-/* Each folder of a list such as LD_LIBRARY_PATH, or of a list of files. */
-static int show_list(const struct isolation *is, const char *name, bool folders, struct fast_err *err)
+void isolate_needed(const struct isolation *is, isolate_needed_fn *fn, void *arg)
 {
-    const char *list = getenv(name);
-    int r = 0;
-    while (list && *list && !r) {
-        char path[PATH_MAX], real[PATH_MAX];
-        size_t n = strcspn(list, ":");
-        snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
-        char *slash = folders ? NULL : strrchr(path, '/');
-        if (slash && slash != path)
-            *slash = 0;
-        if (path[0] == '/' && strcmp(path, "/") && realpath(path, real) && may_see(real, is->hide))
-            r = show_in(is->root, path, err);
-        list += n + (list[n] == ':');
-    }
-    return r;
+    for (size_t i = 0; i < FAST_COUNT_OF(needed); i++)
+        for (const char *list = getenv(needed[i].name); list && *list;) {
+            char path[PATH_MAX], real[PATH_MAX];
+            size_t n = strcspn(list, ":");
+            snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
+            char *slash = needed[i].folders ? NULL : strrchr(path, '/');
+            if (slash && slash != path)
+                *slash = 0;
+            if (path[0] == '/' && realpath(path, real) && strcmp(real, "/") && strcmp(real, "/tmp") &&
+                may_see(real, is->hide))
+                fn(arg, path, real, needed[i].writable);
+            list += n + (list[n] == ':');
+        }
+}
+
+struct shown {
+    const char *root;
+    int result;
+    struct fast_err *err;
+};
+
+static void show_needed(void *arg, const char *path, const char *real, bool writable)
+{
+    struct shown *s = arg;
+    (void)real;
+    (void)writable;
+    if (!s->result)
+        s->result = show_in(s->root, path, s->err);
 }
 
 static int enter_root(const struct isolation *is, struct fast_err *err)
@@ -220,8 +234,9 @@ static int enter_root(const struct isolation *is, struct fast_err *err)
         return failed("cannot show", is->root, err);
     for (size_t i = 0; !r && i < FAST_COUNT_OF(always); i++)
         r = show_in(is->root, always[i], err);
-    for (size_t i = 0; !r && i < FAST_COUNT_OF(needed); i++)
-        r = show_list(is, needed[i].name, needed[i].folders, err);
+    struct shown shown = {is->root, r, err};
+    isolate_needed(is, show_needed, &shown);
+    r = shown.result;
     snprintf(dir, sizeof(dir), "%s/tmp", is->root);
     r = r ? r : check_links(is->root, "/tmp", err);
     r = r ? r : fast_dir_make(dir, 01777, err);
@@ -243,15 +258,20 @@ static int enter_root(const struct isolation *is, struct fast_err *err)
 
 /* ---- the whole ---- */
 
-static int give_up(const struct isolation *is, const struct become *b, struct fast_err *err)
+/* Of each process by itself: less than a group's, and the best where there are no groups. Not RLIMIT_AS:
+ * CUDA, Go and ASan reserve far more addresses than they use. Not with a GPU, whose driver maps much. */
+static void set_rlimits(const struct isolation *is)
 {
     const struct rlimit none = {0, 0};
     uint64_t bytes = is->limit[FAST_CGROUP_MEMORY];
     setrlimit(RLIMIT_CORE, &none);
-    /* Of each process by itself: less than a group's, and the best where there are no groups. Not RLIMIT_AS:
-     * CUDA, Go and ASan reserve far more addresses than they use. Not with a GPU, whose driver maps much. */
     if (bytes && !is->gpu)
         setrlimit(RLIMIT_DATA, &(struct rlimit){bytes, bytes});
+}
+
+static int give_up(const struct isolation *is, const struct become *b, struct fast_err *err)
+{
+    set_rlimits(is);
     int r = become_self(b, err);
     if (r)
         return r;
@@ -306,22 +326,15 @@ static void keep(struct kept *k, const char *path, bool writable)
     v->writable = writable;
 }
 
-/* Each folder of the lists that an environment has. */
+static void keep_needed(void *arg, const char *path, const char *real, bool writable)
+{
+    (void)path;
+    keep(arg, real, writable);
+}
+
 static void keep_lists(struct kept *k, const struct isolation *is)
 {
-    for (size_t i = 0; i < FAST_COUNT_OF(needed); i++)
-        for (const char *list = getenv(needed[i].name); list && *list;) {
-            char path[PATH_MAX], real[PATH_MAX];
-            size_t n = strcspn(list, ":");
-            snprintf(path, sizeof(path), "%.*s", (int)(n < PATH_MAX - 1 ? n : 0), list);
-            char *slash = needed[i].folders ? NULL : strrchr(path, '/');
-            if (slash && slash != path)
-                *slash = 0;
-            if (path[0] == '/' && realpath(path, real) && strcmp(real, "/") && strcmp(real, "/tmp") &&
-                may_see(real, is->hide))
-                keep(k, real, needed[i].writable);
-            list += n + (list[n] == ':');
-        }
+    isolate_needed(is, keep_needed, k);
     if (is->program && is->program[0] == '/' && !is->root)
         keep(k, is->program, false);
     if (is->secret->n && !is->root)
@@ -436,19 +449,33 @@ static int narrow(const struct isolation *is, bool *ret_read_only, struct fast_e
     return r;
 }
 
-int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err)
+/* crun's containers leave the session of the replica: a control group has to hold them together. */
+static int choose_crun(const struct isolation *is, bool grouped, struct crun *ret, char *why, size_t cap,
+                       struct fast_err *err)
 {
-    bool held[FAST_CGROUP_KINDS], read_only = false;
-    struct become b;
-    int r = become_read(&b, err);
-    r = r ? r : become_share(&b, is, err);
-    if (r)
-        return r;
+    *ret = (struct crun){0};
+    *why = 0;
+    if (!is->root || !is->hide)
+        return 0;
+    if (grouped)
+        crun_find(ret, is->hide, why, cap);
+    else
+        snprintf(why, cap, "no control group here to end its processes by");
+    if (!*ret->program)
+        return 0;
+    set_rlimits(is);
+    int r = own_mounts(err);
+    return r ? r : crun_prepare(ret, err);
+}
+
+static int view_self(const struct isolation *is, const struct become *b, const bool held[FAST_CGROUP_KINDS], char *ret,
+                     size_t cap, struct fast_err *err)
+{
+    bool read_only = false;
     /* Whether CUDA and MPS work in a user namespace has been tried on no machine: not with a GPU. */
     bool narrows = (is->hide || is->read_only) && (geteuid() == 0 || !is->gpu || is->root || is->secret->n);
     bool view = is->root || is->secret->n || narrows;
-    fast_cgroup_join(&fast_cgroup_here, getpid(), is->limit, held);
-    r = view ? own_mounts(err) : 0;
+    int r = view ? own_mounts(err) : 0;
     if (!r && is->root)
         r = enter_root(is, err);
     if (r && is->root)
@@ -458,9 +485,32 @@ int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_
         return r; /* half a view is none */
     if (owns && !is->root && is->secret->n && !show_secrets(is, err) && read_only)
         set_read_only("/var", true, 0);
-    snprintf(ret, cap, "%s%s%sno_new_privs, rlimits%s%s%s", b.uid ? "own user, " : "",
+    snprintf(ret, cap, "%s%s%sno_new_privs, rlimits%s%s%s", b->uid ? "own user, " : "",
              !owns ? "" : is->root ? "file system of the image, " : "own mounts, ",
              read_only ? "read-only files, " : "", held[FAST_CGROUP_MEMORY] ? ", memory" : "",
              held[FAST_CGROUP_CPU] ? ", cpu" : "", held[FAST_CGROUP_PIDS] ? ", processes" : "");
-    return give_up(is, &b, err);
+    return give_up(is, b, err);
+}
+
+int isolate_self(const struct isolation *is, char *ret, size_t cap, struct become *ret_user, struct crun *ret_crun,
+                 struct fast_err *err)
+{
+    bool held[FAST_CGROUP_KINDS];
+    char why[160];
+    int r = become_read(ret_user, err);
+    r = r ? r : become_share(ret_user, is, err);
+    if (r)
+        return r;
+    fast_cgroup_join(&fast_cgroup_here, getpid(), is->limit, held);
+    bool grouped = held[FAST_CGROUP_MEMORY] || held[FAST_CGROUP_CPU] || held[FAST_CGROUP_PIDS];
+    r = choose_crun(is, grouped, ret_crun, why, sizeof(why), err);
+    if (r || *ret_crun->program) {
+        snprintf(ret, cap, "crun%s", ret_user->uid ? ", own user" : "");
+        return r;
+    }
+    r = view_self(is, ret_user, held, ret, cap, err);
+    size_t n = strlen(ret);
+    if (!r && *why)
+        snprintf(ret + n, cap - n, "; without crun: %s", why);
+    return r;
 }

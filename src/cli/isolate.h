@@ -19,8 +19,18 @@ struct isolation {
     bool gpu; /* its memory is not bounded by process */
 };
 
+struct become;
+struct crun;
+
 /* What holds from now on, in words: |ret| of |cap| bytes. A view that the machine does not allow is
- * an error with |root|; secrets are then found through $SECRETS_PATH alone. */
-int isolate_self(const struct isolation *is, char *ret, size_t cap, struct fast_err *err);
+ * an error with |root|; secrets are then found through $SECRETS_PATH alone. Where |ret_crun| names a program, an
+ * image is run by it as |ret_user|, and the rest is done by crun_exec(). */
+int isolate_self(const struct isolation *is, char *ret, size_t cap, struct become *ret_user, struct crun *ret_crun,
+                 struct fast_err *err);
+
+/* Calls |fn| for each folder or file of the machine that the environment names and a function needs: its path there
+ * and without links. */
+typedef void isolate_needed_fn(void *arg, const char *path, const char *real, bool writable);
+void isolate_needed(const struct isolation *is, isolate_needed_fn *fn, void *arg);
 
 #endif

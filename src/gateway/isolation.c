@@ -125,8 +125,21 @@ static void tell_writes(json_t *to, const struct gw_spec *s, uint32_t pid)
                    : "readOnlyRootFilesystem is not given");
 }
 
-static void tell_view(json_t *to, const struct gw_spec *s, const char *state_dir, uint32_t pid)
+/* Why an image is not run by crun, as fast-run found out and wrote down. */
+static void why_not_crun(const char *state_dir, char *ret, size_t cap)
 {
+    char path[PATH_MAX + 16];
+    fast_autofree char *text = NULL;
+    snprintf(path, sizeof(path), "%s/crun.probe", state_dir);
+    const char *why = fast_file_read(path, 1024, &text, NULL, NULL) ? NULL : strchr(text, '\n');
+    snprintf(ret, cap, "the image's file system; crun is not used: %s",
+             geteuid() ? "it takes root" : why && why[1] ? why + 1 : "it is not here, or there are no control groups");
+}
+
+static void tell_view(json_t *to, const struct gw_spec *s, const char *state_dir, uint32_t leader)
+{
+    uint32_t pid = fast_proc_inner(leader);
+    char image_by[300] = "the image's file system, in a container of crun with a seccomp filter";
     char path[PATH_MAX + 64];
     struct stat its, own, its_root, own_root;
     snprintf(path, sizeof(path), "/proc/%u/ns/mnt", pid);
@@ -137,8 +150,10 @@ static void tell_view(json_t *to, const struct gw_spec *s, const char *state_dir
     bool mounts = known && its.st_ino != own.st_ino;
     snprintf(path, sizeof(path), "/proc/%u/root%s/replicas", pid, state_dir);
     bool hidden = mounts && stat(path, &its) && errno == ENOENT;
+    if (image && pid == leader)
+        why_not_crun(state_dir, image_by, sizeof(image_by));
     tell(to, "files", image ? "hard" : hidden ? "soft" : "advisory",
-         image      ? "the image's file system"
+         image      ? image_by
          : !mounts  ? "the machine's, with the rights of its user"
          : hidden   ? "own mounts: of the platform's files it sees its sockets and, if it asks for secrets, its "
                       "namespace's; the rest is as on the machine"
@@ -152,10 +167,11 @@ json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn)
     const struct gw_replica *r = gw->replicas;
     while (r && !(r->fn == fn && r->pid && r->phase == GW_TOLD && r->item.ready))
         r = r->next;
-    fast_autofree char *status = r ? of_process(r->pid, "status") : NULL;
+    uint32_t inner = r ? fast_proc_inner(r->pid) : 0;
+    fast_autofree char *status = r ? of_process(inner, "status") : NULL;
     if (!status)
         return NULL;
-    fast_autofree char *groups = of_process(r->pid, "cgroup"), *limits = of_process(r->pid, "limits");
+    fast_autofree char *groups = of_process(inner, "cgroup"), *limits = of_process(inner, "limits");
     json_t *to = json_array();
     tell_rights(to, fn->spec, status);
     tell_limits(to, fn->spec, groups ? groups : "", limits, r->pid);

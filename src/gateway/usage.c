@@ -52,7 +52,7 @@ static struct sum sum_of(uint32_t session)
 void gw_usage(struct gateway *gw, struct gw_replica *r, double *ret_millicores, uint64_t *ret_bytes)
 {
     fast_ns now = fast_loop_now(gw->loop), cpu, span;
-    struct sum sum = r->pid ? sum_of(r->pid) : (struct sum){0};
+    struct sum sum = r->pid ? sum_of(fast_proc_inner(r->pid)) : (struct sum){0};
     bool known = r->usage.pid == r->pid, again = known && now - r->usage.at >= ASKED_AGAIN;
     cpu = again ? sum.cpu - r->usage.cpu : sum.cpu;
     span = again ? now - r->usage.at : fast_clock_wall() - (fast_ns)r->started_ms * FAST_MS(1);

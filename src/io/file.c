@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/mem.h"
+
 int fast_file_read(const char *path, size_t max, char **ret, size_t *ret_len, struct fast_err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -123,6 +125,19 @@ int fast_file_replace(const char *path, const void *data, size_t len, int mode,
         return r;
     }
     return 0;
+}
+
+uint32_t fast_proc_inner(uint32_t pid)
+{
+    char path[64];
+    fast_autofree char *name = NULL, *children = NULL;
+    snprintf(path, sizeof(path), "/proc/%u/comm", pid);
+    if (fast_file_read(path, 64, &name, NULL, NULL) || strcmp(name, "crun\n") != 0)
+        return pid;
+    snprintf(path, sizeof(path), "/proc/%u/task/%u/children", pid, pid);
+    unsigned inner = 0;
+    bool found = !fast_file_read(path, 4096, &children, NULL, NULL) && sscanf(children, "%u", &inner) == 1;
+    return found ? inner : pid;
 }
 
 int fast_path_absolute(const char *path, char *ret, struct fast_err *err)

@@ -3,6 +3,7 @@
 
 /* Whole files, paths, directories, and the log sink. */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,10 @@ void fast_file_last_line(int fd, char *ret, size_t cap);
  * spaces and brackets: what counts begins behind the last one. */
 #define FAST_PROC_STAT_MAX 1024
 const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX]);
+
+/* The process that does the work of a replica: what runs in the container where |pid| is a container runtime (crun),
+ * which leads a session of its own, else |pid|. */
+uint32_t fast_proc_inner(uint32_t pid);
 
 /* |path| from the root of the file system on, however it is given: |ret| has room for PATH_MAX bytes. */
 int fast_path_absolute(const char *path, char *ret, struct fast_err *err);

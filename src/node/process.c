@@ -42,7 +42,7 @@ static int pidfd_open_(pid_t pid)
 uint64_t node_process_cpu(pid_t pid)
 {
     char buf[FAST_PROC_STAT_MAX];
-    const char *p = fast_proc_stat((uint32_t)pid, buf);
+    const char *p = fast_proc_stat(fast_proc_inner((uint32_t)pid), buf);
     unsigned long long user = 0, kernel = 0;
     if (!p || sscanf(p, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &kernel) != 2)
         return 0;

@@ -51,7 +51,7 @@ def lives(pid):
 
 
 class Node:
-    def __init__(self, gpus=2, args=(), libs=None, own_users=OWN_USERS):
+    def __init__(self, gpus=2, args=(), libs=None, own_users=OWN_USERS, path=None):
         """|libs|: a folder with a driver's libraries, which it takes for those of a machine with one GPU."""
         # Short, since the path of a socket is at most 107 bytes.
         self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
@@ -65,6 +65,8 @@ class Node:
         if libs:
             self.env["LD_LIBRARY_PATH"] = libs
             self.env.pop("FAST_SIM", None)
+        if path:
+            self.env["PATH"] = path  # of its functions too
         self.process = None
         self.start()
 
