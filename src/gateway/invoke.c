@@ -331,6 +331,16 @@ static bool may_repeat(const struct gw_job *j, bool reached)
     return reached ? j->idempotent && j->attempts < ATTEMPTS_MAX : j->connects < CONNECTS_MAX;
 }
 
+/* Takes back an answer of which the caller has seen nothing. It is not asked for again: the body of the request
+ * is not kept any more. */
+static void retract(struct gw_job *j)
+{
+    if (!j->answered || !fast_http_req_retract(j->req))
+        return;
+    j->answered = false;
+    j->replay_lost = true;
+}
+
 static void on_call_fail(void *user, bool connected, const char *why)
 {
     struct gw_job *j = user;
@@ -350,6 +360,7 @@ static void on_call_fail(void *user, bool connected, const char *why)
     }
     j->avoid = r ? r->key : 0;
     leave(j);
+    retract(j);
     if (j->answered) {
         j->status = 502;
         count(j, NULL, 502);
@@ -576,6 +587,7 @@ void gw_job_alone(struct gw_job *j)
 static void expire(struct gw_job *j)
 {
     leave(j);
+    retract(j);
     if (j->answered)
         fast_http_req_abort(j->req);
     else

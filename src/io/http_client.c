@@ -34,6 +34,7 @@ struct fast_http_call {
     bool stepping, again, closed, idle;
     bool upgrade; /* a 101 is welcome */
     bool connecting, to_head, chunked, finished, held, got_head;
+    bool fresh; /* the head of an answer without a length is here, and nothing behind it has been told */
     fast_ns idle_since;
 };
 
@@ -170,6 +171,7 @@ static bool step_head(struct fast_http_call *c)
     fast_http_body_response(&c->body, &c->head, c->to_head);
     if (c->head.status == 101)
         c->body = (struct fast_http_body){.framing = FAST_HTTP_BODY_CLOSE};
+    c->fresh = c->body.framing == FAST_HTTP_BODY_CHUNKED || c->body.framing == FAST_HTTP_BODY_CLOSE;
     c->ops->head(c->user, &c->head, c->s.in, &c->body);
     if (!c->closed)
         fast_http_stream_consume(&c->s, 0, len);
@@ -194,8 +196,11 @@ static bool step_body(struct fast_http_call *c)
     if (c->closed)
         return true;
     fast_http_stream_consume(&c->s, 0, at);
-    if (gave && !c->body.done)
+    /* Events may be a long time coming: who waits for them sees that there will be some. */
+    if ((gave || c->fresh) && !c->body.done) {
+        c->fresh = false;
         c->ops->flush(c->user);
+    }
     if (c->closed || c->held)
         return c->closed;
     if (c->body.framing == FAST_HTTP_BODY_CLOSE && c->s.eof && !c->s.in_len)

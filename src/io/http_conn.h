@@ -51,6 +51,7 @@ struct fast_http_req {
     bool started, ended, chunked, bodiless, close_after;
     bool tunnel; /* another protocol is spoken, by others */
     int64_t left; /* of a response with a length, -1: none */
+    uint64_t from; /* where it begins in what is sent */
     int status;
     uint64_t sent; /* bytes of its body */
     fast_ns began; /* of the exchange */

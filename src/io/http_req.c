@@ -41,6 +41,18 @@ bool fast_http_req_started(const struct fast_http_req *c)
     return c->started;
 }
 
+bool fast_http_req_retract(struct fast_http_req *c)
+{
+    if (c->closed || !c->started || c->ended || c->tunnel || !fast_http_stream_retract(&c->s, c->from))
+        return false;
+    c->started = c->chunked = c->was_full = false;
+    c->bodiless = fast_http_req_is_head(c);
+    c->left = -1;
+    c->status = 0;
+    c->sent = 0;
+    return true;
+}
+
 void fast_http_req_accept(struct fast_http_req *c, const struct fast_http_req_ops *ops, void *user)
 {
     c->ops = ops;
@@ -144,6 +156,7 @@ void fast_http_req_start(struct fast_http_req *c, int status, const char *fields
     if (c->closed || c->started)
         return;
     c->started = true;
+    c->from = c->s.sent + fast_http_stream_waiting(&c->s);
     c->status = status;
     if (status == 101) {
         begin_tunnel(c, fields, len);

@@ -99,6 +99,9 @@ void fast_http_req_end(struct fast_http_req *req);
 /* Cuts the connection: the only honest end of a response that cannot be completed. */
 void fast_http_req_abort(struct fast_http_req *req);
 bool fast_http_req_started(const struct fast_http_req *req);
+/* Takes the beginning of a response back, so that another one can be given; false: some of it is with the
+ * client already. */
+bool fast_http_req_retract(struct fast_http_req *req);
 
 /* The whole of a short response. |fields| may be NULL. */
 void fast_http_req_reply(struct fast_http_req *req, int status, const char *fields,

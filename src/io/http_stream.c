@@ -95,6 +95,15 @@ size_t fast_http_stream_waiting(const struct fast_http_stream *s)
     return s->out_len - s->out_at;
 }
 
+bool fast_http_stream_retract(struct fast_http_stream *s, uint64_t from)
+{
+    /* A session that could not write may hold a copy already. */
+    if (s->unsendable || s->sent > from || (s->session && s->secure->wants_write(s->session)))
+        return false;
+    s->out_len = s->out_at + (size_t)(from - s->sent);
+    return true;
+}
+
 static void drop_out(struct fast_http_stream *s)
 {
     free(s->out);
@@ -155,6 +164,7 @@ static size_t send_now(struct fast_http_stream *s, const char *data, size_t len)
             break;
         }
         s->moved = true;
+        s->sent += (uint64_t)n;
         size_t queued = s->out_len - s->out_at;
         if ((size_t)n < queued) {
             s->out_at += (size_t)n;

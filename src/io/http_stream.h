@@ -41,6 +41,7 @@ struct fast_http_stream {
     bool filled; /* the last read took all the room there was: the next one gets more */
     char *out; /* out[out_at .. out_len) waits to be sent */
     size_t out_at, out_len, out_cap;
+    uint64_t sent; /* bytes that have gone out, of all times */
     bool reading;
     bool full; /* its owner waits for room: writability is told even when nothing waits */
     bool eof;       /* the peer has sent its last byte */
@@ -70,6 +71,8 @@ void fast_http_stream_shutdown(struct fast_http_stream *s);
 /* Whether there is something to read that no event will tell of. */
 bool fast_http_stream_pending(const struct fast_http_stream *s);
 size_t fast_http_stream_waiting(const struct fast_http_stream *s);
+/* Takes back what was put since sent + waiting was |from|; false: some of it may have gone out. */
+bool fast_http_stream_retract(struct fast_http_stream *s, uint64_t from);
 
 /* Waits for what the stream needs now. False when that is not possible (out of memory). */
 bool fast_http_stream_arm(struct fast_http_stream *s);

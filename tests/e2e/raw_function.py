@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """A function that tells what it was sent, byte by byte: every request is answered with its own bytes, as
 they arrived, so that a test can see how the gateway frames what it passes on. It reads exactly what the
-framing says and nothing else; a websocket echoes in capitals until "bye"; /seen answers how many requests came before it."""
+framing says and nothing else; a websocket echoes in capitals until "bye"; /seen answers how many requests came before it.
+The paths of |odd| are answered so, and then nothing more comes, or with /cut the end."""
 import os
 import socket
 import threading
 
 seen = 0
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+odd = {b"/head": CHUNKED, b"/bad": CHUNKED + b"zz\r\nhello\r\n", b"/bad-second": CHUNKED + b"5\r\nhello\r\nzz\r\n",
+       b"/cut": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"}
 
 
 def take(sock, got, want):
@@ -58,6 +62,13 @@ def serve(sock):
                     if not got or got == b"bye":
                         sock.close()
                         return
+            path = got.split(b" ")[1]
+            if path in odd:
+                sock.sendall(odd[path])
+                while path != b"/cut" and sock.recv(65536):
+                    pass
+                sock.close()
+                return
             body = str(seen).encode() if b" /seen " in got[:end] else got[:end]
             seen += 1
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))

@@ -425,6 +425,17 @@ class Calls(GatewayTest):
         self.assertTrue(got.endswith(b"0123456789"), got)  # cut, so that the client can tell
         self.assertIn(b"Content-Length: 100", got)
 
+    def test_the_beginning_of_an_answer(self):
+        gw = self.gw
+        gw.up("raw", image=os.path.join(node.HERE, "raw_function.py"))
+        with socket.create_connection(("127.0.0.1", gw.port), timeout=node.WAIT_S) as s:
+            s.sendall(b"GET /function/raw/head HTTP/1.1\r\nHost: a\r\n\r\n")
+            self.assertTrue(s.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n"))  # no event has come yet
+        for path in ("bad", "bad-second", "cut"):  # nothing was seen of it
+            answer = gw.get(f"/function/raw/{path}")
+            self.assert_answer(answer, 502, "no answer from function raw")
+        self.assertEqual(gw.get("/function/raw/x").status, 200)
+
 
 class Waiting(GatewayTest):
     args = ("--timeout", "1s", "--queue-timeout", "6s", "--queue", "2")
