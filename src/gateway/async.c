@@ -130,19 +130,6 @@ static void on_waiter_done(void *user, bool complete)
 
 /* ---- a call comes in ---- */
 
-static bool is_url(const char *text)
-{
-    const char *host = strncmp(text, "http://", 7) == 0    ? text + 7
-                       : strncmp(text, "https://", 8) == 0 ? text + 8
-                                                           : NULL;
-    if (!host || !*host || *host == '/')
-        return false;
-    for (const char *p = text; *p; p++)
-        if (*p <= ' ' || *p == 0x7f)
-            return false;
-    return true;
-}
-
 static void take_field(const struct fast_http_head *h, const char *text, const char *name, char *ret,
                        size_t cap)
 {
@@ -224,7 +211,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
                            .body = body, .body_len = len, .created_ns = w->began,
                            .due_ns = w->began};
     bool has_url = fast_http_head_find(h, text, "x-callback-url");
-    if (has_url && !is_url(callback)) {
+    if (has_url && !gw_fetch_is_url(callback)) {
         fast_http_req_text_reply(req, 400, "X-Callback-Url: this is not an http or https URL");
     } else if (!*function) {
         fast_http_req_text_reply(req, 404, "error finding function: there is no such function");
@@ -427,12 +414,14 @@ static void on_called_back(void *arg, const struct gw_fetched *f)
     struct retry retry = retry_of(w->async, &w->call);
     char why[200];
     w->call.attempts++;
-    if (f->status >= 200 && f->status < 400) {
+    if (f->status >= 200 && f->status < 300) {
         forget(w);
         return;
     }
-    snprintf(why, sizeof(why), "callback: %.120s",
-             f->status ? "it was refused" : f->why);
+    if (f->status)
+        snprintf(why, sizeof(why), "callback: answered with status %d", f->status);
+    else
+        snprintf(why, sizeof(why), "callback: %.120s", f->why);
     if (w->call.attempts >= retry.attempts) {
         give_up(w, why);
         return;

@@ -243,6 +243,7 @@ static int set_up(struct fetch *f, const struct gw_fetch *w)
         memcpy(f->body, w->body, w->len);
     CURL *c = f->curl;
     curl_easy_setopt(c, CURLOPT_URL, w->url);
+    curl_easy_setopt(c, CURLOPT_PATH_AS_IS, 1L); /* "/function/f/../g" is a path of f */
     curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, w->method);
     curl_easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)w->len);
     curl_easy_setopt(c, CURLOPT_POSTFIELDS, f->body);
@@ -279,6 +280,19 @@ int gw_fetch(struct gw_fetcher *g, const struct gw_fetch *what, gw_fetched_fn *f
         return fast_err_set(err, FAST_ENOMEM, "a request to %.100s cannot be made", what->url);
     }
     return 0;
+}
+
+bool gw_fetch_is_url(const char *text)
+{
+    CURLU *url = curl_url();
+    char *scheme = NULL, *host = NULL;
+    bool ok = url && curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK &&
+              curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK && !strncmp(scheme, "http", 4) &&
+              curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK && *host;
+    curl_free(scheme);
+    curl_free(host);
+    curl_url_cleanup(url);
+    return ok;
 }
 
 void gw_fetch_cancel(struct gw_fetcher *g, const void *arg)

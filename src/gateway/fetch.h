@@ -41,5 +41,7 @@ int gw_fetch(struct gw_fetcher *f, const struct gw_fetch *what, gw_fetched_fn *f
              struct fast_err *err);
 /* Ends the request that would tell |arg|, if there is one: nothing is told. */
 void gw_fetch_cancel(struct gw_fetcher *f, const void *arg);
+/* Whether |text| is a URL of http or https that can be asked for. */
+bool gw_fetch_is_url(const char *text);
 
 #endif

@@ -26,6 +26,7 @@ class Callbacks:
         self.got = []
         self.raw = []
         self.refuse = 0
+        self.status = 500  # of what is refused
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
@@ -33,7 +34,7 @@ class Callbacks:
                 with outer.lock:
                     if outer.refuse:
                         outer.refuse -= 1
-                        status = 500
+                        status = outer.status
                     else:
                         outer.raw.append(self.headers.items())
                         outer.got.append((dict(self.headers), body))
@@ -121,8 +122,17 @@ class Async(unittest.TestCase):
         self.idle()
         self.assertEqual(self.gw.status()["invocationCount"], 1)
 
+    def test_a_path_stays_within_its_function(self):
+        self.gw.up("other", **ECHO)
+        self.gw.up(annotations=QUICK, image="functions/alpine", envProcess="env")
+        self.call(name="f/../other/a/./b", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.assertIn(b"Http_Path=/../other/a/./b\n", self.callbacks.got[0][1])
+
     def test_what_is_refused(self):
         self.gw.up(**ECHO)
+        for url in ("http://", "http://a:99999/", "http://[", "//a", "http://a b/"):
+            self.assertEqual(self.call(X_Callback_Url=url).status, 400, url)
         self.assertEqual(self.call(name="nothing").status, 404)
         self.assertEqual(self.call(X_Callback_Url="not a url").status, 400)
         self.assertEqual(self.call(X_Callback_Url="file:///etc/passwd").status, 400)
@@ -165,6 +175,13 @@ class Async(unittest.TestCase):
         wait_until(lambda: self.callbacks.got, "no callback")
         self.idle()
         self.assertEqual(self.gw.status()["invocationCount"], 1)
+
+    def test_a_redirected_callback_is_not_delivered(self):
+        self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "2"}, **ECHO)
+        self.callbacks.refuse, self.callbacks.status = 2, 302
+        self.call(b"x", X_Callback_Url=self.callbacks.url.replace("http", "HTTP", 1))
+        wait_until(lambda: self.queue(dead=True)["calls"], "it counts as delivered")
+        self.assertIn("status 302", self.queue(dead=True)["calls"][0]["why"])
 
     def test_cancel_of_a_call_that_waits(self):
         self.gw.up(annotations={"com.openfaas.retry.min_wait": "1h",
