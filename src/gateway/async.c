@@ -19,6 +19,8 @@
 #define BODY_MAX (16 << 20)
 #define RUNNING_MAX 256
 #define LANE_MAX 64 /* of one function: one that does not answer holds up its own calls alone */
+#define LANE_OWN 4  /* that every function may have however many others run: several do not either */
+#define RUNNING_ALL 1024
 #define GATHER FAST_MS(2) /* changes within this time share one write to the disk */
 #define CALLBACK_TIMEOUT FAST_S(30)
 #define ATTEMPTS 10
@@ -26,7 +28,7 @@
 #define WAIT_MAX FAST_S(120)
 #define LIST_MAX 1000
 #define HEAL FAST_S(1) /* how often a queue is tried that could not be written */
-#define DOOR_MAX ((size_t)4 * RUNNING_MAX)
+#define DOOR_MAX ((size_t)2 * RUNNING_ALL)
 
 struct waiter {
     struct waiter *next;
@@ -542,9 +544,12 @@ static void begin(void *arg, const struct gw_call *c)
 /* The functions that may have no more calls at a time, as take wants to know them. */
 static char *busy_lanes(const struct gw_async *a)
 {
+    int max = a->running < RUNNING_MAX ? LANE_MAX : LANE_OWN;
+    if (!a->full && max == LANE_MAX)
+        return NULL;
     json_t *list = json_array();
     for (const struct lane *l = a->lanes; l; l = l->next)
-        if (l->running >= LANE_MAX)
+        if (l->running >= max)
             json_array_append_new(list, json_string(l->function));
     char *text = json_dumps(list, JSON_COMPACT);
     json_decref(list);
@@ -587,8 +592,8 @@ static void plan(struct gw_async *a)
         return;
     }
     int64_t due = INT64_MAX;
-    for (int taken = 1; taken > 0 && a->running < RUNNING_MAX;) {
-        fast_autofree char *busy = a->full ? busy_lanes(a) : NULL;
+    for (int taken = 1; taken > 0 && a->running < RUNNING_ALL;) {
+        fast_autofree char *busy = busy_lanes(a);
         taken = a->queue->ops->take(a->queue, now, busy, begin, a);
         if (taken < 0)
             ail(a, "a call cannot be taken");

@@ -217,6 +217,20 @@ class Async(unittest.TestCase):
             self.assertEqual(self.gw.ask("DELETE", f"/async-function/{c}").status, 202)
         self.assertEqual(self.queue()["waiting"], 0)
 
+    def test_several_that_do_not_answer_hold_up_no_other(self):
+        flag = os.path.join(self.node.root, "several")
+        stuck = [f"stuck-{i}" for i in range(4)]
+        for name in stuck:
+            self.gw.up(name, image=gateway.FUNCTION)
+        self.gw.up(annotations=QUICK, **ECHO)
+        calls = [self.call(name=f"{name}/until{flag}").headers["X-Call-Id"] for name in stuck for _ in range(66)]
+        wait_until(lambda: self.queue()["running"] == 256, "not all that may run do")
+        self.call(b"past them", X_Callback_Url=self.callbacks.url)
+        wait_until(lambda: self.callbacks.got, "it waits for calls of other functions")
+        wait_until(lambda: self.queue()["running"] == 256)
+        for c in calls:
+            self.assertEqual(self.gw.ask("DELETE", f"/async-function/{c}").status, 202)
+
     def test_a_callback_into_the_api_is_refused(self):
         """Who may only call functions deploys nothing by having an answer sent to the API."""
         self.gw.up(annotations={**QUICK, "com.openfaas.retry.attempts": "1"}, **ECHO)
