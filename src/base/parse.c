@@ -85,7 +85,7 @@ int fast_parse_milli(const char *text, const char *what, int64_t min_milli, int6
     if (!read_scaled(&p, 1000, &v) || *p || v > INT64_MAX || (int64_t)v < min_milli ||
         (int64_t)v > max_milli)
         return fast_err_set(err, FAST_EINVAL,
-                            "%s: \"%.40s\" is not a fraction from %" PRId64 ".%03d to %" PRId64
+                            "%s: \"%.40s\" is not a number from %" PRId64 ".%03d to %" PRId64
                             ".%03d with at most three decimals",
                             what, text, min_milli / 1000, (int)(min_milli % 1000),
                             max_milli / 1000, (int)(max_milli % 1000));

@@ -182,7 +182,7 @@ static size_t on_stream(char *p, size_t size, size_t n, void *arg)
     }
     s->buf.len -= (size_t)(start - s->buf.body);
     memmove(s->buf.body, start, s->buf.len + 1);
-    return size * n;
+    return ferror(stdout) ? 0 : size * n; /* nobody reads what is printed: it ends */
 }
 
 int api_stream(struct cli *cli, const char *path, void (*line)(void *arg, const char *text),
@@ -204,6 +204,8 @@ int api_stream(struct cli *cli, const char *path, void (*line)(void *arg, const 
         status = explain(cli, &s.buf, -FAST_EPEER);
     } else if (s.buf.status < 200 || s.buf.status > 299) {
         status = explain(cli, &s.buf, 0);
+    } else if (code != CURLE_OK && !ferror(stdout)) {
+        status = cli_fail(CLI_FAILED, "%s broke off: %s", cli->gateway, curl_easy_strerror(code));
     }
     api_reply_free(&s.buf);
     return status;

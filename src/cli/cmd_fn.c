@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -9,7 +10,9 @@
 #include "cli/api.h"
 #include "cli/table.h"
 #include "cli/view.h"
+#include "core/types.h"
 #include "io/file.h"
+#include "io/loop.h"
 
 #define BODY_MAX (64u << 20)
 
@@ -185,7 +188,7 @@ static void print_levels(const json_t *levels)
     const json_t *v;
     size_t i;
     json_array_foreach(levels, i, v)
-        printf("           %-13s %-9s %s\n", json_text(v, "what"), json_text(v, "level"), json_text(v, "by"));
+        printf("           %-15s %-9s %s\n", json_text(v, "what"), json_text(v, "level"), json_text(v, "by"));
 }
 
 static int run_describe(struct cli *cli, void *arg, int argc, char **argv)
@@ -357,6 +360,19 @@ static void print_log_line(void *arg, const char *text)
     json_decref(row);
 }
 
+/* Back from now, as the API wants it: a moment. */
+static int parse_since(const char *text, char *ret, size_t cap, struct fast_err *err)
+{
+    fast_ns back;
+    struct tm tm;
+    int r = fast_parse_duration(text, "--since", FAST_MS(1), FAST_S(86400 * 3650LL), &back, err);
+    if (r)
+        return r;
+    time_t at = (time_t)((fast_clock_wall() - back) / FAST_S(1));
+    strftime(ret, cap, "&since=%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
+    return 0;
+}
+
 static int run_logs(struct cli *cli, void *arg, int argc, char **argv)
 {
     const struct fn *fn = arg;
@@ -366,8 +382,11 @@ static int run_logs(struct cli *cli, void *arg, int argc, char **argv)
     (void)argc;
     if (fn->lines && fast_parse_int(fn->lines, "--lines", -1, 1000000, &lines, &err))
         return cli_fail(CLI_USAGE, "logs: %s", err.msg);
-    snprintf(path, sizeof(path), "/system/logs?name=%s&tail=%lld&follow=%s%s%s",
-             api_escape(argv[0], name, sizeof(name)), (long long)lines, fn->follow ? "true" : "false",
+    char since[64] = "";
+    if (fn->since && parse_since(fn->since, since, sizeof(since), &err))
+        return cli_fail(CLI_USAGE, "logs: %s", err.msg);
+    snprintf(path, sizeof(path), "/system/logs?name=%s&tail=%lld&follow=%s%s%s%s",
+             api_escape(argv[0], name, sizeof(name)), (long long)lines, fn->follow ? "true" : "false", since,
              fn->ns ? "&namespace=" : "", fn->ns ? api_escape(fn->ns, ns, sizeof(ns)) : "");
     return api_stream(cli, path, print_log_line, cli);
 }
@@ -375,7 +394,11 @@ static int run_logs(struct cli *cli, void *arg, int argc, char **argv)
 static int run_policy(struct cli *cli, void *arg, int argc, char **argv)
 {
     json_t *body = NULL, *now = NULL;
+    enum fast_policy policy;
+    struct fast_err err;
     (void)arg;
+    if (argc && fast_policy_parse(argv[0], &policy, &err))
+        return cli_fail(CLI_USAGE, "%s", err.msg);
     if (argc) {
         body = json_pack("{s:s}", "policy", argv[0]);
         int s = api_json(cli, "PUT", "/system/policy", body, NULL);
@@ -407,6 +430,7 @@ static const struct cli_opt logs_opts[] = {
     NS_OPT,
     {"follow", 'f', CLI_FLAG, offsetof(struct fn, follow), NULL, "go on with new lines"},
     {"lines", 'l', CLI_STR, offsetof(struct fn, lines), "N", "last N lines (default 100, -1: all)"},
+    {"since", 0, CLI_STR, offsetof(struct fn, since), "TIME", "lines of the last 10m, 1h30m, ..."},
 };
 
 const struct cli_cmd cmd_ls = {

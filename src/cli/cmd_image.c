@@ -244,6 +244,10 @@ static int fill(const struct image *o, const char *root, const char *source, jso
     struct stat st;
     int r = 0;
     bool is_dir = !stat(source, &st) && S_ISDIR(st.st_mode) && realpath(source, real);
+    bool path_alone = (*source == '/' || *source == '.') && !source[strcspn(source, " \t")];
+    if (!is_dir && path_alone && access(source, X_OK))
+        return fast_err_set(err, FAST_ENOENT, "%.200s: %s; a folder, an OCI image layout or a command is expected",
+                            source, strerror(errno));
     if (!is_dir) {
         json_object_set_new(image, "kind", json_string("command"));
         return set_words(image, source, err);

@@ -20,8 +20,8 @@ struct load {
 };
 
 static const struct cli_opt opts[] = {
-    {"rate", 'r', CLI_STR, offsetof(struct load, rate), "N", "requests per second (default 10)"},
-    {"seconds", 's', CLI_STR, offsetof(struct load, seconds), "N", "length (default 10)"},
+    {"rate", 'r', CLI_STR, offsetof(struct load, rate), "N", "requests per second, 0.001 to 100000 (default 10)"},
+    {"seconds", 's', CLI_STR, offsetof(struct load, seconds), "N", "length, 1 to 3600 (default 10)"},
     {"constant", 0, CLI_FLAG, offsetof(struct load, constant), NULL,
      "constant gaps instead of Poisson arrivals"},
     {"closed", 0, CLI_FLAG, offsetof(struct load, closed), NULL,
@@ -29,7 +29,7 @@ static const struct cli_opt opts[] = {
     {"slo", 0, CLI_STR, offsetof(struct load, slo), "TIME", "count answers later than this (69ms, 1s)"},
     {"body", 0, CLI_STR, offsetof(struct load, body), "FILE", "request body"},
     {"connections", 'c', CLI_STR, offsetof(struct load, connections), "N",
-     "at most so many connections (default 64; with --closed 1)"},
+     "at most so many connections, to 10000 (default 64; with --closed 1)"},
     {"timeout", 0, CLI_STR, offsetof(struct load, timeout), "TIME", "of a request (default 60s)"},
     {"seed", 0, CLI_STR, offsetof(struct load, seed), "N", "of the arrivals (default 1)"},
 };
@@ -78,7 +78,7 @@ static bool on_progress(void *arg, fast_ns elapsed, fast_ns total, uint64_t done
     return !interrupted;
 }
 
-static void print_result(const struct cli *cli, const struct plan *p,
+static void print_result(const struct cli *cli, const char *name, const struct plan *p,
                          const struct fast_load_result *r)
 {
     double rps = r->span ? (double)r->ok * 1e9 / (double)r->span : 0;
@@ -106,9 +106,29 @@ static void print_result(const struct cli *cli, const struct plan *p,
                "lost %llu\n", (unsigned long long)r->throttled, (unsigned long long)r->client_errors,
                (unsigned long long)r->server_errors, (unsigned long long)r->timeouts,
                (unsigned long long)r->lost);
+    if (!r->ok && r->client_errors)
+        printf("`fast invoke %s` shows what it answers\n", name);
     if (p->slo)
         printf("later than %.0f ms or not answered well: %.2f %%\n", (double)p->slo / 1e6,
                r->sent ? 100.0 * (double)r->violations / (double)r->sent : 0);
+}
+
+/* A load on nobody tells nothing. Who may not ask gets the load all the same. */
+static int check_function(struct cli *cli, const char *name)
+{
+    char escaped[256], path[600];
+    const char *ns = strrchr(name, '.');
+    int len = ns ? (int)(ns - name) : (int)strlen(name);
+    char bare[128];
+    api_autoreply r = {0};
+    snprintf(bare, sizeof(bare), "%.*s", len, name);
+    snprintf(path, sizeof(path), "/system/function/%s%s%s", api_escape(bare, escaped, sizeof(escaped)),
+             ns ? "?namespace=" : "", ns ? ns + 1 : "");
+    if (api_call(cli, "GET", path, NULL, 0, NULL, &r))
+        return cli_fail(CLI_NOREACH, "no gateway at %s. Start one with `fast up`, or name it with --gateway",
+                        cli->gateway);
+    return r.status != 404 ? CLI_OK
+                           : cli_fail(CLI_FAILED, "load: there is no function %s; `fast ls` lists them", name);
 }
 
 static int run(struct cli *cli, void *arg, int argc, char **argv)
@@ -125,6 +145,9 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if (parse(cli, l, &p, &err) ||
         (l->body && fast_file_read(l->body, BODY_MAX, &body, &body_len, &err)))
         return cli_fail(CLI_USAGE, "load: %s", err.msg);
+    int there = check_function(cli, argv[0]);
+    if (there)
+        return there;
     snprintf(path, sizeof(path), "/function/%s", api_escape(argv[0], name, sizeof(name)));
     int r = !result ? fast_err_set(&err, FAST_ENOMEM, "out of memory")
             : l->closed   ? 0
@@ -147,7 +170,7 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
         return cli_fail(CLI_FAILED, "%s", err.msg);
     if (interrupted)
         fputs("interrupted; what was answered until then:\n", stderr);
-    print_result(cli, &p, result);
+    print_result(cli, argv[0], &p, result);
     return result->ok == result->sent && !interrupted ? CLI_OK : CLI_FAILED;
 }
 

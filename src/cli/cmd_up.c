@@ -9,6 +9,7 @@
 #include "base/parse.h"
 #include "base/units.h"
 #include "cli/platform.h"
+#include "core/scale_load.h"
 #include "io/cgroup.h"
 #include "io/loop.h"
 
@@ -143,8 +144,11 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     sigset_t set;
     (void)argc;
     (void)argv;
+    enum fast_scaler scaler;
     if (up->sim && fast_parse_sim(up->sim, &err))
         return cli_fail(CLI_USAGE, "up: %s", err.msg);
+    if (up->scaling && fast_scaler_parse(up->scaling, &scaler, &err))
+        return cli_fail(CLI_USAGE, "up: --scaling: %s", err.msg);
     if (up->basic_auth) { /* inherited by the gateway, which reads the files itself */
         setenv("basic_auth", "true", 1);
         setenv("secret_mount_path", up->basic_auth, 1);
@@ -156,8 +160,9 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     fast_cgroup_settle(&fast_cgroup_here, getpid());
-    if (platform_start(&p, cli, &conf, &err))
-        return cli_fail(CLI_FAILED, "%s", err.msg);
+    int r = platform_start(&p, cli, &conf, &err);
+    if (r)
+        return cli_fail(r == -FAST_EINVAL ? CLI_USAGE : CLI_FAILED, "%s", err.msg);
     greet(&p, up);
     for (int i = 0; i < PLATFORM_COUNT; i++)
         lives[i].born = fast_clock_now();

@@ -302,7 +302,7 @@ static int read_words(struct wd_conf *c, int argc, char **argv, char **ret_text,
         return 0;
     }
     if (!line)
-        return fast_err_set(err, FAST_EINVAL, "fprocess: the environment names no command");
+        return fast_err_set(err, FAST_EINVAL, "give the command behind --, or in the environment as fprocess");
     int r = fast_words_split(line, "fprocess", ret_text, &len, err);
     if (r)
         return r;

@@ -1,7 +1,10 @@
 /* fast: the command line. Finds the command in a table and runs it. */
 
+#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -65,6 +68,29 @@ static const char *nearest(const char *name)
     return NULL;
 }
 
+/* Without one of the three the next file or socket would get its number, and what is printed would go there. */
+static void open_standard_files(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* What was printed may have gone nowhere: the disk is full. Who reads no further (a closed pipe) has what it wanted. */
+static int check_output(int status)
+{
+    struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    errno = 0;
+    bool failed = fflush(stdout) || ferror(stdout);
+    if (!failed || status != CLI_OK || (poll(&p, 1, 0) > 0 && p.revents & POLLERR))
+        return status;
+    return cli_fail(CLI_FAILED, "cannot write to standard output%s%s", errno ? ": " : "",
+                    errno ? strerror(errno) : "");
+}
+
 static void init(struct cli *cli)
 {
     const char *url = getenv("OPENFAAS_URL");
@@ -98,7 +124,7 @@ static int run(struct cli *cli, const struct cli_cmd *cmd, int argc, char **argv
     return cmd->run(cli, opts, rest_count, rest);
 }
 
-int main(int argc, char **argv)
+static int command(int argc, char **argv)
 {
     struct cli cli = {0};
     init(&cli);
@@ -118,6 +144,9 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     const struct cli_cmd *cmd = find(help ? argv[2] : name);
+    if (!cmd && !help && *name == '-')
+        return cli_fail(CLI_USAGE, "%s: options stand behind the command, as in `fast ls --json`; `fast help` "
+                        "lists the commands", name);
     if (!cmd) {
         const char *near = nearest(help ? argv[2] : name);
         return cli_fail(CLI_USAGE, "no command \"%s\"%s%s%s; `fast help` lists them",
@@ -129,4 +158,10 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     return run(&cli, cmd, argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    open_standard_files();
+    return check_output(command(argc, argv));
 }

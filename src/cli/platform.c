@@ -166,7 +166,8 @@ static int wait_for(struct platform *p, int which, struct fast_err *err)
                 fast_file_last_line(fd, line, sizeof(line));
                 close(fd);
             }
-            return fast_err_set(err, FAST_EPEER, "%s did not start: %s", names[which],
+            bool usage = WIFEXITED(status) && WEXITSTATUS(status) == 2;
+            return fast_err_set(err, usage ? FAST_EINVAL : FAST_EPEER, "%s did not start: %s", names[which],
                                 *line ? line : "it ended without a word");
         }
         if (answers(p, which, "/system/policy"))

@@ -264,11 +264,15 @@ void gw_api_logs(const struct gw_request *rq)
         status = 400;
     else if (!gw_function_find(rq->gw, s->name, strlen(s->name), s->ns, strlen(s->ns)))
         status = 404;
+    if (status == 404) {
+        fast_http_req_text_reply(rq->req, 404, "there is no function %s in namespace %s", s->name, s->ns);
+        free_stream(s);
+        return;
+    }
     if (status) {
         fast_http_req_text_reply(rq->req, status, "%s",
-                                 status == 422   ? "could not parse the log request"
-                                 : status == 400 ? "name: the name of a function is needed"
-                                                 : "there is no such function");
+                                 status == 422 ? "could not parse the log request"
+                                               : "name: the name of a function is needed");
         free_stream(s);
         return;
     }

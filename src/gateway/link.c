@@ -38,6 +38,7 @@ struct gw_link {
     fast_ns retry;
     uint32_t next_id, phase_id;
     struct pending *pending;
+    bool told; /* that there is no node */
     char buf[FAST_MSG_MAX];
 };
 
@@ -52,6 +53,10 @@ static void drop(struct gw_link *l, const char *why)
     l->phase = AWAY;
     struct pending *list = l->pending;
     l->pending = NULL;
+    if (!was_up && !l->told) {
+        fast_log(WARN, "no node yet", "socket=%s why=\"%s\"", l->path, why);
+        l->told = true;
+    }
     if (was_up) {
         fast_log(WARN, "node lost", "why=\"%s\"", why);
         l->ops->lost(l->arg);

@@ -178,15 +178,15 @@ class UpTest(unittest.TestCase):
             self.assertEqual(stat.S_IMODE(mode) & 0o077, 0, name)
 
     def test_a_second_one_is_refused(self):
-        for args, want in ((self.up.command(port=stack.free_port()), "fast-node runs in"),
-                           (self.up.command(state_dir=self.up.root + "/other"), "answers at"),
-                           (self.up.command("v100", self.up.root + "/other", stack.free_port()),
-                            "a100-40gb"),
-                           (self.up.command("v100-16gb:9", self.up.root + "/other",
-                                            stack.free_port()), "from 1 to 8")):
+        other = self.up.root + "/other"
+        for args, status, want in (
+                (self.up.command(port=stack.free_port()), 1, "fast-node runs in"),
+                (self.up.command(state_dir=other), 1, "answers at"),
+                (self.up.command("v100", other, stack.free_port()), 2, "a100-40gb"),
+                (self.up.command("v100-16gb:9", other, stack.free_port()), 2, "from 1 to 8")):
             done = subprocess.run(args, env=self.up.env, capture_output=True, text=True,
                                   timeout=node.WAIT_S, check=False)
-            self.assertEqual(done.returncode, 1, args)
+            self.assertEqual(done.returncode, status, args)
             self.assertIn(want, done.stderr)
         self.assertEqual(self.up.json("ls"), [])
 
@@ -227,7 +227,7 @@ class UpTest(unittest.TestCase):
             state = os.path.join(root, "state")
             done = subprocess.run([FAST, "up", "--sim=foo", "--state-dir", state], capture_output=True, text=True,
                                   check=False, timeout=node.WAIT_S)
-            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn("v100-16gb", done.stderr)
             self.assertFalse(os.path.exists(state))
 
@@ -236,7 +236,7 @@ class UpTest(unittest.TestCase):
                      ["invoke", "none"]):
             status, out, err = self.up.fast(*args)
             self.assertEqual((status, out), (1, ""), args)
-            self.assertIn("none" if args[0] != "logs" else "no such function", err)
+            self.assertIn("none", err)
             status, out, err = self.up.fast(*args, "--json")
             self.assertEqual((status, out), (1, ""), args)
             self.assertEqual(json.loads(err)["status"], 1)
