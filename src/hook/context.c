@@ -20,9 +20,7 @@ static void leave_context(void)
     FAST_EXPORT CUresult symbol decl                                                               \
     {                                                                                              \
         leave_context();                                                                           \
-        CUresult r = FAST_REAL(symbol) call;                                                       \
-        fast_thread.ctx = NULL;                                                                    \
-        return r;                                                                                  \
+        return FAST_REAL(symbol) call;                                                             \
     }
 
 SWITCH(cuCtxCreate, (CUcontext * ret, unsigned flags, CUdevice device), (ret, flags, device))

@@ -470,11 +470,13 @@ static int do_copies(void)
     return !same;
 }
 
-/* Launches for |ms|, one at a time, and tells every 10 ms how many there were. */
+/* Launches for |ms|, holding some MiB, one at a time, and tells every 10 ms how many there were. */
 static int do_run(int argc, char **argv)
 {
     int64_t end = now_ns() + number(argc, argv, 2, 1000) * 1000000LL, told = now_ns();
-    unsigned n = 0, longest = 0;
+    unsigned n = 0, longest = 0, mib = number(argc, argv, 3, 0);
+    if (mib)
+        need(CALL(cuMemAlloc_v2, &(CUdeviceptr){0}, (size_t)mib << 20), "cuMemAlloc");
     printf("ready=1\n");
     fflush(stdout);
     while (now_ns() < end) {

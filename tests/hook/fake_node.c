@@ -113,7 +113,9 @@ static void grant(struct fake_node *n, struct client *c)
     n->stats.tokens++;
     atomic_store(&g->until_ns, fast_clock_now() + n->conf.token_ns);
     atomic_store(&g->last, c->token);
-    atomic_store(&g->token, c->token);
+    c->revoked = n->conf.flash && c->token == 1;
+    c->revoked_at = fast_clock_now();
+    atomic_store(&g->token, c->revoked ? 0 : c->token);
     wake(g);
 }
 
@@ -233,7 +235,7 @@ static void take(struct fake_node *n, struct client *c, const struct fast_msg *m
         n->stats.strange++;
     } else if (m->type == FAST_MSG_T_token_want) {
         n->stats.wants++;
-        c->want = true;
+        c->want = !n->conf.deaf || n->stats.wants > 1;
         grant(n, c);
     } else if (m->type == FAST_MSG_T_token_done) {
         take_done(n, c, &m->token_done);

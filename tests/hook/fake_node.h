@@ -17,6 +17,8 @@ struct fake_conf {
     const char *path;    /* of the socket */
     uint64_t cap;        /* bytes, over all clients; 0: none */
     bool gated;          /* false: policy racing */
+    bool deaf;           /* it misses the first wish */
+    bool flash;          /* the first token is taken back at once */
     bool silent;         /* tokens are wanted in vain until fake_node_grant() */
     bool fail_open;
     bool contended;

@@ -17,6 +17,7 @@ struct inside_driver {
     CUdeviceptr next;
     _Atomic uint32_t *at; /* the last marker */
     uint32_t value;
+    void *(*lookup)(const char *name); /* what dlsym answers; NULL: nothing is there */
 };
 
 extern struct inside_driver drv;

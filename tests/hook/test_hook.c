@@ -73,6 +73,37 @@ static void waits_for_token(void **state)
     }
 }
 
+/* A wish that got lost is told again after a while. */
+static void lost_wish(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.deaf = true;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("launch", "50"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.launches, 50);
+    assert_true(s.wants >= 2);
+}
+
+/* A token that is taken back before anybody has seen it is given back like any other. */
+static void unseen_token(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    conf.flash = true;
+    struct fake_node *n = begin(&conf);
+    run_program(&c, RUN("launch", "50"), "prog_dlsym");
+    struct fake_stats s = stats_after(n);
+    end();
+    assert_int_equal(s.launches, 50);
+    assert_true(s.tokens >= 2 && s.dones >= 1);
+    assert_int_equal(s.strange, 0);
+}
+
 /* Runs |what| in all four programs; each must launch |count| times and be counted so. */
 static void check_entries(const char *what, int count)
 {
@@ -571,7 +602,7 @@ static void node_dies_closed(void **state)
     conf.fail_open = false;
     conf.grace_ns = FAST_MS(50);
     begin(&conf);
-    start(&c, RUN("run", "3000"), "prog_dlsym");
+    start(&c, RUN("run", "3000", "256"), "prog_dlsym");
     assert_true(read_until(&c, "so_far", 20000));
     end();
     usleep(1200000);
@@ -580,6 +611,7 @@ static void node_dies_closed(void **state)
     struct fake_stats s = stats_after(n);
     end();
     assert_int_equal(s.reconnects, 1);
+    assert_true(s.mem_state == FAST_MIB(256));
     assert_true(s.launches > 0);
     assert_int_equal(s.strange, 0);
     assert_true(value(&c, "longest_ms") > 500);
@@ -685,7 +717,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         T(untouched),
         T(gated),
-        T(waits_for_token),
+        T(waits_for_token), T(lost_wish), T(unseen_token),
         T(entries),
         T(graphs),
         T(capped),
