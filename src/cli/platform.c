@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -153,6 +154,13 @@ static bool answers(struct platform *p, int which, const char *path_asked)
     return r.status == 200 || r.status == 401; /* 401: only with a password, and it is up */
 }
 
+/* Then a daemon could not even log why it ended. */
+static bool is_full(const char *dir)
+{
+    struct statvfs v;
+    return !statvfs(dir, &v) && (v.f_bavail == 0 || (v.f_files && v.f_favail == 0));
+}
+
 static int wait_for(struct platform *p, int which, struct fast_err *err)
 {
     fast_ns end = fast_clock_now() + START_TIMEOUT;
@@ -167,8 +175,10 @@ static int wait_for(struct platform *p, int which, struct fast_err *err)
                 close(fd);
             }
             bool usage = WIFEXITED(status) && WEXITSTATUS(status) == 2;
-            return fast_err_set(err, usage ? FAST_EINVAL : FAST_EPEER, "%s did not start: %s", names[which],
-                                *line ? line : "it ended without a word");
+            return fast_err_set(err, usage ? FAST_EINVAL : FAST_EPEER, "%s did not start: %s%.150s", names[which],
+                                *line ? line : is_full(p->state_dir) ? "there is no room left in "
+                                                                     : "it ended without a word; see ",
+                                *line ? "" : p->state_dir);
         }
         if (answers(p, which, "/system/policy"))
             return 0;
