@@ -18,7 +18,10 @@
 #define ACCEPTS_PER_TURN 64
 #define BODY_WINDOW 65536   /* bytes of a body that are read at once */
 #define LINGER FAST_S(2)
-#define LAST_CALL FAST_S(3) /* for one more request of who is connected when the doors close */
+/* When the doors close: for one more request of who has been heard of within this time. Who has not is as unlikely
+ * to be sending just then as at any other time. */
+#define LAST_CALL FAST_S(2)
+#define DRAIN_SWEEP FAST_MS(100) /* what has come already is read before the first one */
 
 /* ---- the life of a connection ---- */
 
@@ -504,7 +507,7 @@ static void on_sweep(void *arg)
         sv->full = false;
         fast_watch_set(sv->watch, FAST_LOOP_IN);
     }
-    fast_timer_set(sv->sweep, now + SWEEP);
+    fast_timer_set(sv->sweep, now + (sv->draining ? DRAIN_SWEEP : SWEEP));
 }
 
 int fast_http_server_new(struct fast_loop *loop, const struct fast_http_server_conf *conf,
@@ -557,11 +560,13 @@ static void close_door(struct fast_http_server *sv)
 
 static void drain_one(struct fast_http_req *c)
 {
-    fast_ns until = fast_loop_now(c->s.loop) + LAST_CALL;
+    fast_ns now = fast_loop_now(c->s.loop), idle_since = c->deadline - c->server->conf.idle_timeout;
     if (c->state == UPGRADED)
         fast_http_conn_step(c); /* says goodbye, and ends when its streams have */
-    else if (c->state == HEAD && c->deadline > until)
-        c->deadline = until;
+    else if (c->state == HEAD && !c->s.in_len && now - idle_since >= LAST_CALL)
+        c->deadline = now;
+    else if (c->state == HEAD && c->deadline > now + LAST_CALL)
+        c->deadline = now + LAST_CALL;
 }
 
 void fast_http_server_drain(struct fast_http_server *sv)
@@ -574,6 +579,7 @@ void fast_http_server_drain(struct fast_http_server *sv)
         next = c->next;
         drain_one(c);
     }
+    fast_timer_set(sv->sweep, fast_loop_now(sv->loop) + DRAIN_SWEEP);
 }
 
 void fast_http_server_free(struct fast_http_server *sv)

@@ -688,6 +688,22 @@ class Life(GatewayTest):
         self.assertEqual(gw.process.wait(node.WAIT_S), 0)
         gw.start()
 
+    def test_who_is_idle_for_long_holds_no_stop_up(self):
+        gw = self.gw
+        gw.up()
+        idle, kept = gw.connect(), gw.connect()
+        idle.connect()
+        time.sleep(2.1)
+        kept.request("GET", "/function/f")
+        kept.getresponse().read()
+        gw.process.send_signal(signal.SIGTERM)
+        with idle.sock as s:
+            self.assertEqual(s.recv(100), b"")
+        kept.request("GET", "/function/f")  # may go on for a while yet
+        self.assertEqual(kept.getresponse().status, 200)
+        self.assertEqual(gw.process.wait(node.WAIT_S), 0)
+        gw.start()
+
     def test_only_one(self):
         gw = self.gw
         taken = subprocess.run([gateway.PROGRAM, "--state-dir", self.node.root, "--metrics", "", "--listen",
