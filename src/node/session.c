@@ -185,6 +185,11 @@ static void odd(struct node_session *s, const char *what)
     s->oddity_logged = true;
 }
 
+static bool is_full(const struct node_share *share)
+{
+    return share->session_count + share->unread >= SESSIONS_PER_REPLICA;
+}
+
 static int on_hello(struct node_session *s, const struct fast_msg *msg)
 {
     struct fast_err err;
@@ -197,7 +202,9 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
         node_ticket_find(s->m->node->agent, msg->hello.ticket_hi, msg->hello.ticket_lo);
     if (!replica || !replica->share)
         return refuse(s, FAST_EPERM, "this ticket belongs to no replica");
-    if (replica->share->session_count + replica->share->unread >= SESSIONS_PER_REPLICA)
+    if (is_full(replica->share))
+        look_at_unread(s->m); /* some may have been read, or be gone, since the last tick */
+    if (is_full(replica->share))
         return refuse(s, FAST_ENOROOM, "the replica has 64 processes with CUDA already, or closed connections "
                                        "that it has not read");
     if (!may_send(replica->share, HELLO_MESSAGES))
