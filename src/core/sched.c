@@ -114,6 +114,7 @@ int fast_sched_new(const struct fast_sched_conf *conf, fast_ns now, struct fast_
         return fast_err_set(err, FAST_ENOMEM, "no memory for a token scheduler");
     s->conf = c;
     s->now = s->window_at = now;
+    s->plan_void = true;
     s->free_first = s->tell_first = s->tell_last = -1;
     *ret = s;
     return 0;
@@ -346,7 +347,7 @@ static void apply_conf(struct fast_sched *s, const struct fast_sched_conf *next)
         fast_quota_set(&c->quota, &c->slice, next->window_ns);
         fast_quota_roll(&c->quota, 2, false);
     }
-    s->plan_old = true;
+    s->plan_old = s->plan_void = true;
 }
 
 int fast_sched_conf_set(struct fast_sched *s, const struct fast_sched_conf *conf, fast_ns now,

@@ -124,8 +124,10 @@ struct fast_sched_stats fast_sched_stats(const struct fast_sched *s, int client,
 int fast_sched_sm_held(const struct fast_sched *s); /* percent, revoked tokens included */
 int fast_sched_tokens_out(const struct fast_sched *s);
 /* Length of the shortest schedule found that gives every client its request, by the slots of the
- * plan; at most the window if the requests can all be met. */
+ * plan; at most the window if the requests can all be met. A plan is kept while it serves: some requests may be
+ * lower than what it was made for. */
 fast_ns fast_sched_planned_ns(const struct fast_sched *s);
+uint64_t fast_sched_plans(const struct fast_sched *s); /* how many were made; each is a linear program */
 
 /* Invariants, for tests and fuzzers. */
 bool fast_sched_valid(const struct fast_sched *s);

@@ -20,6 +20,7 @@ static void link_gpus(struct fast_gangs *gangs)
                 if (gangs->gang[k].gpus & mask)
                     mask |= gangs->gang[k].gpus;
         }
+        gangs->sched[i]->plan_void |= gangs->linked[i] != mask;
         gangs->linked[i] = mask;
     }
 }

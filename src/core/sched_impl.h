@@ -82,8 +82,12 @@ struct fast_sched {
 
     struct fast_plan plan;
     int plan_client[FAST_PLAN_CLIENTS];
+    int plan_sm[FAST_PLAN_CLIENTS]; /* what it was made for */
+    fast_ns plan_request[FAST_PLAN_CLIENTS];
+    uint64_t plans; /* that were made */
     int slot;         /* of the plan, at |now| */
     bool plan_old;    /* clients changed since it was made */
+    bool plan_void;   /* it is for another window or other GPUs, whatever clients there are */
     bool window_used; /* a token was granted in this window: the plan is kept until it ends */
 
     struct fast_gangs *gangs; /* NULL: a GPU by itself */

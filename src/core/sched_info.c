@@ -16,6 +16,11 @@ int fast_sched_tokens_out(const struct fast_sched *s)
     return s->tokens_out;
 }
 
+uint64_t fast_sched_plans(const struct fast_sched *s)
+{
+    return s->plans;
+}
+
 fast_ns fast_sched_planned_ns(const struct fast_sched *s)
 {
     return s->plan.length_ns;

@@ -78,8 +78,29 @@ static void enter(struct fast_sched *s, const struct planned *p, int i, struct f
     for (uint32_t d = gpus; d; d &= d - 1) {
         struct fast_sched *of = sched_of(s, d);
         of->plan_client[i] = c->gang ? c->gang->client[of->gpu] : p->client;
+        of->plan_sm[i] = sched_width(p->s, c);
+        of->plan_request[i] = c->quota.request_ns;
         of->clients[of->plan_client[i]].plan_i = i;
     }
+}
+
+/* A plan for larger requests is one for these too: who has no work for a while, and is told to need nothing, costs no
+ * linear program when it goes and none when it is back. */
+static bool still_serves(struct fast_sched *s)
+{
+    for (uint32_t d = sched_domain(s); d; d &= d - 1) {
+        const struct fast_sched *of = sched_of(s, d);
+        if (of->plan_void || of->plan.length_ns > of->conf.window_ns)
+            return false;
+        for (int i = 0; i < of->used; i++) {
+            const struct client *c = &of->clients[i];
+            int k = c->plan_i;
+            if (is_planned(of, c) &&
+                (k < 0 || sched_width(of, c) != of->plan_sm[k] || c->quota.request_ns > of->plan_request[k]))
+                return false;
+        }
+    }
+    return true;
 }
 
 static void replan(struct fast_sched *s)
@@ -90,7 +111,8 @@ static void replan(struct fast_sched *s)
     int n = none ? 0 : collect(s, list);
     for (uint32_t d = sched_domain(s); d; d &= d - 1) {
         struct fast_sched *of = sched_of(s, d);
-        of->plan_old = false;
+        of->plan_void = false;
+        of->plans++;
         for (int i = 0; i < of->used; i++)
             of->clients[i].plan_i = -1;
         for (int i = 0; i < n; i++)
@@ -122,6 +144,7 @@ void sched_window_begin(struct fast_sched *s, fast_ns at)
         of->window_at = at;
         of->window_used = false;
         old |= of->plan_old;
+        of->plan_old = false;
         for (int i = 0; i < of->used; i++) {
             struct client *c = &of->clients[i];
             /* A token that runs on into this window has used some of it already. */
@@ -130,7 +153,7 @@ void sched_window_begin(struct fast_sched *s, fast_ns at)
                 sched_ready_remove(of, c);
         }
     }
-    if (old)
+    if (old && !still_serves(s))
         replan(s);
     for (uint32_t d = sched_domain(s); d; d &= d - 1) {
         struct fast_sched *of = sched_of(s, d);

@@ -366,6 +366,70 @@ static void resized_is_planned(void **state)
     world_fini(&w);
 }
 
+/* A plan is a linear program, milliseconds for many clients. One that serves is kept: requests that go down and up
+ * again, as those of replicas without work do, cost none. */
+static void a_plan_that_serves_is_kept(void **state)
+{
+    (void)state;
+    struct world w;
+    world_init(&w, &(struct fast_sched_conf){0}, 3);
+    struct world_client *a = world_add(&w, 100, 300, 1000), *b = world_add(&w, 40, 300, 1000);
+    static const struct {
+        int a, b;
+        uint64_t plans;
+    } rows[] = {{300, 300, 1}, {0, 300, 1}, {0, 0, 1}, {300, 200, 1}, {300, 300, 1}, {400, 300, 2}, {350, 0, 2},
+                {900, 300, 3}, {800, 300, 4}, {300, 300, 5}, {200, 300, 5}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        a->slice.request_milli = rows[i].a;
+        b->slice.request_milli = rows[i].b;
+        fast_sched_resize(w.s, a->id, &a->slice, w.now, NULL);
+        fast_sched_resize(w.s, b->id, &b->slice, w.now, NULL);
+        world_actions(&w);
+        world_run(&w, w.now + FAST_MS(250));
+        assert_int_equal(fast_sched_plans(w.s), rows[i].plans);
+    }
+    /* Another window is another plan, whoever wants what. */
+    assert_int_equal(fast_sched_conf_set(w.s, &(struct fast_sched_conf){.window_ns = FAST_MS(50)}, w.now, NULL), 0);
+    assert_int_equal(fast_sched_plans(w.s), 6);
+    world_fini(&w);
+}
+
+static fast_ns changed_at[WORLD_MAX];
+
+static void check_unchanged(struct world *w)
+{
+    fast_ns window = fast_sched_conf(w->s)->window_ns;
+    for (int i = 0; i < w->n; i++)
+        if (w->now - changed_at[i] > window)
+            assert_true(w->c[i].held_here >= request_of(&w->c[i], window) - FAST_MS(1));
+}
+
+/* Whoever needs his request for a whole window has it, however often the others need theirs or not. */
+static void changing_requests_break_no_guarantee(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= SETS / 3; seed++) {
+        struct world w;
+        int full[16];
+        world_init(&w, &(struct fast_sched_conf){0}, seed);
+        feasible_clients(&w, 2 + (int)world_random(&w, 11), 1 + (int)world_random(&w, 6), 950);
+        for (int i = 0; i < w.n; i++) {
+            full[i] = w.c[i].slice.request_milli;
+            changed_at[i] = FAST_MS(100);
+        }
+        w.window_end = check_unchanged;
+        for (fast_ns at = 0; at < FAST_S(2); at += 1 + world_random(&w, FAST_MS(120))) {
+            world_run(&w, at);
+            int i = (int)world_random(&w, w.n);
+            w.c[i].slice.request_milli = full[i] * (int)world_random(&w, 3) / 2;
+            changed_at[i] = w.now;
+            assert_int_equal(fast_sched_resize(w.s, w.c[i].id, &w.c[i].slice, w.now, NULL), 0);
+            world_actions(&w);
+        }
+        world_fini(&w);
+    }
+}
+
 /* What nobody has requested is shared by limits: who may have twice as much gets twice as much. */
 static void the_rest_goes_by_weight(void **state)
 {
@@ -455,7 +519,8 @@ int main(void)
         cmocka_unit_test(the_rest_goes_by_weight),
         cmocka_unit_test(patience_is_rewarded),
         cmocka_unit_test(nobody_waits_for_the_stuck),
-        cmocka_unit_test(resized_is_planned),
+        cmocka_unit_test(resized_is_planned), cmocka_unit_test(a_plan_that_serves_is_kept),
+        cmocka_unit_test(changing_requests_break_no_guarantee),
         cmocka_unit_test(overload_is_shared),
         cmocka_unit_test(churn),
     };
