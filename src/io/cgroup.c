@@ -135,6 +135,8 @@ static int set_limit(const struct place *p, const char *dir, int kind, uint64_t 
         snprintf(text, sizeof(text), "%llu", (unsigned long long)limit);
     if (kind == FAST_CGROUP_MEMORY) {
         int r = put(dir, p->v2 ? "memory.max" : "memory.limit_in_bytes", text);
+        if (p->v2) /* all of a replica or nothing, as Kubernetes has it: half of one may hang for good */
+            put(dir, "memory.oom.group", "1");
         put(dir, p->v2 ? "memory.swap.max" : "memory.memsw.limit_in_bytes", p->v2 ? "0" : text);
         return r;
     }
