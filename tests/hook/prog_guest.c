@@ -102,7 +102,6 @@ static int do_dlclose(void)
         synchronize(&d);
         launched += LAUNCHES;
         dlclose(d.lib);
-        dlclose(d.lib); /* once too often: that was the hook's */
     }
     printf("launched=%d\n", launched);
     return 0;

@@ -99,7 +99,42 @@ static void waits(void **state)
     assert_int_equal(fast_gpu_pending(0), 0);
 }
 
+static CUresult copy_while_others_work(void *dst, CUdeviceptr src, size_t bytes)
+{
+    (void)dst, (void)src, (void)bytes;
+    launch(NULL);
+    return CUDA_SUCCESS;
+}
+
+/* What others submit while a copy is waited for is not complete with it. */
+static void copies(void **state)
+{
+    (void)state;
+    char *host = NULL; /* nothing is copied */
+    launch(NULL);
+    assert_int_equal(cuMemcpyDtoH_v2(host, 4096, FAST_MIB(1)), CUDA_SUCCESS);
+    assert_int_equal(fast_gpu_pending(0), 0);
+    REAL(cuMemcpyDtoH_v2, copy_while_others_work);
+    assert_int_equal(cuMemcpyDtoH_v2(host, 4096, FAST_MIB(1)), CUDA_SUCCESS);
+    assert_true(fast_gpu_pending(0) >= fast_kernel_cost(0));
+}
+
 /* ---- contexts and streams ---- */
+
+/* A thread owes a marker to each of its streams; it remembers eight. None goes into a capture. */
+static void owed_markers(void **state)
+{
+    (void)state;
+    for (uintptr_t i = 1; i <= 8; i++)
+        launch((CUstream)(i * 4096));
+    assert_int_equal(drv.writes, 0);
+    launch((CUstream)(9 * 4096));
+    assert_int_equal(drv.writes, 1);
+    fast_hook.driver.stream_is_capturing[0] = captures;
+    atomic_store(&fast_hook.captures, 1);
+    fast_gate_flush();
+    assert_int_equal(drv.writes, 1);
+}
 
 static CUresult set_current(CUcontext ctx)
 {
@@ -413,8 +448,9 @@ static void older_driver(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(captures_are_counted), T(waits), T(another_context), T(primary_context), T(end_of_a_stream), T(pools),
-        T(graph_nodes), T(late_answer), T(memory_without_a_node), T(nvml_of_other_gpus), T(older_driver),
+        T(captures_are_counted), T(waits), T(copies), T(owed_markers), T(another_context), T(primary_context),
+        T(end_of_a_stream), T(pools), T(graph_nodes), T(late_answer), T(memory_without_a_node),
+        T(nvml_of_other_gpus), T(older_driver),
     };
     return cmocka_run_group_tests_name("context", tests, NULL, NULL);
 }

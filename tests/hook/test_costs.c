@@ -92,7 +92,9 @@ static void tails_have_time(void **state)
 {
     (void)state;
     atomic_store(&fast_hook.gpus[0].unit_ns, FAST_S(4));
+    limits.inflight_ns = FAST_S(100);
     launch(NULL);
+    assert_int_equal(drv.writes, 0);
     for (int i = 0; i < 5; i++) {
         assert_false(fast_gpu_settle(0, false, true));
         usleep(1000);
@@ -133,6 +135,70 @@ static void progress_never_goes_back(void **state)
     assert_int_equal(stream()->synced, 100);
 }
 
+static int records[2];
+
+static CUresult record(CUevent event, CUstream handle)
+{
+    (void)event, (void)handle;
+    records[0]++;
+    return CUDA_SUCCESS;
+}
+
+static CUresult record_ptsz(CUevent event, CUstream handle)
+{
+    (void)event, (void)handle;
+    records[1]++;
+    return CUDA_SUCCESS;
+}
+
+static CUresult make_event(CUevent *ret, unsigned flags)
+{
+    (void)flags;
+    *ret = (CUevent)&records;
+    return CUDA_SUCCESS;
+}
+
+static CUresult reached(CUevent event)
+{
+    (void)event;
+    return CUDA_SUCCESS;
+}
+
+/* Without writes into memory a marker is an event in the stream that the caller means. */
+static void events_of_the_variant(void **state)
+{
+    (void)state;
+    fast_hook.driver.stream_write[0] = NULL;
+    fast_hook.driver.event_create = make_event;
+    fast_hook.driver.event_query = reached;
+    fast_hook.driver.event_record[0] = record;
+    fast_hook.driver.event_record[1] = record_ptsz;
+    memset(records, 0, sizeof(records));
+    for (int i = 0; i < 2; i++) {
+        launch(NULL);
+        fast_gate_flush();
+        assert_int_equal(cuLaunchKernel_ptsz(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL), CUDA_SUCCESS);
+        fast_gate_flush();
+        assert_int_equal(records[0], i + 1);
+        assert_int_equal(records[1], i + 1);
+    }
+}
+
+/* Streams that share a place are in no order: a marker of one tells nothing of the others. */
+static void streams_without_a_place(void **state)
+{
+    (void)state;
+    struct fast_ctx *ctx = fast_ctx_current();
+    struct fast_stream *last = &ctx->streams[FAST_HOOK_STREAMS - 1];
+    uintptr_t handle = 4096;
+    while (fast_stream_find(ctx, (CUstream)handle, false) != last)
+        handle += 4096;
+    launch((CUstream)handle);
+    fast_gate_flush();
+    assert_int_equal(drv.writes, 0);
+    assert_int_equal(fast_stream_pending(ctx, last), fast_kernel_cost(0));
+}
+
 /* A page cannot be registered while another thread captures: the context is taken up afterwards. */
 static void new_context_during_a_capture(void **state)
 {
@@ -153,7 +219,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(mixed_graphs), T(copies_and_graphs_beside_kernels), T(progress_of_kernels_alone), T(tails_have_time),
-        T(intervals), T(progress_never_goes_back), T(new_context_during_a_capture),
+        T(intervals), T(progress_never_goes_back), T(events_of_the_variant), T(streams_without_a_place),
+        T(new_context_during_a_capture),
     };
     return cmocka_run_group_tests_name("costs", tests, NULL, NULL);
 }
