@@ -63,7 +63,7 @@ struct node_replica {
 struct node {
     const struct node_conf *conf;
     struct fast_loop *loop;
-    uint64_t epoch; /* of this life; larger than every earlier one */
+    uint64_t epoch; /* of this life; another one than those before */
     char socket[108]; /* path of node.sock */
     struct node_gpus *gpus;
     struct node_mps *mps; /* never NULL; mps.h tells whether it is in use */

@@ -283,7 +283,7 @@ static int on_reserve(struct node_session *s, const struct fast_msg *msg)
     const struct fast_msg_mem_reserve *m = &msg->mem_reserve;
     const struct node_share *part = node_share_part(s->share, m->gpu);
     uint64_t lacks = part ? too_few(s, part, m->bytes) : 0;
-    struct node_wish *w = lacks ? malloc(sizeof(*w)) : NULL;
+    struct node_wish *w = lacks && !s->wishes ? malloc(sizeof(*w)) : NULL; /* a hook asks for one thing at a time */
     if (w) {
         *w = (struct node_wish){s->wishes, s, msg->id, *m};
         if (node_stores_make_room(s->m->node->stores, part->pool->gpu, lacks, on_room, w)) {

@@ -68,6 +68,33 @@ static void crowd_of_one_replica(void **state)
     world_end(&world);
 }
 
+/* Of what waits for the store to drop models there is one thing for each process. */
+static void one_wish_at_a_time(void **state)
+{
+    (void)state;
+    struct client a, b;
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_add(&world, 50, 300, 1000, 0);
+    world_start(&world);
+    client_replica(&a, &world, 0);
+    client_replica(&b, &world, 1);
+    assert_int_equal(client_reserve(&a, WORLD_MEM - FAST_MIB(4)), 1);
+    world_evictions = 0;
+    world_evicts = true;
+    for (int i = 0; i < 100; i++)
+        client_send(&b, (struct fast_msg){.type = FAST_MSG_T_mem_reserve, .mem_reserve = {0, FAST_MIB(10), 0}});
+    for (int i = 1; i < 100; i++) { /* the first one waits, the others are told no */
+        assert_int_equal(client_recv(&b, NULL), 0);
+        assert_int_equal(b.in.mem_reply.granted, 0);
+    }
+    assert_int_equal(world_evictions, 1);
+    world_evicts = false;
+    client_close(&a);
+    client_close(&b);
+    world_end(&world);
+}
+
 static _Atomic bool stop_knocking;
 
 static void *knock(void *arg)
@@ -278,6 +305,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(overrun_ends),
         cmocka_unit_test(crowd_of_one_replica),
+        cmocka_unit_test(one_wish_at_a_time),
         cmocka_unit_test(slowed_down_and_not_stopped),
         cmocka_unit_test(coming_and_going),
         cmocka_unit_test(unread_pages_count),
