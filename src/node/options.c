@@ -14,7 +14,7 @@
 #include "core/limit.h"
 #include "io/file.h"
 
-#define OVERRUN_DEFAULT FAST_S(10)
+#define OVERRUN_DEFAULT FAST_S(60) /* a first launch that is compiled may take tens of seconds */
 
 /* Above the users of a machine and those that systems hand out for containers (65536 each, from 100000 on). */
 #define USERS_DEFAULT "200000-265535"
@@ -41,7 +41,7 @@ static const struct {
     [WINDOW] = {"window", "TIME", "the period of time quotas, 10ms to 10s; default 100ms"},
     [TOKEN] = {"token", "TIME", "the longest token, 100us to the window; default 10ms"},
     [OVERRUN] = {"overrun", "TIME", "a replica that keeps a token for so long after its end, while others\n"
-                                    "wait for the GPU, is killed and starts again; default 10s, 0s: never"},
+                                    "wait for the GPU, is killed and starts again; default 1m, 0s: never"},
     [MPS] = {"mps", "auto|on|off", "NVIDIA MPS, which makes SM partitions hold: auto (default) uses it\n"
                                    "if it starts, on fails without it, off leaves partitions advisory"},
     [MPS_CONTROL] = {"mps-control", "FILE", "the control program of MPS; default: nvidia-cuda-mps-control\n"
