@@ -29,6 +29,7 @@ typedef struct CUgraphNode_st *CUgraphNode;
 typedef struct CUgraphExec_st *CUgraphExec;
 typedef struct CUmemPoolHandle_st *CUmemoryPool;
 typedef struct CUlinkState_st *CUlinkState;
+typedef struct CUuserObject_st *CUuserObject;
 
 /* Only ever passed on. */
 typedef struct CUexecAffinityParam_st CUexecAffinityParam;

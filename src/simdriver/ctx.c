@@ -520,6 +520,16 @@ CUAPI cuCtxGetCacheConfig(int *ret)
     return ret ? cuCtxSetCacheConfig(0) : CUDA_ERROR_INVALID_VALUE;
 }
 
+CUAPI cuCtxGetSharedMemConfig(int *ret)
+{
+    return cuCtxGetCacheConfig(ret);
+}
+
+CUAPI cuCtxResetPersistingL2Cache(void)
+{
+    return cuCtxSetCacheConfig(0);
+}
+
 CUAPI cuCtxEnablePeerAccess(CUcontext peer, unsigned flags)
 {
     struct ctx *ctx;

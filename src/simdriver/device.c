@@ -324,6 +324,20 @@ CUAPI cuDeviceCanAccessPeer(int *ret, CUdevice dev, CUdevice peer)
     return drv_leave(CUDA_SUCCESS);
 }
 
+/* Between any two: access and atomics, no arrays; none is nearer than another. */
+CUAPI cuDeviceGetP2PAttribute(int *ret, int which, CUdevice dev, CUdevice peer)
+{
+    CUresult rc = enter_device(dev, ret);
+    if (rc)
+        return rc;
+    if (!device_valid(peer) || dev == peer)
+        return drv_leave(CUDA_ERROR_INVALID_DEVICE);
+    if (which < 1 || which > 5)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    *ret = which == 2 || which == 3; /* ACCESS_SUPPORTED, NATIVE_ATOMIC_SUPPORTED */
+    return drv_leave(CUDA_SUCCESS);
+}
+
 /* What does not follow from the model, common to all devices; 0 for what is not in here. */
 static const struct {
     int attribute, value;
@@ -331,12 +345,23 @@ static const struct {
     {1, 1024},   {2, 1024},     {3, 1024},  {4, 64},    {5, 0x7fffffff}, {6, 65535},
     {7, 65535},  {8, 49152},    {9, 65536}, {10, 32},   {11, 0x7fffffff}, {12, 65536},
     {13, 1530000}, {14, 512},   {15, 1},    {19, 1},    {30, 512},       {31, 1},
-    {32, 1},     {36, 877000},  {37, 4096}, {38, 6291456}, {40, 2},      {41, 1},
+    {32, 1},     {36, 877000},  {37, 4096}, {40, 2},      {41, 1},
     {51, 32},    {78, 1},       {79, 1},    {80, 1},    {82, 65536},     {83, 1},
     {90, 1},     {91, 1},       {92, 1},    {93, 1},    {94, 1},         {95, 1},
-    {96, 1},     {97, 98304},   {98, 1},    {99, 1},    {102, 1},        {103, 1},
+    {96, 1},     {98, 1},    {99, 1},    {102, 1},        {103, 1},
     {115, 1},    {119, 1},      {122, 1},   {123, 1},   {126, 1},
 };
+
+size_t device_shared_bytes(const struct sim_gpu_conf *conf)
+{
+    return conf->cc_major >= 9 ? 233472 : conf->cc_major >= 8 ? 167936 : 98304;
+}
+
+size_t device_shared_optin(const struct sim_gpu_conf *conf)
+{
+    size_t reserved = conf->cc_major >= 8 ? 1024 : 0;
+    return device_shared_bytes(conf) - reserved;
+}
 
 static int attribute(int attr, CUdevice dev)
 {
@@ -353,7 +378,16 @@ static int attribute(int attr, CUdevice dev)
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
         return conf->cc_minor;
     case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
-        return conf->cc_major >= 9 ? 233472 : conf->cc_major >= 8 ? 167936 : 98304;
+        return (int)device_shared_bytes(conf);
+    case 97: /* MAX_SHARED_MEMORY_PER_BLOCK_OPTIN */
+        return (int)device_shared_optin(conf);
+    case 38: /* L2_CACHE_SIZE */
+        return (int)FAST_MIB(conf->cc_major >= 9 ? 50 : conf->cc_major >= 8 ? 40 : 6);
+    case 111: /* RESERVED_SHARED_MEMORY_PER_BLOCK */
+        return conf->cc_major >= 8 ? 1024 : 0;
+    case 120: /* CLUSTER_LAUNCH */
+    case 127: /* TENSOR_MAP_ACCESS_SUPPORTED */
+        return conf->cc_major >= 9;
     case CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR:
         return conf->blocks_per_sm;
     case CU_DEVICE_ATTRIBUTE_MPS_ENABLED:
@@ -375,4 +409,19 @@ CUAPI cuDeviceGetAttribute(int *ret, int attr, CUdevice dev)
         return drv_leave(CUDA_ERROR_INVALID_VALUE);
     *ret = attribute(attr, dev);
     return drv_leave(CUDA_SUCCESS);
+}
+
+/* ---- the profiler, which is never there ---- */
+
+CUAPI cuProfilerStart(void)
+{
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    return drv_leave(ctx_current() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT);
+}
+
+CUAPI cuProfilerStop(void)
+{
+    return cuProfilerStart();
 }

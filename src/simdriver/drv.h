@@ -33,7 +33,7 @@
 
 enum handle_type {
     H_NONE, H_CTX, H_STREAM, H_EVENT, H_MODULE, H_FUNCTION, H_LIBRARY, H_POOL, H_PHYS, H_GRAPH,
-    H_NODE, H_EXEC, H_ARRAY, H_TYPES
+    H_NODE, H_EXEC, H_ARRAY, H_LINKER, H_USER_OBJECT, H_TYPES
 };
 
 struct handle {
@@ -69,6 +69,8 @@ struct ctx {
     size_t limit[16];
 };
 
+#define STREAM_ATTRIBUTES 4
+
 /* The last nodes of a capture in a stream, or at an event. */
 struct front {
     struct node **nodes;
@@ -95,6 +97,7 @@ struct stream {
     pthread_t owner;             /* of a per-thread stream */
     struct capture *capture;
     struct front front; /* what the next captured node depends on */
+    char attribute[STREAM_ATTRIBUTES][64]; /* as the program has set them */
     struct shared_record channel; /* id 0: no shared event was recorded here yet */
 };
 
@@ -291,6 +294,8 @@ bool device_valid(CUdevice dev);
 int device_of(CUdevice dev);  /* index into the shared state */
 int device_sms(CUdevice dev); /* that a context of this process can use */
 const struct sim_gpu_conf *device_conf(int device);
+size_t device_shared_bytes(const struct sim_gpu_conf *conf); /* of one SM */
+size_t device_shared_optin(const struct sim_gpu_conf *conf); /* that one block may have */
 
 /* mps.c */
 void mps_connect(void);
@@ -344,6 +349,9 @@ void work_poll(void);
 void work_release(struct op *op); /* the model may go on behind a SIM_OP_HOLD */
 void work_op_free(struct op *op);
 void work_deactivate(struct stream *s);
+
+/* user_object.c. Calls a destructor that is due, letting go of the lock. False: there is none. */
+bool user_object_bury(void);
 
 /* worker.c. Starts the threads of this process, once. */
 int work_start(void);
@@ -427,7 +435,7 @@ void ipc_release(struct area *area);
 /* module.c */
 CUresult image_open(const void *data, struct image *ret);
 void image_close(struct image *image);
-char *image_read(const char *path); /* the caller frees it; NULL if there is none */
+char *image_read(const char *path, size_t *ret_size); /* the caller frees it; NULL if there is none */
 CUresult module_fill(struct module *m, struct image *image);
 void module_unload(struct module *m);
 struct function *module_function(const struct module *m, const char *name);
@@ -435,7 +443,6 @@ struct function *function_get(const void *handle); /* of a CUfunction or a CUker
 
 /* launch.c */
 #define SHARED_BYTES_DEFAULT 49152
-#define SHARED_BYTES_OPTIN 98304
 CUresult launch_build(const void *func, const unsigned grid[3], const unsigned block[3],
                       unsigned shared_bytes, void **params, void **extra, struct work *ret);
 void **launch_copy_params(const struct function *f, void *const *params);

@@ -28,6 +28,7 @@ void graph_free(struct graph *g)
         g->first = n->next;
         node_free(n);
     }
+    object_refs_drop(&g->objects);
     handle_free(g);
 }
 
@@ -105,7 +106,7 @@ struct graph *graph_copy(const struct graph *g)
     struct graph *copy = graph_new();
     struct node **made = calloc(g->count + 1, sizeof(*made));
     size_t i = 0;
-    bool ok = copy && made;
+    bool ok = copy && made && object_refs_copy(&copy->objects, &g->objects);
     for (struct node *n = g->first; n && ok; n = n->next) {
         struct work work;
         n->mark = i;

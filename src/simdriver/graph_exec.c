@@ -28,6 +28,7 @@ struct exec {
     uint64_t lane_ids[LANES];
     struct stream *last; /* of the last launch: the next one waits for it */
     uint64_t last_id, last_index;
+    struct object_refs objects; /* of the graph and of those inside it */
 };
 
 /* A growing list of indices. */
@@ -68,6 +69,11 @@ static void exec_free(struct exec *e)
         free(e->nodes[i].deps);
     }
     free(e->nodes);
+    /* A launch that is not done yet uses the program's memory. */
+    if (handle_is(e->last, H_STREAM) && e->last->id == e->last_id && !work_done(e->last, e->last_index))
+        object_refs_drop_behind(&e->objects, e->last);
+    else
+        object_refs_drop(&e->objects);
     for (int k = 1; k < LANES; k++)
         if (handle_is(e->lanes[k], H_STREAM) && e->lanes[k]->id == e->lane_ids[k])
             stream_destroy(e->lanes[k]);
@@ -136,7 +142,8 @@ static CUresult flatten(struct exec *e, struct graph *g, const struct list *in, 
     struct list *outs = calloc(g->count + 1, sizeof(*outs));
     bool *inner = calloc(g->count + 1, sizeof(*inner)); /* something depends on it */
     size_t placed = 0, before = NOTHING;
-    CUresult rc = outs && inner ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    bool ok = outs && inner && object_refs_copy(&e->objects, &g->objects);
+    CUresult rc = ok ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
     for (struct node *n = g->first; n; n = n->next)
         n->mark = 0;
     while (!rc && placed < g->count && placed != before) {
@@ -301,7 +308,8 @@ static CUresult exec_capture(const struct exec *e, struct stream *s)
 {
     struct graph *g = graph_new();
     struct node **made = calloc(e->count + 1, sizeof(*made));
-    CUresult rc = g && made ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    bool ok = g && made && object_refs_copy(&g->objects, &e->objects);
+    CUresult rc = ok ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
     for (size_t i = 0; i < e->count && !rc; i++) {
         const struct exec_node *x = &e->nodes[i];
         struct work work;
@@ -444,6 +452,14 @@ static CUresult update(struct exec *e, struct graph *g, struct update_info *ret)
         struct work old = e->nodes[i].work;
         e->nodes[i].work = fresh->nodes[i].work;
         fresh->nodes[i].work = old;
+    }
+    if (!ret->result) {
+        struct object_refs old = e->objects;
+        e->objects = fresh->objects;
+        fresh->objects = old;
+        fresh->last = e->last;
+        fresh->last_id = e->last_id;
+        fresh->last_index = e->last_index;
     }
     exec_free(fresh);
     return ret->result ? CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE : CUDA_SUCCESS;

@@ -473,3 +473,53 @@ CUAPI cuGraphHostNodeGetParams(CUgraphNode handle, CUDA_HOST_NODE_PARAMS *ret)
     *ret = (CUDA_HOST_NODE_PARAMS){.fn = n->work.host.fn, .userData = n->work.host.arg};
     return drv_leave(CUDA_SUCCESS);
 }
+
+/* ---- what a node refers to ---- */
+
+static CUresult node_event(CUgraphNode handle, CUgraphNodeType type, CUevent *ret, CUevent fresh)
+{
+    struct work work;
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    struct node *n = node_get(handle);
+    if (!n || n->type != type || (!ret && build_event(fresh, &work)))
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    if (ret)
+        *ret = (CUevent)n->work.event;
+    else
+        n->work = work;
+    return drv_leave(CUDA_SUCCESS);
+}
+
+CUAPI cuGraphEventRecordNodeGetEvent(CUgraphNode node, CUevent *ret)
+{
+    return ret ? node_event(node, CU_GRAPH_NODE_TYPE_EVENT_RECORD, ret, NULL) : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUAPI cuGraphEventRecordNodeSetEvent(CUgraphNode node, CUevent event)
+{
+    return node_event(node, CU_GRAPH_NODE_TYPE_EVENT_RECORD, NULL, event);
+}
+
+CUAPI cuGraphEventWaitNodeGetEvent(CUgraphNode node, CUevent *ret)
+{
+    return ret ? node_event(node, CU_GRAPH_NODE_TYPE_WAIT_EVENT, ret, NULL) : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUAPI cuGraphEventWaitNodeSetEvent(CUgraphNode node, CUevent event)
+{
+    return node_event(node, CU_GRAPH_NODE_TYPE_WAIT_EVENT, NULL, event);
+}
+
+CUAPI cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *ret)
+{
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    const struct node *n = node_get(node);
+    if (!n || !ret || !n->child)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    *ret = (CUgraph)n->child;
+    return drv_leave(CUDA_SUCCESS);
+}

@@ -56,7 +56,8 @@ CUAPI cuLibraryLoadFromFile(CUlibrary *ret, const char *path, int *jit, void **j
 {
     if (!ret || !path)
         return CUDA_ERROR_INVALID_VALUE;
-    char *data = image_read(path);
+    size_t size;
+    char *data = image_read(path, &size);
     if (!data)
         return CUDA_ERROR_FILE_NOT_FOUND;
     CUresult rc =
@@ -228,7 +229,9 @@ CUAPI cuFuncSetAttribute(CUfunction func, int which, int value)
     if (rc)
         return rc;
     if (which == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
-        if (value < 0 || value > SHARED_BYTES_OPTIN)
+        const struct ctx *ctx = ctx_current();
+        const struct sim_gpu_conf *conf = device_conf(ctx ? ctx->device : device_of(0));
+        if (value < 0 || (size_t)value > device_shared_optin(conf))
             return drv_leave(CUDA_ERROR_INVALID_VALUE);
         f->max_dynamic_shared = value;
     }
@@ -285,7 +288,7 @@ CUAPI cuFuncLoad(CUfunction func)
 
 static int blocks_per_sm(const struct sim_gpu_conf *conf, int threads, size_t shared_bytes)
 {
-    size_t shared = conf->cc_major >= 9 ? 233472 : conf->cc_major >= 8 ? 167936 : 98304;
+    size_t shared = device_shared_bytes(conf);
     int warps = (threads + 31) / 32;
     int n = conf->threads_per_sm / 32 / warps;
     if (n > conf->blocks_per_sm)
@@ -337,4 +340,97 @@ CUAPI cuOccupancyMaxPotentialBlockSize(int *ret_grid, int *ret_block, CUfunction
     *ret_block = block;
     *ret_grid = conf->sms * blocks_per_sm(conf, block, shared_bytes);
     return CUDA_SUCCESS;
+}
+
+CUAPI cuOccupancyMaxPotentialBlockSizeWithFlags(int *ret_grid, int *ret_block, CUfunction func,
+                                                size_t (*dynamic)(int), size_t shared_bytes, int limit,
+                                                unsigned flags)
+{
+    return flags > 1 ? CUDA_ERROR_INVALID_VALUE
+                     : cuOccupancyMaxPotentialBlockSize(ret_grid, ret_block, func, dynamic, shared_bytes, limit);
+}
+
+CUAPI cuOccupancyAvailableDynamicSMemPerBlock(size_t *ret, CUfunction func, int blocks, int threads)
+{
+    struct ctx *ctx;
+    CUresult rc = drv_enter_ctx(&ctx);
+    if (rc)
+        return rc;
+    if (!function_get(func))
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    const struct sim_gpu_conf *conf = device_conf(ctx->device);
+    if (!ret || blocks < 1 || threads < 1 || threads > 1024 || blocks > blocks_per_sm(conf, threads, 0))
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    size_t most = device_shared_optin(conf), each = device_shared_bytes(conf) / (size_t)blocks;
+    *ret = each < most ? each : most;
+    return drv_leave(CUDA_SUCCESS);
+}
+
+/* ---- clusters ---- */
+
+#define CLUSTER_MAX 8 /* that runs on every GPU with clusters */
+
+/* Enters with a launch that may be one of clusters. */
+static CUresult enter_cluster(const int *ret, CUfunction func, const CUlaunchConfig *config, struct ctx **ret_ctx)
+{
+    CUresult rc = drv_enter_ctx(ret_ctx);
+    if (rc)
+        return rc;
+    if (!function_get(func))
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    if (!ret || !config || (config->numAttrs && !config->attrs))
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    return device_conf((*ret_ctx)->device)->cc_major < 9 ? drv_leave(CUDA_ERROR_NOT_SUPPORTED) : CUDA_SUCCESS;
+}
+
+CUAPI cuOccupancyMaxPotentialClusterSize(int *ret, CUfunction func, const CUlaunchConfig *config)
+{
+    struct ctx *ctx;
+    CUresult rc = enter_cluster(ret, func, config, &ctx);
+    if (rc)
+        return rc;
+    *ret = CLUSTER_MAX;
+    return drv_leave(CUDA_SUCCESS);
+}
+
+/* As if a cluster could lie on any SMs; a real one lies within a part of the GPU. */
+CUAPI cuOccupancyMaxActiveClusters(int *ret, CUfunction func, const CUlaunchConfig *config)
+{
+    struct ctx *ctx;
+    CUresult rc = enter_cluster(ret, func, config, &ctx);
+    if (rc)
+        return rc;
+    uint64_t size = 1, threads = (uint64_t)config->blockDimX * config->blockDimY * config->blockDimZ;
+    for (unsigned i = 0; i < config->numAttrs; i++)
+        if (config->attrs[i].id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+            size = (uint64_t)config->attrs[i].value.clusterDim.x * config->attrs[i].value.clusterDim.y *
+                   config->attrs[i].value.clusterDim.z;
+    if (!size || size > CLUSTER_MAX || !threads || threads > 1024)
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    int blocks = blocks_per_sm(device_conf(ctx->device), (int)threads, config->sharedMemBytes);
+    *ret = (int)((uint64_t)blocks * (uint64_t)device_sms(ctx->ordinal) / size);
+    return drv_leave(CUDA_SUCCESS);
+}
+
+/* ---- variables: no image has some that the host may name ---- */
+
+CUAPI cuLibraryGetGlobal(CUdeviceptr *ret, size_t *ret_size, CUlibrary handle, const char *name)
+{
+    CUresult rc = drv_enter();
+    if (rc)
+        return rc;
+    if (!library_get(handle))
+        return drv_leave(CUDA_ERROR_INVALID_HANDLE);
+    return drv_leave(name && (ret || ret_size) ? CUDA_ERROR_NOT_FOUND : CUDA_ERROR_INVALID_VALUE);
+}
+
+CUAPI cuLibraryGetManaged(CUdeviceptr *ret, size_t *ret_size, CUlibrary handle, const char *name)
+{
+    return cuLibraryGetGlobal(ret, ret_size, handle, name);
+}
+
+CUAPI cuLibraryGetUnifiedFunction(void **ret, CUlibrary handle, const char *name)
+{
+    size_t size;
+    return cuLibraryGetGlobal(NULL, ret ? &size : NULL, handle, name);
 }

@@ -287,7 +287,7 @@ CUAPI cuModuleLoadFatBinary(CUmodule *ret, const void *data)
 }
 
 /* A file with a NUL behind it. */
-char *image_read(const char *path)
+char *image_read(const char *path, size_t *ret_size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
@@ -302,6 +302,7 @@ char *image_read(const char *path)
     }
     if (fd >= 0)
         close(fd);
+    *ret_size = (size_t)size;
     return data;
 }
 
@@ -309,7 +310,8 @@ CUAPI cuModuleLoad(CUmodule *ret, const char *path)
 {
     if (!ret || !path)
         return CUDA_ERROR_INVALID_VALUE;
-    char *data = image_read(path);
+    size_t size;
+    char *data = image_read(path, &size);
     if (!data)
         return CUDA_ERROR_FILE_NOT_FOUND;
     CUresult rc = load(ret, data);

@@ -7,68 +7,43 @@
 #include <string.h>
 #include <time.h>
 
-#include "simdriver/shared.h"
-
-#define NVML __attribute__((visibility("default"))) int
-
-enum {
-    NVML_SUCCESS = 0,
-    NVML_UNINITIALIZED = 1,
-    NVML_INVALID_ARGUMENT = 2,
-    NVML_NOT_SUPPORTED = 3,
-    NVML_NOT_FOUND = 6,
-    NVML_INSUFFICIENT_SIZE = 7,
-    NVML_DRIVER_NOT_LOADED = 9,
-    NVML_VERSION_MISMATCH = 25,
-    NVML_UNKNOWN = 999,
-};
+#include "simdriver/nvml.h"
 
 #define DRIVER_TEXT "580.00 (simulated)"
 #define NVML_TEXT "13.580.00 (simulated)"
 #define CUDA_VERSION 13000
-#define PROCS 256
 #define RATE_WINDOW FAST_MS(1000) /* over which utilization is told */
-#define RATE_SAMPLES 16
-
-struct device {
-    int index;
-    struct sim_gpu_counters history[RATE_SAMPLES]; /* newest first */
-    int samples;
-    struct shared_proc procs[PROCS]; /* as of the last question about processes */
-    int proc_count;
-    fast_ns procs_at;
-};
-
-struct sample {
-    int device;
-    struct sim_gpu_counters counters;
-};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct shared shared = {.fd = -1};
+struct shared nvml_shared = {.fd = -1};
 static int users;
 static struct device devices[SHARED_DEVICES];
 
-static int leave(int rc)
+int nvml_leave(int rc)
 {
     pthread_mutex_unlock(&lock);
     return rc;
 }
 
-static int enter(void)
+int nvml_enter(void)
 {
     pthread_mutex_lock(&lock);
-    return users ? NVML_SUCCESS : leave(NVML_UNINITIALIZED);
+    return users ? NVML_SUCCESS : nvml_leave(NVML_UNINITIALIZED);
 }
 
 /* Enters with a device and a place for the answer. */
-static int enter_device(const struct device *d, const void *ret)
+int nvml_enter_device(const struct device *d, const void *ret)
 {
-    int rc = enter();
+    int rc = nvml_enter();
     if (rc)
         return rc;
-    bool known = d >= devices && d < devices + shared.devices && d == &devices[d->index];
-    return known && ret ? NVML_SUCCESS : leave(NVML_INVALID_ARGUMENT);
+    bool known = d >= devices && d < devices + nvml_shared.devices && d == &devices[d->index];
+    return known && ret ? NVML_SUCCESS : nvml_leave(NVML_INVALID_ARGUMENT);
+}
+
+struct device *nvml_device(int index)
+{
+    return &devices[index];
 }
 
 static void remember(struct device *d, const struct sim_gpu_counters *c)
@@ -84,15 +59,15 @@ static void remember(struct device *d, const struct sim_gpu_counters *c)
 static int init(void)
 {
     struct fast_err err;
-    if (!shared.head && shared_open(&shared, &err))
+    if (!nvml_shared.head && shared_open(&nvml_shared, &err))
         return err.code == FAST_EIO || err.code == FAST_EBUSY ? NVML_UNKNOWN
                                                              : NVML_DRIVER_NOT_LOADED;
-    for (int i = 0; i < shared.devices && !users; i++) {
-        struct sim_gpu_counters c = shared_counters(&shared, i);
+    for (int i = 0; i < nvml_shared.devices && !users; i++) {
+        struct sim_gpu_counters c = shared_counters(&nvml_shared, i);
         devices[i].index = i;
         devices[i].samples = 0;
         remember(&devices[i], &c);
-        devices[i].proc_count = shared_procs(&shared, i, devices[i].procs, PROCS);
+        devices[i].proc_count = shared_procs(&nvml_shared, i, devices[i].procs, PROCS);
         devices[i].procs_at = shared_now();
     }
     users++;
@@ -102,7 +77,7 @@ static int init(void)
 NVML nvmlInit_v2(void)
 {
     pthread_mutex_lock(&lock);
-    return leave(init());
+    return nvml_leave(init());
 }
 
 NVML nvmlInit(void)
@@ -119,11 +94,11 @@ NVML nvmlInitWithFlags(unsigned flags)
 /* The mapping stays: closing its descriptors could drop the locks of a CUDA context beside us. */
 NVML nvmlShutdown(void)
 {
-    int rc = enter();
+    int rc = nvml_enter();
     if (rc)
         return rc;
     users--;
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 __attribute__((visibility("default"))) const char *nvmlErrorString(int code)
@@ -164,14 +139,14 @@ static int answer(char *ret, unsigned len, const char *text)
 
 NVML nvmlSystemGetDriverVersion(char *ret, unsigned len)
 {
-    int rc = enter();
-    return rc ? rc : leave(answer(ret, len, DRIVER_TEXT));
+    int rc = nvml_enter();
+    return rc ? rc : nvml_leave(answer(ret, len, DRIVER_TEXT));
 }
 
 NVML nvmlSystemGetNVMLVersion(char *ret, unsigned len)
 {
-    int rc = enter();
-    return rc ? rc : leave(answer(ret, len, NVML_TEXT));
+    int rc = nvml_enter();
+    return rc ? rc : nvml_leave(answer(ret, len, NVML_TEXT));
 }
 
 NVML nvmlSystemGetCudaDriverVersion(int *ret)
@@ -206,13 +181,13 @@ NVML nvmlSystemGetProcessName(unsigned pid, char *ret, unsigned len)
 
 NVML nvmlDeviceGetCount_v2(unsigned *ret)
 {
-    int rc = enter();
+    int rc = nvml_enter();
     if (rc)
         return rc;
     if (!ret)
-        return leave(NVML_INVALID_ARGUMENT);
-    *ret = (unsigned)shared.devices;
-    return leave(NVML_SUCCESS);
+        return nvml_leave(NVML_INVALID_ARGUMENT);
+    *ret = (unsigned)nvml_shared.devices;
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetCount(unsigned *ret)
@@ -222,13 +197,13 @@ NVML nvmlDeviceGetCount(unsigned *ret)
 
 NVML nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **ret)
 {
-    int rc = enter();
+    int rc = nvml_enter();
     if (rc)
         return rc;
-    if (!ret || index >= (unsigned)shared.devices)
-        return leave(NVML_INVALID_ARGUMENT);
+    if (!ret || index >= (unsigned)nvml_shared.devices)
+        return nvml_leave(NVML_INVALID_ARGUMENT);
     *ret = &devices[index];
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetHandleByIndex(unsigned index, struct device **ret)
@@ -239,44 +214,44 @@ NVML nvmlDeviceGetHandleByIndex(unsigned index, struct device **ret)
 NVML nvmlDeviceGetHandleByUUID(const char *uuid, struct device **ret)
 {
     char text[48];
-    int rc = enter();
+    int rc = nvml_enter();
     if (rc)
         return rc;
     if (!ret || !uuid)
-        return leave(NVML_INVALID_ARGUMENT);
-    for (int i = 0; i < shared.devices; i++) {
-        shared_uuid_text(&shared, i, text);
+        return nvml_leave(NVML_INVALID_ARGUMENT);
+    for (int i = 0; i < nvml_shared.devices; i++) {
+        shared_uuid_text(&nvml_shared, i, text);
         if (strcmp(text, uuid))
             continue;
         *ret = &devices[i];
-        return leave(NVML_SUCCESS);
+        return nvml_leave(NVML_SUCCESS);
     }
-    return leave(NVML_NOT_FOUND);
+    return nvml_leave(NVML_NOT_FOUND);
 }
 
 NVML nvmlDeviceGetIndex(struct device *d, unsigned *ret)
 {
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
     *ret = (unsigned)d->index;
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetName(struct device *d, char *ret, unsigned len)
 {
-    int rc = enter_device(d, ret);
-    return rc ? rc : leave(answer(ret, len, shared_conf(&shared, d->index)->name));
+    int rc = nvml_enter_device(d, ret);
+    return rc ? rc : nvml_leave(answer(ret, len, shared_conf(&nvml_shared, d->index)->name));
 }
 
 NVML nvmlDeviceGetUUID(struct device *d, char *ret, unsigned len)
 {
     char text[48];
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
-    shared_uuid_text(&shared, d->index, text);
-    return leave(answer(ret, len, text));
+    shared_uuid_text(&nvml_shared, d->index, text);
+    return nvml_leave(answer(ret, len, text));
 }
 
 NVML nvmlDeviceGetMinorNumber(struct device *d, unsigned *ret)
@@ -286,30 +261,30 @@ NVML nvmlDeviceGetMinorNumber(struct device *d, unsigned *ret)
 
 NVML nvmlDeviceGetCudaComputeCapability(struct device *d, int *major, int *minor)
 {
-    int rc = enter_device(d, major && minor ? major : NULL);
+    int rc = nvml_enter_device(d, major && minor ? major : NULL);
     if (rc)
         return rc;
-    *major = shared_conf(&shared, d->index)->cc_major;
-    *minor = shared_conf(&shared, d->index)->cc_minor;
-    return leave(NVML_SUCCESS);
+    *major = shared_conf(&nvml_shared, d->index)->cc_major;
+    *minor = shared_conf(&nvml_shared, d->index)->cc_minor;
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetComputeMode(struct device *d, int *ret)
 {
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
     *ret = 0; /* NVML_COMPUTEMODE_DEFAULT */
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetMigMode(struct device *d, unsigned *current, unsigned *pending)
 {
-    int rc = enter_device(d, current);
+    int rc = nvml_enter_device(d, current);
     if (rc)
         return rc;
     (void)pending;
-    return leave(NVML_NOT_SUPPORTED);
+    return nvml_leave(NVML_NOT_SUPPORTED);
 }
 
 /* ---- memory ---- */
@@ -325,35 +300,35 @@ struct memory_v2 {
 
 static void read_memory(int device, struct memory *ret)
 {
-    shared_reap(&shared);
-    ret->total = shared_total(&shared, device);
-    ret->used = shared_used(&shared, device);
+    shared_reap(&nvml_shared);
+    ret->total = shared_total(&nvml_shared, device);
+    ret->used = shared_used(&nvml_shared, device);
     ret->free = ret->used < ret->total ? ret->total - ret->used : 0;
 }
 
 NVML nvmlDeviceGetMemoryInfo(struct device *d, struct memory *ret)
 {
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
     read_memory(d->index, ret);
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetMemoryInfo_v2(struct device *d, struct memory_v2 *ret)
 {
     struct memory m;
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
     if (ret->version != (sizeof(*ret) | 2u << 24))
-        return leave(NVML_VERSION_MISMATCH);
+        return nvml_leave(NVML_VERSION_MISMATCH);
     read_memory(d->index, &m);
     ret->total = m.total;
     ret->reserved = 0;
     ret->free = m.free;
     ret->used = m.used;
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 /* ---- utilization ---- */
@@ -371,10 +346,10 @@ static unsigned percent(fast_ns part, fast_ns whole)
 
 NVML nvmlDeviceGetUtilizationRates(struct device *d, struct utilization *ret)
 {
-    int rc = enter_device(d, ret);
+    int rc = nvml_enter_device(d, ret);
     if (rc)
         return rc;
-    struct sim_gpu_counters now = shared_counters(&shared, d->index);
+    struct sim_gpu_counters now = shared_counters(&nvml_shared, d->index);
     /* Since the oldest sample in the window, or the newest one if all are older. */
     int i = 0;
     while (i + 1 < d->samples && now.at - d->history[i + 1].at <= RATE_WINDOW)
@@ -383,7 +358,7 @@ NVML nvmlDeviceGetUtilizationRates(struct device *d, struct utilization *ret)
     ret->gpu = percent(now.busy_ns - then->busy_ns, now.at - then->at);
     ret->memory = percent(now.dram_ns - then->dram_ns, now.at - then->at);
     remember(d, &now);
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 /* ---- processes ---- */
@@ -398,17 +373,17 @@ NVML nvmlDeviceGetComputeRunningProcesses_v3(struct device *d, unsigned *count,
                                              struct process *ret)
 {
     struct shared_proc procs[PROCS];
-    int rc = enter_device(d, count);
+    int rc = nvml_enter_device(d, count);
     if (rc)
         return rc;
-    shared_reap(&shared);
-    unsigned n = (unsigned)shared_procs(&shared, d->index, procs, PROCS), room = *count;
+    shared_reap(&nvml_shared);
+    unsigned n = (unsigned)shared_procs(&nvml_shared, d->index, procs, PROCS), room = *count;
     *count = n;
     if (n > room || (n && !ret))
-        return leave(NVML_INSUFFICIENT_SIZE);
+        return nvml_leave(NVML_INSUFFICIENT_SIZE);
     for (unsigned i = 0; i < n; i++)
         ret[i] = (struct process){(unsigned)procs[i].pid, procs[i].bytes, ~0u, ~0u};
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 NVML nvmlDeviceGetComputeRunningProcesses_v2(struct device *d, unsigned *count,
@@ -440,12 +415,12 @@ NVML nvmlDeviceGetComputeRunningProcesses(struct device *d, unsigned *count, str
 NVML nvmlDeviceGetGraphicsRunningProcesses_v3(struct device *d, unsigned *count,
                                               struct process *ret)
 {
-    int rc = enter_device(d, count);
+    int rc = nvml_enter_device(d, count);
     if (rc)
         return rc;
     (void)ret;
     *count = 0;
-    return leave(NVML_SUCCESS);
+    return nvml_leave(NVML_SUCCESS);
 }
 
 struct process_sample {
@@ -469,16 +444,16 @@ NVML nvmlDeviceGetProcessUtilization(struct device *d, struct process_sample *re
 {
     struct shared_proc procs[PROCS];
     struct timespec wall;
-    int rc = enter_device(d, count);
+    int rc = nvml_enter_device(d, count);
     if (rc)
         return rc;
     (void)since_us;
     clock_gettime(CLOCK_REALTIME, &wall);
-    int n = shared_procs(&shared, d->index, procs, PROCS);
+    int n = shared_procs(&nvml_shared, d->index, procs, PROCS);
     n = n < PROCS ? n : PROCS;
     if (!ret || *count < (unsigned)n) {
         *count = (unsigned)n;
-        return leave(n ? NVML_INSUFFICIENT_SIZE : NVML_NOT_FOUND);
+        return nvml_leave(n ? NVML_INSUFFICIENT_SIZE : NVML_NOT_FOUND);
     }
     fast_ns now = shared_now();
     unsigned used = 0;
@@ -495,109 +470,5 @@ NVML nvmlDeviceGetProcessUtilization(struct device *d, struct process_sample *re
     d->proc_count = n;
     d->procs_at = now;
     *count = used;
-    return leave(used ? NVML_SUCCESS : NVML_NOT_FOUND);
-}
-
-/* ---- GPM: exact values between two samples ---- */
-
-struct gpm_support {
-    unsigned version, supported;
-};
-
-struct gpm_metric {
-    unsigned id;
-    int result;
-    double value;
-    struct {
-        const char *short_name, *long_name, *unit;
-    } info;
-};
-
-struct gpm_get {
-    unsigned version, count;
-    struct sample *before, *after;
-    struct gpm_metric metric[];
-};
-
-NVML nvmlGpmQueryDeviceSupport(struct device *d, struct gpm_support *ret)
-{
-    int rc = enter_device(d, ret);
-    if (rc)
-        return rc;
-    ret->supported = 1;
-    return leave(NVML_SUCCESS);
-}
-
-NVML nvmlGpmSampleAlloc(struct sample **ret)
-{
-    if (!ret)
-        return NVML_INVALID_ARGUMENT;
-    *ret = calloc(1, sizeof(**ret));
-    if (!*ret)
-        return NVML_UNKNOWN;
-    (*ret)->device = -1;
-    return NVML_SUCCESS;
-}
-
-NVML nvmlGpmSampleFree(struct sample *s)
-{
-    free(s);
-    return s ? NVML_SUCCESS : NVML_INVALID_ARGUMENT;
-}
-
-NVML nvmlGpmSampleGet(struct device *d, struct sample *s)
-{
-    int rc = enter_device(d, s);
-    if (rc)
-        return rc;
-    s->device = d->index;
-    s->counters = shared_counters(&shared, d->index);
-    return leave(NVML_SUCCESS);
-}
-
-static void gpm_metric(struct gpm_metric *m, const struct sim_gpu_counters *a,
-                       const struct sim_gpu_counters *b, int sms)
-{
-    double span = (double)(b->at - a->at), part = 0;
-    m->result = NVML_SUCCESS;
-    m->info.unit = "%";
-    switch (m->id) {
-    case 1:
-        m->info.short_name = m->info.long_name = "graphics_util";
-        part = (double)(b->busy_ns - a->busy_ns);
-        break;
-    case 2:
-        m->info.short_name = m->info.long_name = "sm_util";
-        part = (double)(b->sm_ns - a->sm_ns) / sms;
-        break;
-    case 3:
-        m->info.short_name = m->info.long_name = "sm_occupancy";
-        part = (double)(b->warp_ns - a->warp_ns) / sms;
-        break;
-    case 10:
-        m->info.short_name = m->info.long_name = "dram_bw_util";
-        part = (double)(b->dram_ns - a->dram_ns);
-        break;
-    default:
-        m->result = NVML_NOT_SUPPORTED;
-    }
-    m->value = part * 100 / span;
-}
-
-NVML nvmlGpmMetricsGet(struct gpm_get *get)
-{
-    int rc = enter();
-    if (rc)
-        return rc;
-    if (!get || !get->before || !get->after || get->before->device != get->after->device ||
-        get->before->device < 0)
-        return leave(NVML_INVALID_ARGUMENT);
-    if (get->version != 1)
-        return leave(NVML_VERSION_MISMATCH);
-    if (get->after->counters.at <= get->before->counters.at)
-        return leave(NVML_INVALID_ARGUMENT);
-    int sms = shared_conf(&shared, get->before->device)->sms;
-    for (unsigned i = 0; i < get->count; i++)
-        gpm_metric(&get->metric[i], &get->before->counters, &get->after->counters, sms);
-    return leave(NVML_SUCCESS);
+    return nvml_leave(used ? NVML_SUCCESS : NVML_NOT_FOUND);
 }

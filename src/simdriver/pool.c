@@ -288,6 +288,38 @@ CUAPI cuDeviceSetMemPool(CUdevice dev, CUmemoryPool handle)
     return drv_leave(CUDA_SUCCESS);
 }
 
+/* CUDA 13 names the place of the memory; only devices have pools here. */
+static CUresult place_device(const CUmemLocation *where, CUmemAllocationType type, CUdevice *ret)
+{
+    if (!where || type != CU_MEM_ALLOCATION_TYPE_PINNED)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (where->type != CU_MEM_LOCATION_TYPE_DEVICE)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    *ret = where->id;
+    return CUDA_SUCCESS;
+}
+
+CUAPI cuMemGetDefaultMemPool(CUmemoryPool *ret, CUmemLocation *where, CUmemAllocationType type)
+{
+    CUdevice dev;
+    CUresult rc = place_device(where, type, &dev);
+    return rc ? rc : cuDeviceGetDefaultMemPool(ret, dev);
+}
+
+CUAPI cuMemGetMemPool(CUmemoryPool *ret, CUmemLocation *where, CUmemAllocationType type)
+{
+    CUdevice dev;
+    CUresult rc = place_device(where, type, &dev);
+    return rc ? rc : cuDeviceGetMemPool(ret, dev);
+}
+
+CUAPI cuMemSetMemPool(CUmemLocation *where, CUmemAllocationType type, CUmemoryPool pool)
+{
+    CUdevice dev;
+    CUresult rc = place_device(where, type, &dev);
+    return rc ? rc : cuDeviceSetMemPool(dev, pool);
+}
+
 CUAPI cuMemPoolCreate(CUmemoryPool *ret, const CUmemPoolProps *props)
 {
     CUresult rc = drv_enter();

@@ -105,6 +105,8 @@ PTSZ(cuStreamAddCallback, (CUstream s, CUstreamCallback fn, void *arg, u32 flags
      (pt(s), fn, arg, flags))
 PTSZ(cuStreamAttachMemAsync, (CUstream s, CUdeviceptr ptr, size_t length, u32 flags),
      (pt(s), ptr, length, flags))
+PTSZ(cuStreamGetAttribute, (CUstream s, int which, CUlaunchAttributeValue *ret), (pt(s), which, ret))
+PTSZ(cuStreamSetAttribute, (CUstream s, int which, const CUlaunchAttributeValue *value), (pt(s), which, value))
 PTSZ(cuStreamCopyAttributes, (CUstream dst, CUstream src), (pt(dst), pt(src)))
 PTSZ(cuStreamBatchMemOp, (CUstream s, u32 count, struct batch_op *ops, u32 flags),
      (pt(s), count, ops, flags))

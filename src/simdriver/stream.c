@@ -423,11 +423,62 @@ CUAPI cuStreamAttachMemAsync(CUstream handle, CUdeviceptr ptr, size_t length, un
     return drv_leave(area_at((uintptr_t)ptr) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
 }
 
+/* ---- attributes: kept for the program, without an effect ---- */
+
+enum { ATTRIBUTE_PRIORITY = 8 };
+
+/* Where it is kept; NULL: no attribute of a stream, or its priority. */
+static char *attribute_of(struct stream *s, int which)
+{
+    /* CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW, _SYNCHRONIZATION_POLICY, _MEM_SYNC_DOMAIN_MAP and _MEM_SYNC_DOMAIN */
+    static const int ids[STREAM_ATTRIBUTES] = {1, 3, 9, 10};
+    for (int i = 0; i < STREAM_ATTRIBUTES; i++)
+        if (ids[i] == which)
+            return s->attribute[i];
+    return NULL;
+}
+
+CUAPI cuStreamGetAttribute(CUstream handle, int which, CUlaunchAttributeValue *ret)
+{
+    struct stream *s;
+    CUresult rc = drv_enter_stream(handle, &s);
+    if (rc)
+        return rc;
+    const char *kept = attribute_of(s, which);
+    if (!ret || (!kept && which != ATTRIBUTE_PRIORITY))
+        return drv_leave(CUDA_ERROR_INVALID_VALUE);
+    memset(ret, 0, sizeof(*ret));
+    if (kept)
+        memcpy(ret, kept, sizeof(*ret));
+    else
+        ret->priority = s->priority;
+    return drv_leave(CUDA_SUCCESS);
+}
+
+/* The priority is that of the queue in the model, which is made only once. */
+CUAPI cuStreamSetAttribute(CUstream handle, int which, const CUlaunchAttributeValue *value)
+{
+    struct stream *s;
+    CUresult rc = drv_enter_stream(handle, &s);
+    if (rc)
+        return rc;
+    char *kept = attribute_of(s, which);
+    if (value && which == ATTRIBUTE_PRIORITY && value->priority == s->priority)
+        return drv_leave(CUDA_SUCCESS);
+    if (!value || !kept)
+        return drv_leave(which == ATTRIBUTE_PRIORITY ? CUDA_ERROR_NOT_SUPPORTED : CUDA_ERROR_INVALID_VALUE);
+    memcpy(kept, value, sizeof(*value));
+    return drv_leave(CUDA_SUCCESS);
+}
+
 CUAPI cuStreamCopyAttributes(CUstream dst, CUstream src)
 {
     struct stream *s;
     CUresult rc = drv_enter_stream(dst, &s);
     if (rc)
         return rc;
-    return drv_leave(stream_get(s->ctx, src) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE);
+    const struct stream *from = stream_get(s->ctx, src);
+    if (from && from != s)
+        memcpy(s->attribute, from->attribute, sizeof(s->attribute));
+    return drv_leave(from ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE);
 }

@@ -51,6 +51,8 @@ static void *host_thread(void *arg)
     pthread_mutex_lock(&drv.lock);
     while (!drv.exiting) {
         struct op *op = drv.host_head;
+        if (user_object_bury())
+            continue;
         if (!op) {
             pthread_cond_wait(&drv.hosted, &drv.lock);
             continue;
