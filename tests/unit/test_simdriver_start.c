@@ -56,6 +56,10 @@ static void capabilities(void **state)
     assert_int_equal(optin, hopper ? 232448 : 98304); /* 227 KiB and 96 KiB */
     assert_int_equal(device_attribute(120), hopper);
     assert_int_equal(device_attribute(127), hopper);
+    assert_int_equal(device_attribute(125), 1); /* events of several processes */
+    assert_int_equal(device_attribute(119), 0); /* no pools of several processes, */
+    assert_int_equal(device_attribute(124), 0); /* no DMA-BUF, */
+    assert_int_equal(device_attribute(132), 0); /* no multicast */
     CU(cuFuncSetAttribute(f, 8, optin));
     CU_FAILS(cuFuncSetAttribute(f, 8, optin + 1), CUDA_ERROR_INVALID_VALUE);
     CU(cuDeviceGetP2PAttribute(&value, 2, 0, 1));
