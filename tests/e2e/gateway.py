@@ -6,9 +6,11 @@ import re
 import signal
 import socket
 import subprocess
+import unittest
 
 import node
 import openmetrics
+import wire
 
 PROGRAM = os.path.join(node.BUILD, "src", "gateway", "fast-gateway")
 FUNCTION = os.path.join(node.HERE, "gateway_function.py")
@@ -132,7 +134,7 @@ class Gateway:
         spec.update(more)
         if any(k.startswith("fastgshare/") for k in spec.get("annotations") or {}):
             # The hook of a build with AddressSanitizer comes into a program without it.
-            spec["envVars"] = {"ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0",
+            spec["envVars"] = {**wire.ASAN_ENV,
                                **(spec.get("envVars") or {})}
         return self.ask(method, "/system/functions", spec)
 
@@ -156,3 +158,27 @@ class Gateway:
         answer = wait_until(deployed, "the node is not there")
         assert answer.status == 202, answer.text
         return self.wait_ready(count, name)
+
+
+class TestCase(unittest.TestCase):
+    """One node and one gateway for all tests of a class."""
+    gpus = 1
+    args = ()
+    env = None
+    own_users = node.OWN_USERS
+
+    @classmethod
+    def setUpClass(cls):
+        hook = os.path.join(node.BUILD, "src", "hook", "libfast-hook.so")
+        extra = [] if os.path.exists(hook) else ["--hook", os.path.join(node.BUILD, "src", "simdriver",
+                                                                        "libcuda.so.1")]
+        cls.node = node.Node(gpus=cls.gpus, args=extra, own_users=cls.own_users)
+        cls.addClassCleanup(cls.node.close)
+        cls.gw = Gateway(cls.node, cls.args, cls.env)
+        cls.addClassCleanup(cls.gw.close)
+
+    def remove_functions(self):
+        for f in self.gw.get("/system/functions").json():
+            self.gw.ask("DELETE", "/system/functions",
+                        {"functionName": f["name"], "namespace": f["namespace"]})
+        wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")

@@ -8,6 +8,7 @@ import threading
 import time
 
 import node
+import wire
 
 GATEWAY = os.path.join(node.BUILD, "src", "gateway", "fast-gateway")
 FUNCTIONS = os.path.join(node.BUILD, "functions")
@@ -96,7 +97,7 @@ class Stack(node.Node):
         names = {"sm": "gpu_sm_partition", "request": "gpu_quota_request",
                  "limit": "gpu_quota_limit", "mem": "gpu_mem", "slo": "slo"}
         # In a build with AddressSanitizer the preloaded hook comes before its runtime.
-        env = dict(env or {}, ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+        env = dict(env or {}, **wire.ASAN_ENV)
         body = {"service": service, "image": image or service, "envVars": env,
                 "labels": {"com.openfaas.scale.min": str(replicas),
                            "com.openfaas.scale.max": str(most or replicas)},

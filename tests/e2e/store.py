@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 import node
+import wire
 
 STORE = os.path.join(node.BUILD, "src", "store", "fast-store")
 LIB = os.path.join(node.BUILD, "src", "storelib", "libfast-store.so.0")
@@ -112,7 +113,7 @@ class Store:
         self.args = args
         self.env = dict(os.environ, FAST_SIM="v100-16gb:1", FAST_SIM_DIR=os.path.join(self.root, "sim"),
                         LD_LIBRARY_PATH=SIM, FAST_STORE_SOCKET=self.socket,
-                        ASAN_OPTIONS="verify_asan_link_order=0:detect_leaks=0")
+                        **wire.ASAN_ENV)
         self.env.pop("LD_PRELOAD", None)
         self.process = None
         self.start()

@@ -56,17 +56,7 @@ class Callbacks:
         self.server.server_close()
 
 
-class Async(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        hook = os.path.join(node.BUILD, "src", "hook", "libfast-hook.so")
-        extra = [] if os.path.exists(hook) else ["--hook", os.path.join(node.BUILD, "src", "simdriver",
-                                                                        "libcuda.so.1")]
-        cls.node = node.Node(gpus=1, args=extra)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
-
+class Async(gateway.TestCase):
     def setUp(self):
         self.callbacks = Callbacks()
         self.addCleanup(self.callbacks.close)
@@ -74,9 +64,7 @@ class Async(unittest.TestCase):
     def tearDown(self):
         for c in self.queue()["calls"] + self.queue(dead=True)["calls"]:  # nobody waits for them now
             self.gw.ask("DELETE", f"/async-function/{c['callId']}")
-        for f in self.gw.get("/system/functions").json():
-            self.gw.ask("DELETE", "/system/functions", {"functionName": f["name"]})
-        wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
+        self.remove_functions()
 
     def call(self, body=b"", name="f", **headers):
         headers = {k.replace("_", "-"): v for k, v in headers.items()}

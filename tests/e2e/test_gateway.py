@@ -23,27 +23,10 @@ def notes(**more):
     return {GPU + k: v for k, v in more.items()}
 
 
-class GatewayTest(unittest.TestCase):
-    """One node and one gateway for all tests of a class; each test begins with no function."""
-    gpus = 1
-    args = ()
-    env = None
-
-    @classmethod
-    def setUpClass(cls):
-        hook = os.path.join(node.BUILD, "src", "hook", "libfast-hook.so")
-        extra = [] if os.path.exists(hook) else ["--hook", os.path.join(node.BUILD, "src", "simdriver",
-                                                                        "libcuda.so.1")]
-        cls.node = node.Node(gpus=cls.gpus, args=extra)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node, cls.args, cls.env)
-        cls.addClassCleanup(cls.gw.close)
-
+class GatewayTest(gateway.TestCase):
+    """Each test begins with no function."""
     def tearDown(self):
-        for f in self.gw.get("/system/functions").json():
-            self.gw.ask("DELETE", "/system/functions",
-                        {"functionName": f["name"], "namespace": f["namespace"]})
-        wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
+        self.remove_functions()
 
     def assert_answer(self, answer, status, words=""):
         self.assertEqual(answer.status, status, answer.body)

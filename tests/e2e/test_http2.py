@@ -83,13 +83,10 @@ class Client:
         self.s.close()
 
 
-class Http2Test(unittest.TestCase):
+class Http2Test(gateway.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
+        super().setUpClass()
         if cls.gw.raw(PREFACE + frame(GOAWAY, 0, 0, b"\0" * 8)).startswith(b"HTTP/1.1"):
             raise unittest.SkipTest("built without nghttp2")
         cls.gw.up(image=os.path.join(node.HERE, "raw_function.py"))

@@ -70,13 +70,12 @@ def groups_of(pid):
             if f"fast-{pid}" in dirs]
 
 
-class Isolation(unittest.TestCase):
+class Isolation(gateway.TestCase):
+    own_users = True
+
     @classmethod
     def setUpClass(cls):
-        cls.node = node.Node(gpus=1, own_users=True)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
+        super().setUpClass()
         fd, cls.script = tempfile.mkstemp(suffix=".py")
         cls.addClassCleanup(os.unlink, cls.script)
         with os.fdopen(fd, "w", encoding="ascii") as f:

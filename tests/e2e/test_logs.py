@@ -20,13 +20,10 @@ def seconds(text):
     return time.mktime(time.strptime(whole + " UTC", "%Y-%m-%dT%H:%M:%S %Z")) - time.timezone + float("0." + part)
 
 
-class Times(unittest.TestCase):
+class Times(gateway.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
+        super().setUpClass()
         assert cls.gw.deploy("f").status == 202
         cls.gw.wait_ready()
         cls.log = cls.node.path("logs", "f.openfaas-fn.1.log")

@@ -15,6 +15,7 @@ import unittest
 import gateway
 import node
 import stack
+import wire
 from gateway import wait_until
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
@@ -61,24 +62,11 @@ class Watchdog(unittest.TestCase):
             self.assertEqual(dog.wait(node.WAIT_S), 0)
 
 
-class Certifier(unittest.TestCase):
+class Certifier(gateway.TestCase):
     namespaces = ("openfaas-fn", "certifier-test")
 
-    @classmethod
-    def setUpClass(cls):
-        hook = os.path.join(node.BUILD, "src", "hook", "libfast-hook.so")
-        extra = [] if os.path.exists(hook) else ["--hook", os.path.join(node.BUILD, "src", "simdriver",
-                                                                        "libcuda.so.1")]
-        cls.node = node.Node(gpus=1, args=extra)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
-
     def tearDown(self):
-        for f in self.gw.get("/system/functions").json():
-            self.gw.ask("DELETE", "/system/functions",
-                        {"functionName": f["name"], "namespace": f["namespace"]})
-        wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
+        self.remove_functions()
 
     def deploy(self, name, process=None, ns="openfaas-fn", method="POST", want=202, **more):
         spec = {"service": name, "image": ALPINE, "namespace": ns, "labels": {}, "annotations": {}}
@@ -388,7 +376,7 @@ spec:
       - name: c
         image: {gateway.FUNCTION}
         env:
-          - {{ name: ASAN_OPTIONS, value: "verify_asan_link_order=0:detect_leaks=0" }}
+          - {{ name: ASAN_OPTIONS, value: "{wire.ASAN_OPTIONS}" }}
         ports: [{{ containerPort: 8080 }}]
         volumeMounts: [{{ name: models, mountPath: /models/ }}]
     volumes: [{{ name: models, hostPath: {{ path: /models/ }} }}]

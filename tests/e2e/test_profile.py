@@ -14,6 +14,7 @@ import unittest
 
 import node
 import stack
+import wire
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 # Answers 200 to whoever asks for its health, 500 to requests, or dies on them.
@@ -80,7 +81,7 @@ class ProfileTest(unittest.TestCase):
         self.stack.call("PUT", "/system/functions", {
             "service": "resnet50", "image": "replay", "envVars": {
                 "MODEL": "resnet50", "X": "1", "MEMORY_SCALE": "0.1",
-                "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+                **wire.ASAN_ENV},
             "annotations": {"fastgshare/gpu_sm_partition": "12", "fastgshare/gpu_quota_request": "0.2",
                             "fastgshare/gpu_quota_limit": "0.2", "fastgshare/gpu_mem": str(1 << 30)}})
         self.run_fast("resnet50", "--seconds", "1", "--max-trials", "1")
@@ -394,7 +395,7 @@ class ProfileTest(unittest.TestCase):
         seen = os.path.join(self.stack.root, "seen")
         self.db = os.path.join(self.stack.state_dir, "profiles.db")
         body = {"service": "f", "image": BAD, "envVars": {
-            "HOW": "seen", "SEEN": seen, "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+            "HOW": "seen", "SEEN": seen, **wire.ASAN_ENV},
                 "annotations": {"fastgshare/gpu_sm_partition": "6", "fastgshare/gpu_quota_request": "0.1",
                                 "fastgshare/gpu_quota_limit": "0.1", "fastgshare/gpu_mem": str(1 << 28),
                                 "fastgshare/profile_batches": "1,3", "fastgshare/sample": "ab", "fastgshare/record": "2"}}
@@ -462,7 +463,7 @@ class ProfileTest(unittest.TestCase):
         self.deploy()
         body = {"service": "resnet50", "namespace": "dev", "image": "replay",
                 "envVars": {"MODEL": "rnnt", "MEMORY_SCALE": "0.1",
-                            "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0"},
+                            **wire.ASAN_ENV},
                 "annotations": {"fastgshare/gpu_sm_partition": "6", "fastgshare/gpu_quota_request": "0.1",
                                 "fastgshare/gpu_quota_limit": "0.1", "fastgshare/gpu_mem": str(1 << 30)}}
         self.assertEqual(self.stack.call("POST", "/system/functions", body)[0], 202)

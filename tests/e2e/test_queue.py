@@ -36,16 +36,7 @@ class Asks:
         return self.done
 
 
-class QueueTest(unittest.TestCase):
-    args = ()
-
-    @classmethod
-    def setUpClass(cls):
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node, cls.args)
-        cls.addClassCleanup(cls.gw.close)
-
+class QueueTest(gateway.TestCase):
     def tearDown(self):
         self.gw.ask("DELETE", "/system/functions", {"functionName": "f"})
         wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")

@@ -88,13 +88,10 @@ def body_of(request):
         body, rest = body + rest[:int(size, 16)], rest[int(size, 16) + 2:]
 
 
-class Smuggling(unittest.TestCase):
+class Smuggling(gateway.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node)
-        cls.addClassCleanup(cls.gw.close)
+        super().setUpClass()
         cls.gw.up(image=os.path.join(node.HERE, "raw_function.py"))
 
     def test_dangerous_vectors(self):

@@ -26,7 +26,7 @@ def make_certificate(folder, name):
 
 
 @unittest.skipUnless(shutil.which("openssl"), "there is no openssl to make certificates with")
-class TlsTest(unittest.TestCase):
+class TlsTest(gateway.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.mkdtemp(prefix="fast-tls-")
@@ -34,16 +34,13 @@ class TlsTest(unittest.TestCase):
         for name in ("one", "two"):
             make_certificate(cls.folder, name)
         cls.use("one")
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
+        cls.args = ("--tls-listen", "127.0.0.1:0", "--tls-cert", f"{cls.folder}/crt", "--tls-key", f"{cls.folder}/key")
         try:
-            cls.gw = gateway.Gateway(cls.node, ("--tls-listen", "127.0.0.1:0", "--tls-cert", f"{cls.folder}/crt",
-                                                "--tls-key", f"{cls.folder}/key"))
+            super().setUpClass()
         except AssertionError as e:
             if "built without OpenSSL" in str(e):
                 raise unittest.SkipTest("built without OpenSSL") from e
             raise
-        cls.addClassCleanup(cls.gw.close)
         cls.port = int(re.search(r" tls=(\d+)", cls.gw.log())[1])
         cls.gw.up()
 

@@ -12,6 +12,7 @@ import unittest
 
 import node
 import stack
+import wire
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 SEVEN = os.path.join(node.HERE, "..", "..", "functions", "digits", "seven.pgm")
@@ -91,7 +92,7 @@ class UpTest(unittest.TestCase):
     def deploy(self):
         # In a build with AddressSanitizer the preloaded hook comes before its runtime.
         self.up.good("deploy", "digits", "--sm", "12", "--quota", "0.3", "-e",
-                     "ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0")
+                     wire.ASAN)
         self.invoke()
         return self.replica()["pid"]
 

@@ -13,13 +13,12 @@ ASK = (b"GET /function/%s/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgra
        b"Sec-WebSocket-Key: k\r\n\r\n")
 
 
-class Websocket(unittest.TestCase):
+class Websocket(gateway.TestCase):
+    args = ("--timeout", "1s")
+
     @classmethod
     def setUpClass(cls):
-        cls.node = node.Node(gpus=1)
-        cls.addClassCleanup(cls.node.close)
-        cls.gw = gateway.Gateway(cls.node, ("--timeout", "1s"))
-        cls.addClassCleanup(cls.gw.close)
+        super().setUpClass()
         cls.gw.up(image=os.path.join(node.HERE, "raw_function.py"))
         cls.gw.up("py")
 

@@ -91,7 +91,9 @@ def decode(packet):
 
 
 # The hook of a build with AddressSanitizer comes into programs without it.
-ASAN = "ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0"
+ASAN_OPTIONS = "verify_asan_link_order=0:detect_leaks=0"
+ASAN_ENV = {"ASAN_OPTIONS": ASAN_OPTIONS}
+ASAN = f"ASAN_OPTIONS={ASAN_OPTIONS}"
 
 
 class Session:
