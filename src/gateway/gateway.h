@@ -462,5 +462,6 @@ void gw_api_async_call(const struct gw_request *rq, const char *call_id);
 int gw_secret_check(const struct gateway *gw, const struct gw_spec *spec, struct fast_err *err);
 /* The folder of a namespace's secrets. */
 int gw_secret_dir(const struct gateway *gw, const char *ns, char *ret, size_t cap);
+int gw_secrets_remove(const struct gateway *gw, const char *ns, struct fast_err *err); /* all of them */
 
 #endif

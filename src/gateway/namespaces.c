@@ -98,7 +98,9 @@ static int remove_one(struct gateway *gw, const char *name, struct fast_err *err
     if (n)
         return fast_err_set(err, FAST_EBUSY, "namespace %s has %d functions: remove them first",
                             name, n);
-    int r = gw_store_ns_remove(gw->store, name, err);
+    /* Who creates a namespace of this name later gets none of what was in it. */
+    int r = gw_secrets_remove(gw, name, err);
+    r = r ? r : gw_store_ns_remove(gw->store, name, err);
     if (!r)
         json_object_del(gw->namespaces, name);
     return r;

@@ -22,6 +22,14 @@ int gw_secret_dir(const struct gateway *gw, const char *ns, char *ret, size_t ca
     return n > 0 && (size_t)n < cap ? 0 : -FAST_EINVAL;
 }
 
+int gw_secrets_remove(const struct gateway *gw, const char *ns, struct fast_err *err)
+{
+    char path[4096];
+    if (gw_secret_dir(gw, ns, path, sizeof(path)) || access(path, F_OK))
+        return 0;
+    return fast_dir_remove(path, err);
+}
+
 /* A name of DNS labels joined by dots: never a way out of the folder. */
 static int check_name(const char *name, struct fast_err *err)
 {

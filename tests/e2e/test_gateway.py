@@ -187,6 +187,14 @@ class Api(GatewayTest):
             self.assert_answer(gw.ask("DELETE", path, {"name": name}), 202)
         self.assertEqual(gw.get(path).json(), [])
 
+    def test_secrets_go_with_their_namespace(self):
+        gw = self.gw
+        for _ in range(2):
+            self.assert_answer(gw.post("/system/namespace/", {"name": "team"}), 201)
+            self.assertEqual(gw.get("/system/secrets?namespace=team").json(), [])
+            self.assert_answer(gw.post("/system/secrets", {"name": "s", "value": "v", "namespace": "team"}), 202)
+            self.assert_answer(gw.ask("DELETE", "/system/namespace/team", {"name": "team"}), 202)
+
     def test_logs(self):
         gw = self.gw
         gw.up()
