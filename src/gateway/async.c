@@ -141,6 +141,15 @@ static void take_field(const struct fast_http_head *h, const char *text, const c
         snprintf(ret, cap, "%.*s", (int)f->value_len, text + f->value);
 }
 
+/* An identifier that can be shown, and asked for. */
+static bool is_plain(const char *text)
+{
+    const char *p = text;
+    while (*p > ' ' && *p < 0x7f)
+        p++;
+    return *text && !*p;
+}
+
 /* The caller's fields that are for the function, and who the caller is; the rest is this call's own. */
 static char *take_headers(const struct fast_http_req *req)
 {
@@ -205,7 +214,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
     rest += take_name(a->gw, rest, function, sizeof(function));
     take_field(h, text, "x-callback-url", callback, sizeof(callback));
     take_field(h, text, "x-call-id", w->call_id, sizeof(w->call_id));
-    if (!*w->call_id)
+    if (!is_plain(w->call_id))
         gw_call_id(a->gw, w->call_id);
     w->began = fast_clock_wall();
     struct gw_call call = {.call_id = w->call_id, .function = function, .method = "POST",

@@ -48,8 +48,15 @@ static bool is_own(const char *name, size_t len)
            fast_http_is(name, len, "x-served-by");
 }
 
-/* |traced|: the caller's place in the trace is not the function's. */
-static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text, bool traced)
+/* The caller's place in the trace is not the function's, and what others say of a trace that is none means
+ * nothing. */
+static bool is_replaced(const struct gw_trace *t, const char *name, size_t len)
+{
+    return t->on && (fast_http_is(name, len, "traceparent") || (!*t->parent && fast_http_is(name, len, "tracestate")));
+}
+
+static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text,
+                       const struct gw_trace *trace)
 {
     for (uint32_t i = 0; i < h->fields; i++) {
         const struct fast_http_field *f = &h->field[i];
@@ -57,7 +64,7 @@ static void put_fields(struct writer *w, const struct fast_http_head *h, const c
         if (fast_http_is_hop(h, text, f) || is_own(name, f->name_len) ||
             (!h->response && (fast_http_is(name, f->name_len, "host") ||
                               fast_http_is(name, f->name_len, "expect"))) ||
-            (traced && fast_http_is(name, f->name_len, "traceparent")))
+            (!h->response && is_replaced(trace, name, f->name_len)))
             continue;
         put(w, name, f->name_len);
         put(w, ": ", 2);
@@ -96,7 +103,7 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
         put_line(&w, "Host", text + h->host, h->host_len);
     else
         put_text(&w, "Host: localhost\r\n");
-    put_fields(&w, h, text, j->trace.on);
+    put_fields(&w, h, text, &j->trace);
     if (j->trace.on) {
         gw_trace_line(&j->trace, trace);
         put_text(&w, trace);
@@ -132,7 +139,7 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
     w.p = *ret = malloc(w.cap);
     if (!w.p)
         return 0;
-    put_fields(&w, h, text, false);
+    put_fields(&w, h, text, NULL);
     if (h->status == 101)
         put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
     else if (!fast_http_head_find(h, text, "content-type") && h->status != 204 && h->status != 304) {

@@ -13,6 +13,7 @@
 #define BATCH_WAIT FAST_S(1)
 #define SPAN_MAX 2048
 #define EXPORT_TIMEOUT FAST_S(10)
+#define EXPORTS_MAX 8 /* that a collector may leave unanswered */
 
 static const char before[] =
     "{\"resourceSpans\":[{\"resource\":{\"attributes\":[{\"key\":\"service.name\",\"value\":"
@@ -27,6 +28,7 @@ struct gw_tracer {
     struct gw_fetcher *fetcher;
     char *url;
     bool waiting, failing;
+    int exporting;
     size_t len;
     char spans[BATCH_MAX]; /* with commas between them */
     char out[sizeof(before) + BATCH_MAX + sizeof(after)];
@@ -147,6 +149,7 @@ static void on_exported(void *arg, const struct gw_fetched *answer)
 {
     struct gw_tracer *t = arg;
     bool ok = answer->status >= 200 && answer->status < 300;
+    t->exporting--;
     if (!ok && !t->failing)
         fast_log(WARN, "spans are not taken", "url=%s status=%d why=\"%s\"", t->url, answer->status,
                  answer->status ? "" : answer->why);
@@ -170,8 +173,15 @@ static void flush(struct gw_tracer *t)
         return;
     }
     struct gw_fetch f = {"POST", t->url, "Content-Type: application/json\r\n", t->out, n, EXPORT_TIMEOUT};
-    if (gw_fetch(t->fetcher, &f, on_exported, t, &err))
+    if (t->exporting == EXPORTS_MAX) {
+        if (!t->failing)
+            fast_log(WARN, "spans are lost", "url=%s why=\"it answers too slowly\"", t->url);
+        t->failing = true;
+    } else if (gw_fetch(t->fetcher, &f, on_exported, t, &err)) {
         fast_log(WARN, "spans are lost", "why=\"%s\"", err.msg);
+    } else {
+        t->exporting++;
+    }
 }
 
 static void on_timer(void *arg)

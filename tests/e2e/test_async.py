@@ -117,6 +117,12 @@ class Async(gateway.TestCase):
         wait_until(lambda: self.callbacks.got, "no callback")
         self.assertIn(b"Http_Path=/../other/a/./b\n", self.callbacks.got[0][1])
 
+    def test_an_id_that_cannot_be_shown(self):
+        self.gw.up(image="functions/alpine", envProcess="sleep 3600")
+        call = self.call(X_Call_Id="a\xff b").headers["X-Call-Id"]
+        self.assertRegex(call, "^[0-9a-f-]{36}$")
+        self.assertEqual([c["callId"] for c in self.queue()["calls"]], [call])
+
     def test_what_is_refused(self):
         self.gw.up(**ECHO)
         for url in ("http://", "http://a:99999/", "http://[", "//a", "http://a b/"):
