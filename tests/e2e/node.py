@@ -50,6 +50,17 @@ def lives(pid):
         return False
 
 
+def kill_with_environment(mark):
+    """Processes that nobody waits for, known by what a test alone put into their environment."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                if mark.encode() in f.read().split(b"\0"):
+                    os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            pass
+
+
 class Node:
     def __init__(self, gpus=2, args=(), libs=None, own_users=OWN_USERS, path=None):
         """|libs|: a folder with a driver's libraries, which it takes for those of a machine with one GPU."""
@@ -120,11 +131,4 @@ class Node:
 
     def kill_leftovers(self):
         """Replicas of a node that a test has killed: known by the socket in their environment."""
-        mark = b"FAST_NODE_SOCKET=" + self.path("run", "node.sock").encode()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    if mark in f.read().split(b"\0"):
-                        os.kill(int(pid), signal.SIGKILL)
-            except OSError:
-                pass
+        kill_with_environment("FAST_NODE_SOCKET=" + self.path("run", "node.sock"))

@@ -55,14 +55,7 @@ class MpsTest(unittest.TestCase):
 
     def end_daemon(self):
         """Of a node that did not end in order; found by the directory in its environment."""
-        mark = b"CUDA_MPS_PIPE_DIRECTORY=" + self.node.path("mps").encode()
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    if mark in f.read().split(b"\0"):
-                        os.kill(int(pid), signal.SIGKILL)
-            except OSError:
-                pass
+        node.kill_with_environment("CUDA_MPS_PIPE_DIRECTORY=" + self.node.path("mps"))
 
     def holding(self):
         """The daemon that waits before it listens."""
