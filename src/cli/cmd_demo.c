@@ -49,9 +49,10 @@ static void on_interrupt(int s)
     interrupted = 1;
 }
 
+/* Who closed standard output, or has it on a full disk, does not wait for the end either. */
 bool demo_interrupted(void)
 {
-    return interrupted;
+    return interrupted || ferror(stdout);
 }
 
 /* A port that is free now. Somebody may take it before the gateway does; then the gateway says so. */
@@ -76,7 +77,7 @@ static void keep_running(const struct platform *p)
            "  fast scale resnet50 4\n  fast explain resnet50\n  curl -d x %s/function/bert\nCtrl-C stops everything.\n",
            p->url, p->url, p->url);
     fflush(stdout);
-    while (!interrupted)
+    while (!demo_interrupted())
         usleep(POLL_US);
 }
 
@@ -136,14 +137,14 @@ static int run_in(struct cli *cli, const struct demo *demo, const struct demo_di
     struct platform p;
     char listen[64], metrics[64];
     snprintf(listen, sizeof(listen), "127.0.0.1:%d", demo->keep ? 8080 : free_port());
-    snprintf(metrics, sizeof(metrics), "127.0.0.1:%d", demo->keep ? 8082 : free_port());
+    snprintf(metrics, sizeof(metrics), "127.0.0.1:%d", demo->keep && !demo->listen ? 8082 : free_port());
     bool real = !demo->sim && access("/proc/driver/nvidia/version", R_OK) == 0;
     struct platform_conf conf = {.state_dir = dir, .listen = demo->listen ? demo->listen : listen,
                                  .metrics = metrics,
                                  .sim = real ? NULL : demo->sim ? demo->sim : "v100-16gb"};
     if (platform_start(&p, cli, &conf, &err))
-        return interrupted ? CLI_FAILED : cli_fail(CLI_FAILED, "%s", err.msg);
-    int s = interrupted ? CLI_FAILED : with_platform(cli, demo, &p, digits, seconds, !real);
+        return demo_interrupted() ? CLI_FAILED : cli_fail(CLI_FAILED, "%s", err.msg);
+    int s = demo_interrupted() ? CLI_FAILED : with_platform(cli, demo, &p, digits, seconds, !real);
     platform_stop(&p);
     return s;
 }
@@ -174,11 +175,11 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     }
     int s = run_in(cli, demo, &digits, (int)seconds, dir);
     demo_digits_fini(&digits);
-    if (s && !interrupted) {
+    if (s && !demo_interrupted()) {
         fprintf(stderr, "fast: the logs of this run are kept in %s\n", dir);
         return s;
     }
-    if (interrupted)
+    if (demo_interrupted())
         fputs("fast: interrupted; everything is stopped and removed\n", stderr);
     return fast_dir_remove(dir, &err) ? cli_fail(CLI_FAILED, "%s", err.msg) : s;
 }

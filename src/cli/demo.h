@@ -104,7 +104,7 @@ bool demo_report(const struct demo_stage *stage, const struct demo_scene *scene,
 /* A title, and text below it. */
 void demo_say(const struct demo_stage *stage, const char *title, const char *text);
 
-/* Ctrl-C, or SIGTERM. */
+/* Ctrl-C, SIGTERM, or nobody reads what is told. */
 bool demo_interrupted(void);
 
 /* Where the arrivals of DEMO_AZURE come from: a sentence. */

@@ -75,6 +75,16 @@ class Demo(unittest.TestCase):
                 self.assertEqual(process.returncode, 1 if seconds else process.returncode, err)
                 self.assertEqual(os.listdir(tmp), [], err)
 
+    def test_nobody_reads_on(self):
+        with tempfile.TemporaryDirectory() as tmp:
+            with start("--scene", "neighbour", "--seconds", "600", env=dict(os.environ, TMPDIR=tmp)) as process:
+                process.stdout.readline()
+                process.stdout.close()
+                process.wait(60)
+                self.assertIn("everything is stopped and removed", process.stderr.read())
+            self.assertEqual(process.returncode, 1)
+            self.assertEqual(os.listdir(tmp), [])
+
     def test_refuses(self):
         for args, words in ((("--scene", "mixed"), ("mix, neighbour, ramp",)),
                             (("--seconds", "4"), ("--seconds", "5", "600")),
