@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """A function for tests of two processes that share device memory and events: POST answers with how many rounds of
 a relay were right. In a round the child fills A and records an event; this process copies A to B behind that
-event and records another one; the child reads B behind it. Nobody waits on the host for the other's device work."""
+event and records another one; the child reads B behind it. Nobody waits on the host for the other's device work.
+POST /host does a little work itself and then waits on the host for an event of a child that is complete only after
+IDLE_S; POST /device has its work behind that event."""
 import ctypes
 import http.server
 import os
 import subprocess
 import sys
+import time
 
-ROUNDS, BYTES = 30, 1 << 20
+ROUNDS, BYTES, IDLE_S = 30, 1 << 20, 0.5
 SHARED_EVENT = 2 | 4  # without times, for several processes
 Handle = ctypes.c_char * 64
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -113,6 +116,44 @@ def relay():
         return good
 
 
+def late_child():
+    """Records an event behind a word that it writes only after a while."""
+    made = context()
+    (e, handle), s = shared_event(), stream()
+    host, device = ctypes.c_void_p(), ctypes.c_uint64()
+    call("cuMemHostAlloc", ctypes.byref(host), ctypes.c_size_t(4096), 2)
+    call("cuMemHostGetDevicePointer_v2", ctypes.byref(device), host, 0)
+    word = ctypes.c_uint32.from_address(host.value)
+    word.value = 0
+    call("cuStreamWaitValue32_v2", s, device, 1, 0)
+    call("cuEventRecord", e, s)
+    sys.stdout.buffer.write(handle)
+    sys.stdout.buffer.flush()
+    time.sleep(IDLE_S)
+    word.value = 1
+    call("cuStreamSynchronize", s)
+    sys.stdin.buffer.read(1)
+    call("cuCtxDestroy_v2", made)
+
+
+def wait(on_host):
+    with subprocess.Popen([sys.executable, os.path.abspath(__file__), "late"], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
+        e, s, p = open_event(other.stdout.read(64)), stream(), ctypes.c_uint64()
+        call("cuMemAlloc_v2", ctypes.byref(p), ctypes.c_size_t(BYTES))
+        if not on_host:
+            call("cuStreamWaitEvent", s, e, 0)
+        call("cuMemsetD8Async", p, ctypes.c_ubyte(1), ctypes.c_size_t(BYTES), s)
+        if on_host:
+            call("cuEventSynchronize", e)
+        call("cuStreamSynchronize", s)
+        call("cuMemFree_v2", p)
+        call("cuEventDestroy_v2", e)
+        other.stdin.write(b"e")
+        other.stdin.flush()
+    return 1
+
+
 def serve():
     made = context()
 
@@ -128,9 +169,10 @@ def serve():
 
         def do_POST(self):
             cuda.cuCtxSetCurrent(made)
-            self.answer(str(relay()).encode())
+            done = wait(self.path == "/host") if self.path in ("/host", "/device") else relay()
+            self.answer(str(done).encode())
 
     http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 
 
-child() if sys.argv[1:] == ["child"] else serve()
+{"child": child, "late": late_child}.get(sys.argv[-1], serve)()

@@ -110,6 +110,14 @@ class HookNodeTest(unittest.TestCase):
         self.assertEqual(post(row.port), (200, b"30"))
         node.wait_until(lambda: self.stats("relay").clients == 1, "the second process is still there")
 
+    def test_waiting_for_another_process(self):
+        """The host's wait for its event costs nothing; work behind that event is in flight, and counts."""
+        row = self.start("relay", [RELAY])
+        for path, costs in (("host", False), ("device", True)):
+            before = self.stats("relay").busy_ns
+            self.assertEqual(post(row.port, path=path), (200, b"1"))
+            self.assertEqual(self.stats("relay").busy_ns - before > 250e6, costs, path)
+
     def test_node_crash(self):
         row = self.start("digits", [DIGITS])
         self.assertEqual(post(row.port, bytes(64))[0], 200)
