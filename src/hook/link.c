@@ -123,6 +123,7 @@ static int open_socket(void)
     memcpy(a.sun_path, fast_hook.socket_path, strlen(fast_hook.socket_path) + 1);
     int fd = fast_hook_far(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a))) {
+        fast_hook.full = errno == EAGAIN; /* so many wait at its door */
         close(fd);
         fd = -1;
     }
@@ -274,8 +275,8 @@ bool fast_link_connect(bool reconnect, fast_ns timeout)
 {
     if (!lock_link())
         return false;
-    int fd = open_socket();
     fast_hook.full = false;
+    int fd = open_socket();
     struct fast_session *s = fd < 0 ? NULL : shake_hands(fd, reconnect, fast_hook_now() + timeout);
     if (s) {
         for (uint32_t i = 0; reconnect && i < s->gpus; i++)

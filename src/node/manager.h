@@ -123,6 +123,7 @@ struct node_manager {
     struct fast_timer *pulse; /* tells all clients that the node is alive */
     struct node_session *sessions;
     struct node_unread *unread;
+    uint32_t sessions_max;
     uint32_t session_count, strangers; /* strangers: before hello */
     struct node_budget lines;          /* of the log, for strangers */
     uint64_t last_token;

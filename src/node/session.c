@@ -475,7 +475,16 @@ static bool drop_a_stranger(struct node_manager *m)
 /* False: whoever comes waits in the socket's queue for the next tick. */
 static bool has_place(struct node_manager *m)
 {
-    return m->session_count < SESSIONS_MAX && (m->strangers < STRANGERS_MAX || drop_a_stranger(m));
+    return m->strangers < STRANGERS_MAX || drop_a_stranger(m);
+}
+
+/* It is told so: who gets no answer would take the node for one that is gone. */
+static void turn_away(int fd)
+{
+    static const char text[] = "the node has as many clients as it can have";
+    struct fast_msg msg = {.type = FAST_MSG_T_refused, .refused = {.code = FAST_ENOROOM, .text = fast_str(text)}};
+    fast_packet_send(fd, &msg, NULL, 0, NULL);
+    close(fd);
 }
 
 static void on_connection(void *arg, int events)
@@ -488,7 +497,9 @@ static void on_connection(void *arg, int events)
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
             return;
         out_of_files = fd < 0;
-        if (fd >= 0)
+        if (fd >= 0 && m->session_count >= m->sessions_max)
+            turn_away(fd);
+        else if (fd >= 0)
             session_new(m, fd);
     }
     if (!out_of_files && has_place(m))
@@ -521,6 +532,7 @@ void node_session_tick(void *arg)
 
 int node_session_listen(struct node_manager *m, struct fast_err *err)
 {
+    m->sessions_max = SESSIONS_MAX;
     int r = fast_packet_listen(m->node->socket, 0666, &m->listen_fd, err);
     if (r)
         return r;

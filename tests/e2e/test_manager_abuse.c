@@ -68,6 +68,33 @@ static void crowd_of_one_replica(void **state)
     world_end(&world);
 }
 
+/* A node that is full says so. */
+static void full_house(void **state)
+{
+    (void)state;
+    struct client c[3], late;
+    begin((struct fast_sched_conf){0});
+    world_add(&world, 50, 300, 1000, 0);
+    world_add(&world, 50, 300, 1000, 0);
+    world.node.manager->sessions_max = 3;
+    world_start(&world);
+    for (int i = 0; i < 3; i++)
+        client_replica(&c[i], &world, 0);
+    assert_int_equal(client_open(&late, &world, 0x1234, 2), FAST_MSG_T_refused);
+    assert_int_equal(late.in.refused.code, FAST_ENOROOM);
+    client_close(&late);
+    client_close(&c[0]);
+    uint32_t type = 0;
+    for (fast_ns end = world_now() + LONG; type != FAST_MSG_T_welcome && world_now() < end; usleep(1000)) {
+        type = client_open(&late, &world, 0x1234, 2);
+        client_close(&late);
+    }
+    assert_int_equal(type, FAST_MSG_T_welcome);
+    client_close(&c[1]);
+    client_close(&c[2]);
+    world_end(&world);
+}
+
 /* Of what waits for the store to drop models there is one thing for each process. */
 static void one_wish_at_a_time(void **state)
 {
@@ -305,6 +332,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(overrun_ends),
         cmocka_unit_test(crowd_of_one_replica),
+        cmocka_unit_test(full_house),
         cmocka_unit_test(one_wish_at_a_time),
         cmocka_unit_test(slowed_down_and_not_stopped),
         cmocka_unit_test(coming_and_going),

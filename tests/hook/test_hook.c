@@ -2,7 +2,10 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include "io/packet.h"
 
 /* The hook in real programs on the simulated driver, against a node that does as it is told. */
 
@@ -649,6 +652,30 @@ static void refused_for_now(void **state)
     assert_int_equal(s.launches, 10);
 }
 
+/* Nor is one at whose door so many wait that nobody else may. */
+static void crowded_door(void **state)
+{
+    (void)state;
+    struct fake_conf conf = usual();
+    struct child c;
+    int waiting[8], n = 0, door = -1;
+    assert_int_equal(fast_packet_listen(env.socket, 0666, &door, NULL), 0);
+    assert_int_equal(listen(door, 1), 0);
+    while (n < 8 && !fast_packet_connect(env.socket, true, &waiting[n], NULL))
+        n++;
+    assert_true(n < 8);
+    start(&c, RUN("launch", "10"), "prog_link");
+    assert_false(read_until(&c, "launched", 500));
+    close(door);
+    while (n > 0)
+        close(waiting[--n]);
+    struct fake_node *node = begin(&conf);
+    assert_int_equal(finish(&c), 0);
+    struct fake_stats s = stats_after(node);
+    end();
+    assert_int_equal(s.launches, 10);
+}
+
 /* Closed from the start, and the node lets nobody in: nothing is launched. */
 static void refused_and_closed(void **state)
 {
@@ -744,7 +771,7 @@ int main(int argc, char **argv)
         T(node_dies_open), T(node_dies_grace), T(node_hangs),
         T(node_dies_closed),
         T(no_node),
-        T(refused_for_now), T(refused_and_closed), T(strange_welcomes),
+        T(refused_for_now), T(crowded_door), T(refused_and_closed), T(strange_welcomes),
         T(other_libraries),
     };
     harness_init();
