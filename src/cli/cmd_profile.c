@@ -1,5 +1,6 @@
 /* fast profile: what a function does with any slice, from few trials. */
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -246,10 +247,12 @@ static int export_to(const struct opts *o, const struct plan *plan, struct fast_
         return cli_fail(CLI_FAILED, "%s", err.msg);
     FILE *out = path ? fopen(path, "we") : stdout;
     if (!out)
-        return cli_fail(CLI_FAILED, "cannot write %s", path);
+        return cli_fail(CLI_FAILED, "cannot write %s: %s", path, strerror(errno));
     int r = profile_write(&p, o->format ? o->format : "csv", out, &err);
     if (path && fclose(out) && !r)
-        r = fast_err_set(&err, FAST_EIO, "cannot write %s", path);
+        r = fast_err_set(&err, FAST_EIO, "cannot write %s: %s", path, strerror(errno));
+    if (path && !r)
+        printf("%d slices of %s are in %s\n", p.trials, name, path);
     return r ? cli_fail(r == -FAST_EINVAL ? CLI_USAGE : CLI_FAILED, "%s", err.msg) : CLI_OK;
 }
 
