@@ -109,6 +109,27 @@ int become_self(const struct become *b, struct fast_err *err)
     return syscall(SYS_capset, &head, none) ? failed("cannot give up", "capabilities", err) : 0;
 }
 
+/* Of linux/landlock.h, which may be older. */
+#define LANDLOCK_CREATE 444
+#define LANDLOCK_RESTRICT 446
+#define LANDLOCK_ASK_VERSION 1u
+#define LANDLOCK_WITH_SCOPES 6
+#define LANDLOCK_SIGNALS UINT64_C(2)
+
+bool become_scoped(void)
+{
+    const struct {
+        uint64_t files, network, scoped;
+    } rules = {.scoped = LANDLOCK_SIGNALS};
+    if (syscall(LANDLOCK_CREATE, NULL, 0, LANDLOCK_ASK_VERSION) < LANDLOCK_WITH_SCOPES)
+        return false;
+    int fd = (int)syscall(LANDLOCK_CREATE, &rules, sizeof(rules), 0);
+    bool ok = fd >= 0 && !syscall(LANDLOCK_RESTRICT, fd, 0);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
 void become_set_env(const struct become *b)
 {
     static const char *const folders[] = {"HOME", "TMPDIR"}, *const names[] = {"USER", "LOGNAME"};

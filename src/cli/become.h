@@ -20,6 +20,10 @@ int become_read(struct become *ret, struct fast_err *err);
 int become_share(const struct become *b, const struct isolation *is, struct fast_err *err);
 /* Becomes the user, if any, and gives up all capabilities. */
 int become_self(const struct become *b, struct fast_err *err);
+/* From now on this process and those that it starts can neither send signals to others nor look into them (ptrace and
+ * most of /proc/PID), whoever their user is. False: Linux before 6.12, or without Landlock. Takes no_new_privs, or
+ * root. */
+bool become_scoped(void);
 /* An environment that names a home or folders of another user is of no use. */
 void become_set_env(const struct become *b);
 

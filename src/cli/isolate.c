@@ -269,6 +269,14 @@ static void set_rlimits(const struct isolation *is)
         setrlimit(RLIMIT_DATA, &(struct rlimit){bytes, bytes});
 }
 
+/* The words that tell of become_scoped(). */
+static void add_scoped(char *text, size_t cap)
+{
+    size_t n = strlen(text);
+    if (become_scoped())
+        snprintf(text + n, cap - n, ", signals");
+}
+
 static int give_up(const struct isolation *is, const struct become *b, struct fast_err *err)
 {
     set_rlimits(is);
@@ -489,7 +497,10 @@ static int view_self(const struct isolation *is, const struct become *b, const b
              !owns ? "" : is->root ? "file system of the image, " : "own mounts, ",
              read_only ? "read-only files, " : "", held[FAST_CGROUP_MEMORY] ? ", memory" : "",
              held[FAST_CGROUP_CPU] ? ", cpu" : "", held[FAST_CGROUP_PIDS] ? ", processes" : "");
-    return give_up(is, b, err);
+    int rc = give_up(is, b, err);
+    if (!rc)
+        add_scoped(ret, cap);
+    return rc;
 }
 
 int isolate_self(const struct isolation *is, char *ret, size_t cap, struct become *ret_user, struct crun *ret_crun,
@@ -506,6 +517,7 @@ int isolate_self(const struct isolation *is, char *ret, size_t cap, struct becom
     r = choose_crun(is, grouped, ret_crun, why, sizeof(why), err);
     if (r || *ret_crun->program) {
         snprintf(ret, cap, "crun%s", ret_user->uid ? ", own user" : "");
+        add_scoped(ret, cap);
         return r;
     }
     r = view_self(is, ret_user, held, ret, cap, err);

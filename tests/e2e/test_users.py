@@ -113,6 +113,20 @@ class Users(unittest.TestCase):
             self.assertEqual(os.stat(f"/proc/{self.pid(name)}").st_uid, 300000)
             self.assertEqual(self.level(name)["level"], "soft")
 
+    def test_who_shares_a_user(self):
+        for name in ("g", "h"):
+            self.deploy(name, annotations=GPU)
+        self.assertEqual(self.sh("g", "id -u"), self.sh("h", "id -u"))
+        with open(self.node.path("logs", "g.openfaas-fn.1.log"), encoding="utf-8") as f:
+            if ", signals" not in f.read():
+                self.skipTest("no Landlock that keeps signals (Linux 6.12) here")
+        other = self.pid("h")
+        for script in (f"kill -9 {other}", f"cat /proc/{other}/environ", f"ls /proc/{other}/root/",
+                       f"cat /proc/{other}/fd/0", f"cat /proc/{other}/mem"):
+            self.assertRegex(self.sh("g", f"{script} 2>&1; true"), "not permitted|denied", script)
+        self.assertTrue(node.lives(other))
+        self.assertIn("137\n", self.sh("g", "sleep 1000 & kill -9 $! && wait $!; echo $?"))  # its own it may
+
     def test_they_stay(self):
         self.deploy("a")
         self.deploy("b")
