@@ -259,8 +259,11 @@ static void dead_processes_are_not_named(void **state)
     assert_int_equal(status, 0);
     world_call(&world, ask_names);
     assert_int_equal(named, 0);
-    int fd;
-    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(int));
+    const struct cmsghdr *h = CMSG_FIRSTHDR(&mh);
+    int fd = -1;
+    if (h)
+        memcpy(&fd, CMSG_DATA(h), sizeof(int));
+    assert_true(fd >= 0);
     close(fd);
     close(pair[0]);
     close(pair[1]);
