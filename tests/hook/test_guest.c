@@ -81,13 +81,14 @@ static void compiled_at_first_launch(void **state)
     assert_true(s.dones >= 1);
 }
 
-/* At the cap of 1 GiB: at once, or after a while that is not enough, or when there is room. */
 /* A thread that is cancelled ends where it would have ended without the hook: no call of the driver is a place to. */
 static void threads_are_cancelled(void **state)
 {
     (void)state;
     struct fake_conf conf = usual();
     struct child c;
+    if (WITH_ASAN) /* it takes the unwound stack of a cancelled thread for an error */
+        skip();
     struct fake_stats s = run_guest(&c, &conf, "cancelled", NULL);
     assert_int_equal(value(&c, "done"), 1);
     assert_int_equal(s.mem_used, 0);
@@ -119,6 +120,7 @@ static void descriptors_are_closed(void **state)
     assert_true(value(&c, "cpu_ms") < 200);
 }
 
+/* At the cap of 1 GiB: at once, or after a while that is not enough, or when there is room. */
 static void memory_is_waited_for(void **state)
 {
     (void)state;
