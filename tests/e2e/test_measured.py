@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Metrics of a GPU that cannot tell everything, and of a node that is gone: what is not known is left out."""
 import os
+import subprocess
 import tempfile
 import unittest
 
@@ -8,6 +9,7 @@ import gateway
 import node
 import test_gateway
 
+FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 SM = ("fast_gpu_sm_activity", "fast_gpu_sm_occupancy", "DCGM_FI_PROF_SM_ACTIVE", "DCGM_FI_PROF_SM_OCCUPANCY",
       "DCGM_FI_PROF_DRAM_ACTIVE")
 SHARES = ("utilization", "sm_activity", "sm_occupancy", "dram_activity")
@@ -28,6 +30,9 @@ class MeasuredTest(unittest.TestCase):
         self.addCleanup(gw.close)
         gpu = gw.get("/system/gpus").json()[0]
         self.assertEqual([gpu[s] for s in SHARES], [0, None, None, None])
+        shown = subprocess.run([FAST, "gpu", "--gateway", f"http://127.0.0.1:{gw.port}"], capture_output=True,
+                               text=True, timeout=node.WAIT_S, check=True).stdout
+        self.assertRegex(shown, r" 80 +0 +- +- ")  # SMs, utilization, SM activity and occupancy
         samples, types = gw.open_metrics()
         for name in SM:
             self.assertNotIn(name, samples)
