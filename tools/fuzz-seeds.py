@@ -76,6 +76,44 @@ def http2():
     yield "bytes", b"\0" + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\6\1\5\0\0\0\1" + get
 
 
+def invoke():
+    def row(switches, asked, reply):
+        return bytes([switches]) + len(asked).to_bytes(2, "big") + asked + reply
+
+    def ask(target, lines=b"", body=b"", method=b"POST"):
+        return method + b" /function/" + target + b" HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n" + body
+
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    hello = ask(b"f/x?y=1", b"Content-Length: 5\r\n", b"hello")
+    chunks = ask(b"f", b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: v\r\n\r\n")
+    yield "get", row(0, ask(b"f", method=b"GET"), ok)
+    yield "three", row(0, hello + chunks + hello, ok)
+    yield "pieces", row(1, hello + chunks, ok)
+    yield "early", row(16, ask(b"f", b"Content-Length: 50\r\n", b"h" * 50) + hello, ok)
+    yield "expect", row(3, ask(b"f", b"Expect: 100-continue\r\nContent-Length: 1\r\n", b"x"), ok)
+    yield "queue", row(32, ask(b"one", b"Content-Length: 1\r\n", b"x") * 2, ok)
+    yield "full", row(32, ask(b"one", method=b"GET"), b"")
+    yield "again", row(8, ask(b"again", b"Content-Length: 3\r\n", b"abc"), b"")
+    yield "batch", row(32, ask(b"many", b"Content-Length: 3\r\nContent-Type: a/b\r\n", b"abc"),
+                       b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.fast-gshare.batch\r\n"
+                       b"X-Batch-Content-Type: text/x\r\nContent-Length: 9\r\n\r\n1:a,2:bc,")
+    yield "until-close", row(8, hello, b"HTTP/1.0 200 OK\r\nContent-Type: text/x\r\n\r\nabc")
+    yield "answer-chunks", row(4, hello, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Q\r\nConnection: X-A\r\nX-A: 1\r\n"
+                               b"Transfer-Encoding: chunked\r\n\r\n1;a\r\nx\r\n2\r\nyz\r\n0\r\nT: 1\r\n\r\n")
+    yield "head", row(0, ask(b"f", method=b"HEAD") + hello, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    yield "no-content", row(0, hello * 2, b"HTTP/1.1 204 No\r\n\r\n")
+    yield "too-much", row(0, hello * 2, ok + ok)
+    yield "socket", row(64, ask(b"f", b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n",
+                                b"frames", b"GET"),
+                        b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nmore")
+    yield "traced", row(64, ask(b"f", b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01\r\nX-Call-Id: me\r\n"
+                                b"X-Forwarded-For: b\r\nX-Forwarded-Host: c\r\nContent-Length: 0\r\n"), ok)
+    later = b"POST /async-function/f/x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX-Callback-Url: http://b/c\r\n"
+    yield "async", row(0, later + b"X: y\r\n\r\nhi", ok)
+    yield "async-fields", row(0, b"POST /async-function/f HTTP/1.0\r\n" + b"a:b\r\n" * 120 + b"\r\n", ok)
+    yield "uri", row(0, b"PUT http://u/function/f HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.0\r\n\r\n", ok)
+
+
 def deployments():
     yield "plain", b'{"service":"f","image":"/bin/true"}'
     yield "all", json.dumps({
@@ -123,7 +161,7 @@ def profiles():
 
 def main():
     for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp), ("http2", http2),
-                          ("json", deployments), ("yaml", manifests), ("query", queries), ("profile", profiles)):
+                          ("json", deployments), ("invoke", invoke), ("yaml", manifests), ("query", queries), ("profile", profiles)):
         folder = os.path.join(sys.argv[1], target)
         os.makedirs(folder, exist_ok=True)
         for name, data in seeds():
