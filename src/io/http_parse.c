@@ -282,8 +282,15 @@ static int parse_line(struct fast_http_head *h, const char *buf, uint32_t end)
     return end == h->line ? finish(h, buf) : parse_field(h, buf, end);
 }
 
+/* |len|: of what there is of the line, so that it does not matter in how many pieces it comes. */
+static bool is_long(const struct fast_http_head *h, uint32_t len)
+{
+    return h->state == START_LINE && len > FAST_HTTP_LINE_MAX;
+}
+
 int fast_http_head_parse(struct fast_http_head *h, const char *buf, size_t len)
 {
+    static const char too_long[] = "the request line is longer than 16 KiB";
     size_t limit = len < FAST_HTTP_HEAD_MAX ? len : FAST_HTTP_HEAD_MAX;
     if (h->state == COMPLETE)
         return 1;
@@ -294,6 +301,8 @@ int fast_http_head_parse(struct fast_http_head *h, const char *buf, size_t len)
             break;
         }
         uint32_t end = (uint32_t)(lf - buf);
+        if (is_long(h, end - h->line))
+            return fail(h, 414, too_long);
         if (end == h->line || buf[end - 1] != '\r')
             return fail(h, 400, "a line ends with LF alone");
         if (memchr(buf + h->line, '\r', end - 1 - h->line))
@@ -306,8 +315,8 @@ int fast_http_head_parse(struct fast_http_head *h, const char *buf, size_t len)
             return r;
         h->line = h->scan;
     }
-    if (h->state == START_LINE && h->scan - h->line > FAST_HTTP_LINE_MAX)
-        return fail(h, 414, "the request line is longer than 16 KiB");
+    if (is_long(h, h->scan - h->line))
+        return fail(h, 414, too_long);
     if (len >= FAST_HTTP_HEAD_MAX)
         return fail(h, 431, "the head is longer than 64 KiB");
     return 0;

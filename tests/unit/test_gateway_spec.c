@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "gateway/query.h"
 #include "test.h"
 
 static char dir[] = "/tmp/fast-spec-XXXXXX";
@@ -117,6 +118,7 @@ static void refused(void **state)
     (void)state;
     refuse_spec("", "not JSON");
     refuse_spec("{\"service\":", "line 1");
+    refuse_spec("{\"service\":\"f\",\"service\":\"g\",\"image\":\"digits\"}", "duplicate");
     refuse_spec("[]", "object");
     refuse_spec("{\"service\":\"a\",\"image\":\"digits\",\"annotations\":{\"fastgshare/gpu_sm_partion\":\"12\"}}",
                 "did you mean fastgshare/gpu_sm_partition");
@@ -146,9 +148,12 @@ static void refused(void **state)
     refuse_spec(NOTES(G("quota_request", "1.1")), "gpu_quota_request");
     refuse_spec(NOTES(G("quota_request", "-0.1")), "gpu_quota_request");
     refuse_spec(NOTES(G("quota_request", "0.5") "," G("quota_limit", "0.3")), "is below");
+    refuse_spec(NOTES(G("quota_request", "0.5") "," G("quota_limit", "0.499")), "is below");
     refuse_spec(NOTES(G("quota_limit", "0")), "gpu_quota_limit");
     refuse_spec(NOTES(G("mem", "lots")), "gpu_mem");
     refuse_spec(NOTES("\"fastgshare/slo\":\"69\""), "fastgshare/slo");
+    refuse_spec(NOTES("\"fastgshare/slo\":\"3601s\""), "fastgshare/slo");
+    refuse_spec(NOTES("\"fastgshare/gpus\":\"2\",\"fastgshare/profile\":\"toy\""), "is of one GPU");
     refuse_spec(NOTES("\"fastgshare/profile\":\"none\""), "none.csv");
     refuse_spec(NOTES("\"fastgshare/profile\":\"../toy\""), "not a name");
     refuse_spec(NOTES("\"fastgshare/profile\":\"notes\""), "notes.csv");
@@ -208,6 +213,11 @@ static void restarts(void **state)
         {NOTES(G("sm_partition", "24")), NOTES(G("sm_partition", "25")), true},
         {NOTES(G("quota_limit", "0.5")), NOTES(G("quota_limit", "0.6")), false},
         {FN(""), NOTES(G("sm_partition", "100")), true},
+        {FN(",\"secrets\":[\"a\"]"), FN(",\"secrets\":[\"b\"]"), true},
+        {FN(""), NOTES("\"fastgshare/socket\":\"unix\""), true},
+        {FN(""), NOTES("\"fastgshare/model\":\"m\""), true},
+        {NOTES("\"fastgshare/model\":\"m\""), NOTES("\"fastgshare/model\":\"n\""), true},
+        {FN(""), NOTES("\"com.openfaas.health.http.path\":\"/ok\""), true},
     };
     for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
         struct gw_spec *a = accept_spec(t[i].a), *b = accept_spec(t[i].b);
@@ -262,13 +272,33 @@ static void calls(void **state)
                 "exec_timeout");
 }
 
+static void queries(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *query, *want; /* of "n", in 4 bytes; NULL: not there */
+    } t[] = {
+        {"n=1", "1"},         {"a=b&n=a%20b", "a b"}, {"n=1&n=2", "2"}, {"n", ""},      {"n=", ""},
+        {"n=+%2B", " +"},     {"n=%4", NULL},         {"n=%4g", NULL},  {"n=%", NULL},  {"n=a%00", NULL},
+        {"n=abcd", NULL},     {"n=abc", "abc"},       {"nn=1", NULL},   {"m=n", NULL},  {"", NULL},
+        {"n=1&n=%zz", NULL},  {"&&n=1&", "1"},        {"N=1", NULL},    {"%6e=1", NULL}};
+    for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+        char value[4] = "???";
+        bool found = gw_query_get(t[i].query, "n", value, sizeof(value));
+        if (found != (t[i].want != NULL))
+            fail_msg("%s: %d", t[i].query, found);
+        if (found)
+            assert_string_equal(value, t[i].want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain),    cmocka_unit_test(slices),
         cmocka_unit_test(refused),  cmocka_unit_test(profiles_and_scaling),
         cmocka_unit_test(restarts), cmocka_unit_test(default_memory),
-        cmocka_unit_test(calls),
+        cmocka_unit_test(calls),    cmocka_unit_test(queries),
     };
     return cmocka_run_group_tests_name("gateway_spec", tests, make, clean);
 }

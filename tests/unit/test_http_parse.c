@@ -45,6 +45,9 @@ static const struct vector requests[] = {
     {"tab as blank", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"blank in target", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"control in target", "GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"del in target", "GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"method of 32", "A2345678901234567890123456789012 / HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
+    {"method of 33", "A23456789012345678901234567890123 / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"non-ascii target", "GET /\xc3\xa4 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"no version", "GET /\r\nHost: a\r\n\r\n", 0, -400},
     {"empty method", " / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
@@ -79,6 +82,9 @@ static const struct vector requests[] = {
     {"length with blanks around", POST "Content-Length: \t5 \r\n\r\nhello", 0, 1},
     {"two lengths", POST "Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 0, -400},
     {"two equal lengths", POST "Content-Length: 5\r\nContent-Length: 5\r\n\r\n", 0, -400},
+    {"two lengths of 0", POST "Content-Length: 0\r\nContent-Length: 0\r\n\r\n", 0, -400},
+    {"length of 18 digits", POST "Content-Length: 999999999999999999\r\n\r\n", 0, 1},
+    {"length of 19 digits", POST "Content-Length: 9999999999999999999\r\n\r\n", 0, -400},
     {"list of lengths", POST "Content-Length: 5, 5\r\n\r\n", 0, -400},
     {"length +5", POST "Content-Length: +5\r\n\r\n", 0, -400},
     {"length -5", POST "Content-Length: -5\r\n\r\n", 0, -400},
@@ -186,9 +192,33 @@ static void head_content(void **state)
     assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "connection")));
     assert_false(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "host")));
     assert_null(fast_http_head_find(&h, t, "x-"));
-    const char *k = "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+}
+
+static void versions(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    const char *k = "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\nExpect: 100-continue\r\n\r\n";
     assert_int_equal(feed(k, strlen(k), 1, false, &h), 1);
-    assert_true(h.keep_alive);
+    assert_true(h.keep_alive && !h.expect); /* HTTP/1.0 knows no interim answer */
+    k = "GET / HTTP/1.0\r\n\r\n";
+    assert_int_equal(feed(k, strlen(k), 1, false, &h), 1);
+    assert_false(h.keep_alive);
+    k = "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n";
+    assert_int_equal(feed(k, strlen(k), 1, false, &h), 1);
+    assert_true(h.keep_alive && h.expect);
+}
+
+/* Who names them in Connection does not get rid of them. */
+static void fields_that_stay(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    const char *t = GET "Host: a\r\nAuthorization: x\r\nY: 1\r\nConnection: host, authorization,  y \r\n\r\n";
+    assert_int_equal(feed(t, strlen(t), 1, false, &h), 1);
+    assert_false(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "host")));
+    assert_false(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "authorization")));
+    assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "y")));
 }
 
 static void limits(void **state)
@@ -203,6 +233,7 @@ static void limits(void **state)
     const char *start = GET "Host: a\r\nX: ";
     memcpy(t, start, strlen(start));
     assert_int_equal(feed(t, FAST_HTTP_HEAD_MAX - 1, 4096, false, &h), 0);
+    assert_int_equal(feed(t, FAST_HTTP_HEAD_MAX, 4096, false, &h), -431);
     assert_int_equal(feed(t, len, 4096, false, &h), -431);
     int n = sprintf(t, GET "Host: a\r\n");
     for (int i = 1; i < FAST_HTTP_FIELDS_MAX; i++)
@@ -211,6 +242,24 @@ static void limits(void **state)
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
     sprintf(t + n, "X: y\r\n\r\n");
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), -431);
+}
+
+/* A request line is too long or not, in however many pieces it comes. */
+static void long_lines(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    static char t[FAST_HTTP_LINE_MAX + 100];
+    const char *tail = " HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (int over = 0; over < 2; over++) {
+        size_t line = FAST_HTTP_LINE_MAX + (size_t)over; /* with its CR */
+        memset(t, 'a', sizeof(t));
+        memcpy(t, "GET /", 5);
+        strcpy(t + line - strlen(" HTTP/1.1\r"), tail);
+        for (size_t step = 1; step < sizeof(t); step = step * 20 + 1)
+            assert_int_equal(feed(t, strlen(t), step, false, &h), over ? -414 : 1);
+        assert_int_equal(feed(t, strlen(t), strlen(t), false, &h), over ? -414 : 1);
+    }
 }
 
 static const struct {
@@ -238,6 +287,7 @@ static const struct {
     {"cr after size", "5\rhello\r\n0\r\n\r\n", NULL, 0, false},
     {"no crlf after data", "5\r\nhello0\r\n\r\n", NULL, 0, false},
     {"lf after data", "5\r\nhello\n0\r\n\r\n", NULL, 0, false},
+    {"another byte for the cr after data", "5\r\nhelloX\n0\r\n\r\n", NULL, 0, false},
     {"two bytes that are not crlf", "5\r\nhelloXX0\r\n\r\n", NULL, 0, false},
     {"size beyond 64 bits", "FFFFFFFFFFFFFFFFF\r\n", NULL, 0, false},
     {"size of 2^63", "8000000000000000\r\n", NULL, 0, false},
@@ -245,6 +295,9 @@ static const struct {
     {"lf in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n", NULL, 0, false},
     {"lf ends the trailers", "0\r\n\n", NULL, 0, false},
     {"trailer without name", "0\r\n: a\r\n\r\n", NULL, 0, false},
+    {"trailer name with a blank", "0\r\nA b: c\r\n\r\n", NULL, 0, false},
+    {"trailer value with a control", "0\r\nA: b\x01\r\n\r\n", NULL, 0, false},
+    {"cr inside a trailer", "0\r\nA: b\rX\r\n\r\n", NULL, 0, false},
     {"trailer fold", "0\r\nA: b\r\n c\r\n\r\n", NULL, 0, false},
     {"cr cr at the end", "0\r\n\r\r\n", NULL, 0, false},
 };
@@ -284,6 +337,27 @@ static void chunks(void **state)
         }
 }
 
+/* Bytes that are read and dropped are bounded: extensions of one chunk, all trailers. */
+static void dropped_bytes(void **state)
+{
+    (void)state;
+    static char text[10000];
+    static const struct {
+        const char *before, *after;
+        int most;
+    } t[] = {{"1;", "\r\nx\r\n0\r\n\r\n", 1024}, {"0\r\nA: ", "\r\n\r\n", 8192 - 7}};
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++)
+        for (int over = 0; over < 2; over++) {
+            struct fast_http_body b = {.framing = FAST_HTTP_BODY_CHUNKED};
+            char out[256];
+            char *p = stpcpy(text, t[i].before);
+            memset(p, 'e', (size_t)(t[i].most + over));
+            strcpy(p + t[i].most + over, t[i].after);
+            assert_int_equal(decode(&b, text, 100, out), over ? -400 : 0);
+            assert_int_equal(b.done, !over);
+        }
+}
+
 static void bodies_of_responses(void **state)
 {
     (void)state;
@@ -314,6 +388,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads),  cmocka_unit_test(head_content),
+        cmocka_unit_test(versions), cmocka_unit_test(fields_that_stay),
+        cmocka_unit_test(long_lines), cmocka_unit_test(dropped_bytes),
         cmocka_unit_test(limits), cmocka_unit_test(chunks),
         cmocka_unit_test(bodies_of_responses),
     };
