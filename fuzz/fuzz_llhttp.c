@@ -94,6 +94,19 @@ static bool is_known_method(const char *p, size_t len)
     return false;
 }
 
+/* Whether a line ends with blanks of which one is a tab. */
+static bool has_tab_at_end(const char *p, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (p[i] == '\t') {
+            while (i < len && (p[i] == ' ' || p[i] == '\t'))
+                i++;
+            if (i < len && p[i] == '\r')
+                return true;
+        }
+    return false;
+}
+
 static void compare(const char *buf, size_t len, const struct fast_http_head *h, const char *body,
                     size_t body_len)
 {
@@ -112,7 +125,7 @@ static void compare(const char *buf, size_t len, const struct fast_http_head *h,
     llhttp_errno_t e = llhttp_execute(&parser, buf, len);
     bool refused = e != HPE_OK && e != HPE_PAUSED;
     bool excused = (h->chunked && memchr(buf + h->len, ';', len - h->len)) ||
-                   memmem(buf, h->len, "\t\r\n", 3);
+                   has_tab_at_end(buf, h->len);
     if (s->trailers || ((refused || !s->keep_alive) && excused)) {
         free(s);
         return;
