@@ -202,6 +202,9 @@ static int on_hello(struct node_session *s, const struct fast_msg *msg)
         node_ticket_find(s->m->node->agent, msg->hello.ticket_hi, msg->hello.ticket_lo);
     if (!replica || !replica->share)
         return refuse(s, FAST_EPERM, "this ticket belongs to no replica");
+    /* Who gets no answer takes the node for one that is gone. */
+    if (s->m->session_count - s->m->strangers >= s->m->sessions_max)
+        return refuse(s, FAST_ENOROOM, "the node has as many clients as it can have");
     if (is_full(replica->share))
         look_at_unread(s->m); /* some may have been read, or be gone, since the last tick */
     if (is_full(replica->share))
@@ -478,15 +481,6 @@ static bool has_place(struct node_manager *m)
     return m->strangers < STRANGERS_MAX || drop_a_stranger(m);
 }
 
-/* It is told so: who gets no answer would take the node for one that is gone. */
-static void turn_away(int fd)
-{
-    static const char text[] = "the node has as many clients as it can have";
-    struct fast_msg msg = {.type = FAST_MSG_T_refused, .refused = {.code = FAST_ENOROOM, .text = fast_str(text)}};
-    fast_packet_send(fd, &msg, NULL, 0, NULL);
-    close(fd);
-}
-
 static void on_connection(void *arg, int events)
 {
     struct node_manager *m = arg;
@@ -497,9 +491,7 @@ static void on_connection(void *arg, int events)
         if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
             return;
         out_of_files = fd < 0;
-        if (fd >= 0 && m->session_count >= m->sessions_max)
-            turn_away(fd);
-        else if (fd >= 0)
+        if (fd >= 0)
             session_new(m, fd);
     }
     if (!out_of_files && has_place(m))
