@@ -55,6 +55,7 @@ class MeasuredTest(unittest.TestCase):
         self.assertEqual(types["fast_function_latency_seconds"], "summary")
         self.assertEqual(len(samples["fast_function_latency_seconds"]), 2)
         the_node.kill()
+        self.addCleanup(the_node.start)  # it takes its MPS daemon along when it ends well
         gateway.wait_until(lambda: gw.open_metrics()[0]["fast_node_up"] == [({}, 0)])
         samples, _ = gw.open_metrics()
         self.assertFalse([n for n in samples if n.startswith(("fast_gpu_", "DCGM_", "fast_model_"))])
