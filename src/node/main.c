@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -96,15 +95,17 @@ static int make_dirs(struct node *node, struct fast_err *err)
 }
 
 /* One node has a state directory, and with it sockets, records and the MPS daemon: nothing of it may be touched
- * before that is known. The kernel lets go of the lock when this process ends, however it does. */
+ * before that is known. The lock is this process's: the kernel lets go of it when that ends, however it does, and
+ * whatever child was about to begin. */
 static int lock_state(const struct node *node, struct fast_err *err)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof(path), "%s/lock", node->conf->state_dir);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB))
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fd >= 0 && !fcntl(fd, F_SETLK, &lock))
         return 0;
-    int r = fd >= 0 && errno == EWOULDBLOCK
+    int r = fd >= 0 && (errno == EAGAIN || errno == EACCES)
                 ? fast_err_set(err, FAST_EBUSY, "--state-dir: %.150s is in use by another fast-node",
                                node->conf->state_dir)
                 : fast_err_set(err, FAST_EIO, "--state-dir: cannot lock %.150s: %s", path, strerror(errno));
