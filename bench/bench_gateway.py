@@ -38,7 +38,8 @@ FIGURES = {
     "gateway.cpu_us_nginx": ("us", None), "gateway.cpu_ratio_tcp": ("times", ">= 1"),
     "gateway.cpu_ratio_unix": ("times", ">= 1.3"), "gateway.cpu_ratio_openfaas": ("times", ">= 4"),
     "gateway.cpu_us_600k": ("us", "<= 300"), "gateway.added_p50_us": ("us", "<= 40"),
-    "gateway.added_p50_us_nginx": ("us", None), "gateway.added_p50_us_relay": ("us", None),
+    "gateway.added_p50_us_busy_poll": ("us", "<= 40"), "gateway.added_p50_us_nginx": ("us", None),
+    "gateway.added_p50_us_relay": ("us", None),
     "gateway.open_p50_us": ("us", None), "gateway.open_p99_us": ("us", None),
     "gateway.open_p50_us_nginx": ("us", None), "gateway.open_p99_us_nginx": ("us", None),
     "gateway.body_10mb_mb": ("MB", None), "gateway.body_1gb_mb": ("MB", None),
@@ -244,10 +245,16 @@ def added_p50(world, wanted):
     proxies = [world.proxy("tcp"), world.relay()]
     nginx = world.nginx()
     proxies += [nginx] if nginx else []
+    if "gateway.added_p50_us_busy_poll" in wanted:
+        awake = World(("--busy-poll", "50us"))
+        world.closers.append(awake.close)
+        proxies.append(awake.proxy("tcp"))
+        proxies[-1].name = "busy_poll"
     direct = Proxy.__new__(Proxy)
     direct.name, direct.port, direct.path = "direct", world.upstream(), ""
     got = rounds(proxies + [direct], lambda p: load(p.port, f"{p.path}/n/2", 1, 0)["p50_us"])
-    for name, key in (("gateway.added_p50_us", "tcp"), ("gateway.added_p50_us_nginx", "nginx"),
+    for name, key in (("gateway.added_p50_us", "tcp"), ("gateway.added_p50_us_busy_poll", "busy_poll"),
+                      ("gateway.added_p50_us_nginx", "nginx"),
                       ("gateway.added_p50_us_relay", "relay")):
         if name not in wanted:
             continue

@@ -36,6 +36,7 @@ struct gw_conf {
     char *user, *password;     /* with |auth| */
     fast_ns timeout;           /* of one request at a function */
     fast_ns queue_timeout;     /* how long a request waits for a replica */
+    fast_ns busy_poll;         /* how long the loop looks before it sleeps */
     int queue_max;             /* requests that wait for one function */
     size_t max_conns;
     const char *tls_listen, *tls_cert, *tls_key; /* NULL: no TLS */

@@ -47,6 +47,8 @@ static const char help[] =
     "  --queue-timeout SPAN  how long a request waits for a replica (default 60s)\n"
     "  --queue N             requests that wait for one function (default 1024)\n"
     "  --connections N       connections of clients (default 4096)\n"
+    "  --busy-poll SPAN      look for the next event for so long before going to sleep, up to 1ms, while\n"
+    "                        events come that fast: a quicker answer for CPU time (default 0s: sleep)\n"
     "  --tls-listen ADDRESS  the same as --listen over TLS; with --tls-cert and --tls-key, PEM files,\n"
     "  --tls-cert FILE       which SIGHUP makes it read again\n"
     "  --tls-key FILE\n"
@@ -133,6 +135,8 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         r = parse_count(arg, "--connections", 1000000, &n, err);
         k->max_conns = (size_t)n;
         return r;
+    case 'b':
+        return fast_parse_duration(arg, "--busy-poll", 0, FAST_MS(1), &k->busy_poll, err);
     case 'M':
         r = fast_parse_int(arg, "--moves", 0, GW_MOVES_MAX, &n, err);
         k->moves_max = (int)n;
@@ -170,7 +174,8 @@ static int parse_options(struct settings *s, int argc, char **argv, struct fast_
         {"policy", 1, NULL, 'P'},
         {"moves", 1, NULL, 'M'},
         {"queue-timeout", 1, NULL, 'q'}, {"queue", 1, NULL, 'Q'},
-        {"connections", 1, NULL, 'c'}, {"access-log", 1, NULL, 'a'},
+        {"connections", 1, NULL, 'c'}, {"busy-poll", 1, NULL, 'b'},
+        {"access-log", 1, NULL, 'a'},
         {"tls-listen", 1, NULL, 'x'},  {"tls-cert", 1, NULL, 'C'},
         {"tls-key", 1, NULL, 'K'},     {"traces", 1, NULL, 'T'},
         {"verbose", 0, NULL, 'v'},
@@ -426,8 +431,10 @@ static int open_all(struct gateway *gw, char *control, size_t cap, struct fast_e
     snprintf(profiles, sizeof(profiles), "%s/profiles.db", gw->conf->state_dir);
     snprintf(control, cap, "%s/control.sock", gw->conf->state_dir);
     int r = fast_loop_new(&gw->loop, err);
-    if (!r)
+    if (!r) {
+        fast_loop_spin(gw->loop, gw->conf->busy_poll);
         r = listen_all(gw, err);
+    }
     if (!r)
         r = gw_store_open(db, &gw->store, err);
     if (!r)

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/spin.h"
+
 #define EVENTS_PER_TURN 128
 #define UNSET SIZE_MAX
 
@@ -40,6 +42,7 @@ struct fast_loop {
     bool stopped;
     fast_ns now;
     fast_ns linger; /* until then it looks for events without going to sleep */
+    struct fast_spin spin;
     struct fast_watch *watches, *dead, *sigwatch;
     struct fast_timer **heap;
     size_t heap_len, heap_cap, timers;
@@ -296,11 +299,11 @@ static int wait_ms(const struct fast_loop *l)
 }
 
 /* Returns as epoll_wait() does, 0 as well when a timer is due. */
-static int stay_awake(const struct fast_loop *l, struct epoll_event *ev)
+static int stay_awake(const struct fast_loop *l, fast_ns until, struct epoll_event *ev)
 {
     int n = 0;
     fast_ns now = fast_clock_now();
-    while (!n && now < l->linger && !(l->heap_len && l->heap[0]->deadline <= now)) {
+    while (!n && now < until && !(l->heap_len && l->heap[0]->deadline <= now)) {
         n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
         now = fast_clock_now();
     }
@@ -308,19 +311,15 @@ static int stay_awake(const struct fast_loop *l, struct epoll_event *ev)
 }
 
 /* epoll_pwait2 has nanoseconds; where the kernel lacks it (before 5.11) milliseconds have to do. */
-static int wait_events(struct fast_loop *l, struct epoll_event *ev)
+static int go_to_sleep(const struct fast_loop *l, struct epoll_event *ev)
 {
     static bool no_pwait2;
-    int n = l->linger ? stay_awake(l, ev) : 0;
-    if (n)
-        return n;
-    l->linger = 0;
     if (!no_pwait2 && l->heap_len) {
         fast_ns left = l->heap[0]->deadline - fast_clock_now();
         if (left < 0)
             left = 0;
         struct timespec t = {left / FAST_S(1), left % FAST_S(1)};
-        n = epoll_pwait2(l->epfd, ev, EVENTS_PER_TURN, &t, NULL);
+        int n = epoll_pwait2(l->epfd, ev, EVENTS_PER_TURN, &t, NULL);
         if (n >= 0 || errno != ENOSYS)
             return n;
         no_pwait2 = true;
@@ -328,9 +327,31 @@ static int wait_events(struct fast_loop *l, struct epoll_event *ev)
     return epoll_wait(l->epfd, ev, EVENTS_PER_TURN, wait_ms(l));
 }
 
+static int wait_events(struct fast_loop *l, struct epoll_event *ev)
+{
+    fast_ns began = fast_clock_now(), spin = fast_spin_until(&l->spin, began);
+    fast_ns until = spin > l->linger ? spin : l->linger;
+    int n = until ? stay_awake(l, until, ev) : 0;
+    bool sleeps = !n;
+    if (spin)
+        fast_spin_over(&l->spin, until, fast_clock_now());
+    if (sleeps) {
+        l->linger = 0;
+        n = go_to_sleep(l, ev);
+    }
+    if (n > 0 && l->spin.most) /* what ends by a timer tells nothing of when events come */
+        fast_spin_learn(&l->spin, fast_clock_now() - began, sleeps);
+    return n;
+}
+
 void fast_loop_linger(struct fast_loop *l, fast_ns until)
 {
     l->linger = until;
+}
+
+void fast_loop_spin(struct fast_loop *l, fast_ns most)
+{
+    l->spin.most = most;
 }
 
 int fast_loop_run(struct fast_loop *l, struct fast_err *err)

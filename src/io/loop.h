@@ -31,6 +31,8 @@ void fast_loop_stop(struct fast_loop *loop);
 /* More events are expected before |until|: the loop does not go to sleep before then, since a core that
  * has gone to sleep may take longer to wake than all that is to be done. It costs a core meanwhile. */
 void fast_loop_linger(struct fast_loop *loop, fast_ns until);
+/* Before it sleeps it looks for events for up to |most| as long as that pays (io/spin.h); 0: never. */
+void fast_loop_spin(struct fast_loop *loop, fast_ns most);
 
 /* CLOCK_MONOTONIC, read once per turn of the loop. */
 fast_ns fast_loop_now(const struct fast_loop *loop);

@@ -451,6 +451,28 @@ class Waiting(GatewayTest):
         self.assertGreater(time.monotonic() - began, 5.5)  # and the other two waited
 
 
+class BusyPoll(GatewayTest):
+    args = ("--busy-poll", "1ms")
+
+    def cpu_s(self):
+        with open(f"/proc/{self.gw.process.pid}/stat", encoding="ascii") as f:
+            fields = f.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_an_idle_gateway_sleeps(self):
+        self.gw.up()
+        for _ in range(100):
+            self.assertEqual(self.gw.get("/function/f").status, 200)
+        before = self.cpu_s()
+        time.sleep(2)
+        self.assertLess(self.cpu_s() - before, 0.5)
+
+    def test_bounds(self):
+        for span in ("2ms", "50"):
+            bad = self.gw.spawn("--busy-poll", span)
+            self.assertEqual(bad.wait(node.WAIT_S), 2)
+
+
 # The answer of a function that has begun when the function dies can only be cut.
 CUT = "cut"
 
