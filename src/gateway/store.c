@@ -75,8 +75,9 @@ static int prepare(struct gw_store *s, const char *path, struct fast_err *err)
     if (version < 0)
         return broken(s, err);
     if (version > SCHEMA_VERSION)
-        return fast_err_set(err, FAST_EPROTO, "%s was written by a newer version (schema %d, not %d): use that one, or move the file "
-                            "away to begin without functions",
+        return fast_err_set(err, FAST_EPROTO,
+                            "%s was written by a newer version (schema %d, not %d): use that one, or move "
+                            "the file away to begin without functions",
                             path, version, SCHEMA_VERSION);
     if (version == 0) {
         r = run_sql(s, "BEGIN", err);
