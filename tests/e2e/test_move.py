@@ -159,7 +159,7 @@ class Elastic(Halves):
         """An idle replica holds no quota, and has its place and its share where it goes to all the same."""
         gw = self.gw
         elastic = {"annotations": {**notes(sm_partition="100", quota_request="0.5", mem="1800Mi"),
-                                   "fastgshare/profile": "steps", "fastgshare/slo": "60s"},
+                                   "fastgshare/profile": "half", "fastgshare/slo": "60s"},
                    "labels": {"com.openfaas.scale.max": "2"}, **MODEL}
         self.fragment(lambda name: elastic if name == "a" else {})
         first = gw.replicas("a")[0]
