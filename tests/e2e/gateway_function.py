@@ -84,6 +84,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         assert len(parts) == int(self.headers["X-Batch-Size"])
         if what == "short":
             parts.pop()
+        if what == "more":
+            parts.append(b"x")
         ends = [b";" if what == "open" and i == 1 else b"," for i in range(len(parts))]
         self.answer(b"".join(b"%d:%s%s" % (len(p), p, end) for p, end in zip(parts, ends)), headers=[
             ("Content-Type", BATCH), ("X-Batch-Content-Type", "text/loud")])

@@ -45,6 +45,12 @@ class Batch(QueueTest):
         empty = self.gw.post("/function/f/echo", b"")
         self.assertEqual((empty.status, empty.json()["body"]), (200, ""))
 
+    def test_large_bodies_wait_for_nobody(self):
+        self.up("2,60s")
+        answer = self.gw.post("/function/f/hash", b"x" * (2**20 + 1))
+        self.assertEqual(answer.status, 200)
+        self.assertNotIn("X-Batch-Size", answer.headers)
+
     def test_different_paths_do_not_travel_together(self):
         self.up("2,60s")
         asks = Asks(self.gw)
@@ -67,6 +73,7 @@ class Batch(QueueTest):
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/status/418", 3)], [418] * 3)
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/short", 3)], [502] * 3)
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/open", 3)], [502] * 3)
+        self.assertEqual([a.status for _, a in self.ask_many("/function/f/more", 3)], [502] * 3)
         self.assertEqual([a.status for _, a in self.ask_many("/function/f/die", 3)], [200] * 3)  # a batch in capitals
 
     def test_who_has_gone_is_not_waited_for(self):
