@@ -569,6 +569,9 @@ class Life(GatewayTest):
             wait_until(lambda n=2 * i + 1: restarted(n))
             self.assert_answer(gw.post("/function/f/die-once" + flag + "-post"), 502)
             wait_until(lambda n=2 * i + 2: restarted(n))
+        # Too large to be kept: sent again it would be another request.
+        flag = os.path.join(self.node.root, "large")
+        self.assert_answer(gw.ask("PUT", "/function/f/die-once" + flag, bytes(3 << 20)), 502)
 
     def test_killed_gateway(self):
         gw = self.gw
