@@ -27,6 +27,22 @@
 
 #define PLACE "openfaas/secrets"
 
+/* Of linux/mount.h, which cannot be included beside sys/mount.h. */
+struct mount_bits {
+    uint64_t set, clear, propagation, userns_fd;
+};
+#define READ_ONLY UINT64_C(1)
+#define RECURSIVE 0x8000
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+static int set_read_only(const char *path, bool on, unsigned flags)
+{
+    struct mount_bits bits = {.set = on ? READ_ONLY : 0, .clear = on ? 0 : READ_ONLY};
+    return (int)syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &bits, sizeof(bits));
+}
+
 static int failed(const char *what, const char *name, struct fast_err *err)
 {
     return fast_err_set(err, FAST_EPERM, "%s %.150s: %s", what, name, strerror(errno));
@@ -133,7 +149,7 @@ static int show_secrets(const struct isolation *is, struct fast_err *err)
 static const struct {
     const char *name;
     bool folders, writable;
-} needed[] = {{"LD_PRELOAD", false, false},      {"LD_LIBRARY_PATH", true, false}, {"FAST_NODE_SOCKET", false, true},
+} needed[] = {{"LD_PRELOAD", false, false},      {"LD_LIBRARY_PATH", true, false}, {"FAST_NODE_SOCKET", false, false},
               {"FAST_SOCKET", false, true},      {"FAST_SIM_DIR", true, true},
               {"CUDA_MPS_PIPE_DIRECTORY", true, true}};
 
@@ -219,10 +235,12 @@ struct shown {
 static void show_needed(void *arg, const char *path, const char *real, bool writable)
 {
     struct shown *s = arg;
+    char to[PATH_MAX];
     (void)real;
-    (void)writable;
     if (!s->result)
         s->result = show_in(s->root, path, s->err);
+    if (!s->result && !writable && snprintf(to, sizeof(to), "%s%s", s->root, path) < (int)sizeof(to))
+        set_read_only(to, true, 0);
 }
 
 static int enter_root(const struct isolation *is, struct fast_err *err)
@@ -234,14 +252,14 @@ static int enter_root(const struct isolation *is, struct fast_err *err)
         return failed("cannot show", is->root, err);
     for (size_t i = 0; !r && i < FAST_COUNT_OF(always); i++)
         r = show_in(is->root, always[i], err);
-    struct shown shown = {is->root, r, err};
-    isolate_needed(is, show_needed, &shown);
-    r = shown.result;
     snprintf(dir, sizeof(dir), "%s/tmp", is->root);
     r = r ? r : check_links(is->root, "/tmp", err);
     r = r ? r : fast_dir_make(dir, 01777, err);
     if (!r && mount("tmpfs", dir, "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
         r = failed("cannot mount", dir, err);
+    struct shown shown = {is->root, r, err}; /* some of it may lie in /tmp */
+    isolate_needed(is, show_needed, &shown);
+    r = shown.result;
     if (!r && is->secret->n) {
         snprintf(dir, sizeof(dir), "%s/var/" PLACE, is->root);
         r = check_links(is->root, "/var/" PLACE, err);
@@ -288,22 +306,6 @@ static int give_up(const struct isolation *is, const struct become *b, struct fa
 }
 
 /* ---- what a function sees of the machine ---- */
-
-/* Of linux/mount.h, which cannot be included beside sys/mount.h. */
-struct mount_bits {
-    uint64_t set, clear, propagation, userns_fd;
-};
-#define READ_ONLY UINT64_C(1)
-#define RECURSIVE 0x8000
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-
-static int set_read_only(const char *path, bool on, unsigned flags)
-{
-    struct mount_bits bits = {.set = on ? READ_ONLY : 0, .clear = on ? 0 : READ_ONLY};
-    return (int)syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &bits, sizeof(bits));
-}
 
 /* What stays as it is: held by a descriptor while something is laid over it. */
 struct kept {
@@ -372,8 +374,7 @@ static int put_back(const struct kept_path *p, struct fast_err *err)
     }
     if (mount(from, p->path, NULL, MS_BIND | MS_REC, NULL))
         return failed("cannot show", p->path, err);
-    if (p->writable)
-        set_read_only(p->path, false, 0);
+    set_read_only(p->path, !p->writable, 0); /* a socket can be connected to all the same */
     return 0;
 }
 

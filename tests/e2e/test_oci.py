@@ -39,9 +39,14 @@ def layer(programs, texts):
     for source in programs.values():
         files.update({lib: lib for lib in libraries(source)})
     data = io.BytesIO()
+
+    def for_all(info):
+        info.mode = 0o755
+        return info
+
     with tarfile.open(fileobj=data, mode="w") as tar:
         for path, source in sorted(files.items()):
-            tar.add(os.path.realpath(source), path.lstrip("/"), filter=lambda info: info.replace(mode=0o755))
+            tar.add(os.path.realpath(source), path.lstrip("/"), filter=for_all)
         for path, text in texts.items():
             info = tarfile.TarInfo(path.lstrip("/"))
             info.size, info.mode = len(text), 0o644
@@ -114,6 +119,7 @@ class Oci(unittest.TestCase):
         for path in (self.node.path("replicas"), self.node.path("control.sock"), node.HERE, "/root", "/usr/bin/env"):
             self.assertIn("No such file", self.sh(f"ls {path} 2>&1; true"), path)
         self.assertEqual(self.sh("touch /tmp/mine && ls /tmp/mine"), "/tmp/mine\n")
+        self.assertRegex(self.sh(f"touch {self.node.path('run', 'mine')} 2>&1; true"), "Read-only|denied")
         self.assertRegex(self.sh("touch /sys/mine 2>&1; true"), "Read-only|denied")
         self.assertEqual(self.sh("cat /var/openfaas/secrets/key"), "value")
         if ROOT:
@@ -174,6 +180,14 @@ class Oci(unittest.TestCase):
 
     def test_with_a_gpu(self):
         self.begin()
+        self.check_gpu()
+
+    def test_with_a_gpu_without_crun(self):
+        self.begin(path="/nowhere")
+        self.check_gpu()
+        self.assertIn("crun is not used", self.levels("g")["files"]["by"])
+
+    def check_gpu(self):
         models = os.path.join(os.path.dirname(node.HERE), "..", "models")
         with open(os.path.join(models, "gnmt.model"), encoding="utf-8") as f:
             texts = {"/models/gnmt.model": f.read()}
