@@ -64,7 +64,7 @@ static void put_fields(struct writer *w, const struct fast_http_head *h, const c
         if (fast_http_is_hop(h, text, f) || is_own(name, f->name_len) ||
             (!h->response && (fast_http_is(name, f->name_len, "host") ||
                               fast_http_is(name, f->name_len, "expect"))) ||
-            (!h->response && is_replaced(trace, name, f->name_len)))
+            (trace && is_replaced(trace, name, f->name_len)))
             continue;
         put(w, name, f->name_len);
         put(w, ": ", 2);
