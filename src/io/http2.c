@@ -38,6 +38,7 @@ struct stream {
     struct text method, path, host, fields, cookies;
     int64_t length; /* -1: none was named */
     bool bad;       /* its head cannot be said in HTTP/1.1 */
+    bool too_large; /* its head is */
     bool trailers;  /* what comes now are these */
     bool finished;
     size_t held;    /* bytes of its body that were taken and not confirmed, as the call was full */
@@ -265,6 +266,15 @@ static bool says(const struct stream *s, const char *method)
     return fast_http_is_exact(s->method.p ? s->method.p : "", s->method.len, method);
 }
 
+/* A head that is too large is no fault of the protocol: the client is told (RFC 9113, 10.5.1). */
+static void refuse_large(struct stream *s)
+{
+    nghttp2_nv status;
+    put_nv(&status, ":status", 7, "431", 3);
+    if (nghttp2_submit_response(s->conn->session, s->id, &status, 1, NULL))
+        reset(s, NGHTTP2_INTERNAL_ERROR);
+}
+
 /* The head is complete: the request goes in. */
 static void begin(struct stream *s, bool has_body)
 {
@@ -274,6 +284,10 @@ static void begin(struct stream *s, bool has_body)
     bool chunked = has_body && s->length < 0;
     bool plain = !s->bad && is_visible(&s->method) && is_visible(&s->path) && is_visible(&s->host) &&
                  (*s->path.p == '/' || says(s, "OPTIONS")) && !s->fields.failed && !s->cookies.failed;
+    if (s->too_large) {
+        refuse_large(s);
+        return;
+    }
     if (!plain) {
         reset(s, NGHTTP2_PROTOCOL_ERROR);
         return;
@@ -373,7 +387,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
         add_text(&s->fields, "\r\n");
     }
     if (s->fields.len + s->path.len + s->cookies.len > FAST_HTTP_HEAD_MAX)
-        s->bad = true;
+        s->too_large = true;
     return 0;
 }
 

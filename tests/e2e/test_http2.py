@@ -15,7 +15,7 @@ import node
 from gateway import wait_until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -191,6 +191,18 @@ class Http2(Http2Test):
         block = request(b"GET", b"/function/f/x", b"a", *((b"x%d" % i, b"y" * 4000) for i in range(3)))
         c.send(HEADERS, END_HEADERS | END_STREAM, 1, block)
         self.assertIn(b"x2: " + b"y" * 4000, c.end_of(1))
+        before = self.seen()
+        for end in (END_STREAM, 0):
+            c = self.client()
+            block = request(b"GET", b"/function/f/x", b"a", *((b"x%d" % i, b"y" * 4000) for i in range(20)))
+            c.send(HEADERS, end, 1, block[:16000])
+            for at in range(16000, len(block), 16000):
+                c.send(CONTINUATION, END_HEADERS if at + 16000 >= len(block) else 0, 1, block[at:at + 16000])
+            c.end_of(1)
+            self.assertIn(b"431", c.frames[-1][3], c.frames)
+            c.send(HEADERS, END_HEADERS | END_STREAM, 3, request())  # others go on
+            self.assertTrue(c.end_of(3).startswith(b"GET /x HTTP/1.1"))
+        self.assertEqual(self.seen(), before + 3)
 
     def test_resets_leave_nothing(self):
         c = self.client()
