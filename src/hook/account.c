@@ -13,6 +13,7 @@
 
 #define FIRST_SAMPLE_NS FAST_US(300)
 #define SAMPLE_NS FAST_MS(5) /* long intervals are sampled this often */
+#define CLEARLY 2            /* a bound this many times below an estimate says that it is wrong */
 #define LATE_NS FAST_US(300) /* a look that comes later than this after the one before is imprecise */
 
 struct sum {
@@ -143,17 +144,20 @@ static void learn_interval(uint32_t gpu, fast_ns len)
 }
 
 /* Work that was found complete ended at some earlier time, so that |len| is only a bound on it: it may lower what
- * is known, never raise it. Programs whose kernels are done when they are waited for tell nothing else; without
- * this they would keep the first guess, with few launches in flight and a marker behind every second one. */
+ * is known, never raise it; and only where that is clearly too much, since steps in one direction alone would take a
+ * good estimate to its luckiest samples, and too much would be let in before the end of a token. Programs whose
+ * kernels are done when they are waited for tell nothing else; without this they would keep the first guess, with
+ * few launches in flight and a marker behind every second one. */
 static void learn_bound(uint32_t gpu, fast_ns len)
 {
     struct fast_gpu *g = &fast_hook.gpus[gpu];
     int64_t graphs = atomic_load(&g->graphs);
     uint64_t exec = atomic_load(&g->graph);
     int64_t kernels = (int64_t)(launches_of(gpu) - atomic_load(&g->sample_launches)) - graphs;
-    if (kernels > 0 && len / kernels < FAST_US(fast_kernel_cost(gpu)))
+    if (kernels > 0 && len / kernels * CLEARLY < FAST_US(fast_kernel_cost(gpu)))
         atomic_store(&g->unit_ns, blend(atomic_load(&g->unit_ns), len / kernels, FAST_S(4)));
-    if (graphs > 0 && !atomic_load(&g->graph_mixed) && len / graphs < FAST_US(fast_graph_cost(exec, gpu)))
+    if (graphs > 0 && !atomic_load(&g->graph_mixed) &&
+        len / graphs * CLEARLY < FAST_US(fast_graph_cost(exec, gpu)))
         learn_graph(exec, len / graphs / 1000);
 }
 

@@ -513,6 +513,13 @@ static void long_looks_teach_nothing(void **state)
         fast_stream_synced(op.stream, fast_stream_left(op.stream));
         fast_gate_look(false);
         assert_int_equal(fast_graph_cost(exec, 0), unknown);
+        /* Nor does a bound that is a little better than what is known. */
+        atomic_store(&fast_hook.gpus[0].unit_ns, FAST_MS(1));
+        op = launch(FAST_GATE_KERNEL, 0, CUDA_SUCCESS);
+        usleep(600);
+        fast_stream_synced(op.stream, fast_stream_left(op.stream));
+        fast_gate_look(false);
+        assert_int_equal(fast_hook.gpus[0].unit_ns, FAST_MS(1));
     }
 }
 
