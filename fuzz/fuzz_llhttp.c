@@ -94,14 +94,14 @@ static bool is_known_method(const char *p, size_t len)
     return false;
 }
 
-/* Whether a line ends with blanks of which one is a tab. */
+/* Whether a value, or one of a list, ends with blanks of which one is a tab. */
 static bool has_tab_at_end(const char *p, size_t len)
 {
     for (size_t i = 0; i < len; i++)
         if (p[i] == '\t') {
             while (i < len && (p[i] == ' ' || p[i] == '\t'))
                 i++;
-            if (i < len && p[i] == '\r')
+            if (i < len && (p[i] == '\r' || p[i] == ','))
                 return true;
         }
     return false;

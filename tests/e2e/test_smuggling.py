@@ -64,6 +64,8 @@ ALLOWED = (
      b"\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
     ("a content type of 20 KB", POST + b"Content-Type: " + b"a" * 20000 + b"\r\nContent-Length: 5\r\n\r\nhello",
      b"hello"),
+    ("a websocket with a body", GET + b"Host: a\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+     b"Content-Length: 5\r\n\r\nhello", b"hello"),
     ("fields of one connection", POST + b"Connection: X-Drop, close\r\nX-Drop: 1\r\nTE: trailers\r\n"
      b"Keep-Alive: 1\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
 )
