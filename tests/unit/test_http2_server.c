@@ -155,7 +155,7 @@ static void put(const struct client *c, uint8_t kind, uint8_t flags, uint32_t st
 static void ask(struct client *c, uint32_t stream, bool post, const char *path, uint8_t end)
 {
     uint8_t block[64] = {post ? 0x83 : 0x82, 0x86, 0x01, 1, 'a', 0x04, (uint8_t)strlen(path)};
-    memcpy(block + 7, path, strlen(path));
+    snprintf((char *)block + 7, sizeof(block) - 7, "%s", path);
     c->stream = stream;
     c->stream_window = 65535;
     put(c, HEADERS, end, stream, block, 7 + strlen(path));
