@@ -89,8 +89,11 @@ static int run(struct cli *cli, void *arg, int argc, char **argv)
     if (o->cwd && chdir(o->cwd))
         return cli_fail(CLI_FAILED, "isolate: cannot enter %s: %s", o->cwd, strerror(errno));
     execvp(argv[0], argv);
-    return cli_fail(CLI_FAILED, "isolate: user %u cannot execute \"%s\": %s", (unsigned)geteuid(), argv[0],
-                    strerror(errno));
+    return cli_fail(CLI_FAILED, "isolate: user %u cannot execute \"%s\": %s%s", (unsigned)geteuid(), argv[0],
+                    strerror(errno),
+                    errno == EACCES ? "; open it and the folders above it to all users, or start the platform with "
+                                      "--function-users none"
+                                    : "");
 }
 
 const struct cli_cmd cmd_isolate = {

@@ -74,7 +74,8 @@ void gw_access_log(void *arg, const struct fast_http_finished *what)
     put_text(&l, "method", text + h->method, h->method_len);
     put_text(&l, "target", text + h->target, h->target_len);
     put_field(&l, "agent", what->req, "user-agent");
-    put_field(&l, "call_id", what->req, "x-call-id");
+    if (*what->note) /* else it was no call */
+        put_text(&l, "call_id", what->note, strlen(what->note));
     put_field(&l, "traceparent", what->req, "traceparent");
     memcpy(l.p + l.len, END, sizeof(END) - 1);
     l.len += sizeof(END) - 1;

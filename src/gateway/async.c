@@ -216,6 +216,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
     take_field(h, text, "x-call-id", w->call_id, sizeof(w->call_id));
     if (!is_plain(w->call_id))
         gw_call_id(a->gw, w->call_id);
+    fast_http_req_note(req, w->call_id);
     w->began = fast_clock_wall();
     struct gw_call call = {.call_id = w->call_id, .function = function, .method = "POST",
                            .target = rest, .headers = headers, .callback = callback,

@@ -47,6 +47,7 @@ static void take_call_id(struct gw_job *j)
         snprintf(j->call_id, sizeof(j->call_id), "%.*s", (int)f->value_len, text + f->value);
     else
         gw_call_id(j->gw, j->call_id);
+    fast_http_req_note(j->req, j->call_id); /* for the access log */
 }
 
 void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
@@ -529,6 +530,7 @@ static void reply_unknown(struct gateway *gw, struct fast_http_req *req, const c
     char id[GW_CALL_ID_SIZE], lines[256], text[256];
     bool dot = memchr(name, '.', len);
     gw_call_id(gw, id);
+    fast_http_req_note(req, id);
     snprintf(lines, sizeof(lines), "X-Call-Id: %s\r\nX-Start-Time: %lld\r\n"
              "X-OpenFaaS-Internal: proxy\r\n", id, (long long)fast_clock_wall());
     int n = snprintf(text, sizeof(text), "error finding function %.*s%s: there is no such function\n",

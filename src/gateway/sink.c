@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,13 +26,20 @@ static int open_file(const struct gw_sink *s)
 {
     if (!strcmp(s->path, "-"))
         return dup(STDOUT_FILENO);
-    return open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    return open(s->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0640); /* a FIFO does not block */
 }
 
+/* Waits for nobody: a pipe that is not read must not hold up requests. Standard output may be one, and its
+ * O_NONBLOCK is others' too; a pipe that can be written has room for PIPE_BUF. */
 static bool write_all(int fd, const char *p, size_t len)
 {
     while (len) {
-        ssize_t n = write(fd, p, len);
+        struct pollfd can = {.fd = fd, .events = POLLOUT};
+        if (poll(&can, 1, 0) == 0) {
+            errno = EAGAIN;
+            return false;
+        }
+        ssize_t n = write(fd, p, len < PIPE_BUF ? len : PIPE_BUF);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)

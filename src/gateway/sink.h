@@ -3,7 +3,7 @@
 
 /* A file that grows by lines. What is put is written within a second or when much has come; the file is
  * opened for each write, so that it may be moved away at any time. What cannot be written is dropped, and
- * told once. */
+ * told once: also what a pipe has no room for, since nothing here waits. */
 
 #include <stddef.h>
 

@@ -57,6 +57,7 @@ struct fast_http_req {
     fast_ns began; /* of the exchange */
     fast_ns deadline;
     char peer[64];
+    char note[FAST_HTTP_NOTE_MAX + 1];
 };
 
 struct fast_http_server {

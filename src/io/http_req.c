@@ -26,6 +26,11 @@ const char *fast_http_req_peer(const struct fast_http_req *c)
     return c->peer;
 }
 
+void fast_http_req_note(struct fast_http_req *c, const char *text)
+{
+    snprintf(c->note, sizeof(c->note), "%s", text);
+}
+
 bool fast_http_req_is_head(const struct fast_http_req *c)
 {
     return fast_http_is_exact(c->s.in + c->head.method, c->head.method_len, "HEAD");

@@ -29,7 +29,7 @@ static void tell_finished(struct fast_http_req *c, bool complete)
 {
     const struct fast_http_server_conf *conf = &c->server->conf;
     if (conf->finished && c->state == EXCHANGE)
-        conf->finished(conf->arg, &(struct fast_http_finished){c, c->status, complete, c->sent, c->began});
+        conf->finished(conf->arg, &(struct fast_http_finished){c, c->status, complete, c->sent, c->began, c->note});
 }
 
 static void tell_done(struct fast_http_req *c, bool complete)
@@ -161,6 +161,7 @@ static void begin_exchange(struct fast_http_req *c)
     c->left = -1;
     c->status = 0;
     c->sent = 0;
+    c->note[0] = 0;
     c->began = c->server->conf.finished ? fast_clock_now() : 0;
     c->state = EXCHANGE;
     c->deadline = FAST_NEVER;

@@ -40,6 +40,7 @@ struct fast_http_finished {
     bool complete;   /* the whole answer was given */
     uint64_t sent;   /* bytes of the answer's body */
     fast_ns began;   /* as fast_clock_now() */
+    const char *note; /* fast_http_req_note(), else empty */
 };
 
 struct fast_http_server_conf {
@@ -70,6 +71,9 @@ const struct fast_http_head *fast_http_req_head(const struct fast_http_req *req)
 const char *fast_http_req_text(const struct fast_http_req *req);
 /* Who calls, "127.0.0.1:40000". */
 const char *fast_http_req_peer(const struct fast_http_req *req);
+/* What |finished| is told of it beside; copied, up to FAST_HTTP_NOTE_MAX bytes. */
+#define FAST_HTTP_NOTE_MAX 79
+void fast_http_req_note(struct fast_http_req *req, const char *text);
 bool fast_http_req_is_head(const struct fast_http_req *req);
 bool fast_http_req_has_body(const struct fast_http_req *req);
 

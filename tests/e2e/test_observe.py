@@ -144,6 +144,34 @@ class Observe(unittest.TestCase):
         self.assertEqual(rows()[0]["target"], "/healthz")
         self.assertEqual(len(rows(moved)), 2)
 
+    def test_call_ids_of_the_gateway(self):
+        path = "/tmp/fast-access-%d.jsonl" % os.getpid()
+        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
+        self.begin("--access-log", path)
+        calls = [self.gw.post(f"/{where}") for where in ("function/f", "async-function/f", "function/nobody")]
+        self.gw.get("/healthz")
+
+        def rows():
+            with open(path, encoding="utf-8") as f:
+                return {r["target"]: r.get("call_id") for r in map(json.loads, f)}
+
+        wait_until(lambda: os.path.exists(path) and "/healthz" in rows())
+        self.assertEqual([rows()[t] for t in ("/function/f", "/async-function/f", "/function/nobody", "/healthz")],
+                         [*(c.headers["X-Call-Id"] for c in calls), None])
+
+    def test_a_log_that_nobody_reads(self):
+        """A full pipe holds nobody up."""
+        path = "/tmp/fast-access-%d.fifo" % os.getpid()
+        os.mkfifo(path)
+        self.addCleanup(os.unlink, path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.begin("--access-log", path)
+        for _ in range(90):
+            self.assertEqual(self.gw.get("/function/f/" + 1000 * "a").status, 200)
+        wait_until(lambda: "a file cannot be written" in self.gw.log(), "the pipe took it all")
+        self.assertEqual(self.gw.post("/function/f", b"x").status, 200)
+
 
 if __name__ == "__main__":
     unittest.main()
