@@ -17,6 +17,9 @@
 #include "gateway/gateway.h"
 
 #define BODY_MAX (16 << 20)
+/* The call to the function comes in at the same door, with lines of its own beside the caller's. */
+#define FIELDS_MAX (FAST_HTTP_FIELDS_MAX - 8)
+#define HEAD_MAX (FAST_HTTP_HEAD_MAX - 1024)
 #define RUNNING_MAX 256
 #define LANE_MAX 64 /* of one function: one that does not answer holds up its own calls alone */
 #define LANE_OWN 4  /* that every function may have however many others run: several do not either */
@@ -249,6 +252,9 @@ void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char 
     if (!fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, "POST"))
         fast_http_req_reply(req, 405, "Allow: POST, DELETE\r\n", "text/plain; charset=utf-8",
                             "405 method not allowed\n", 23);
+    else if (h->fields > FIELDS_MAX || fast_http_head_room(h) > HEAD_MAX)
+        fast_http_req_text_reply(req, 431, "an asynchronous call may have %d header lines in %d bytes", FIELDS_MAX,
+                                 HEAD_MAX);
     else
         fast_http_req_collect(req, BODY_MAX, on_body, gw->async);
 }

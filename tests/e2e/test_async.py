@@ -102,13 +102,20 @@ class Async(gateway.TestCase):
         self.assertIn(b"Http_Query=x=1\n", self.callbacks.got[0][1])
 
     def test_many_fields(self):
-        """Without a blank behind the colon: each is longer when it is written anew."""
+        """Without a blank behind the colon: each is longer when it is written anew. More than the call to the
+        function could have with its own are refused at once, not afterwards."""
         self.gw.up(annotations=QUICK, **ECHO)
-        fields = b"".join(b"a%d:b\r\n" % i for i in range(120))
-        got = self.gw.raw(b"POST /async-function/f HTTP/1.0\r\n" + fields + b"\r\n")
+
+        def call(n):
+            fields = b"".join(b"a%d:b\r\n" % i for i in range(n))
+            return self.gw.raw(b"POST /async-function/f HTTP/1.0\r\n" + fields + b"\r\n")
+        got = call(120)
         self.assertTrue(got.startswith(b"HTTP/1.1 202 "), got)
         self.idle()
         self.assertEqual(self.gw.status()["invocationCount"], 1)
+        self.assertEqual(self.queue()["dead"], 0)
+        got = call(121)
+        self.assertTrue(got.startswith(b"HTTP/1.1 431 "), got)
 
     def test_a_path_stays_within_its_function(self):
         self.gw.up("other", **ECHO)
