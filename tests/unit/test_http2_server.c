@@ -154,11 +154,13 @@ static void put(const struct client *c, uint8_t kind, uint8_t flags, uint32_t st
 /* A request without Huffman's code; |end|: flags of its frame. */
 static void ask(struct client *c, uint32_t stream, bool post, const char *path, uint8_t end)
 {
-    uint8_t block[64] = {post ? 0x83 : 0x82, 0x86, 0x01, 1, 'a', 0x04, (uint8_t)strlen(path)};
-    snprintf((char *)block + 7, sizeof(block) - 7, "%s", path);
+    size_t len = strlen(path);
+    uint8_t block[64] = {post ? 0x83 : 0x82, 0x86, 0x01, 1, 'a', 0x04, (uint8_t)len};
+    assert_true(7 + len <= sizeof(block));
+    memcpy(block + 7, path, len);
     c->stream = stream;
     c->stream_window = 65535;
-    put(c, HEADERS, end, stream, block, 7 + strlen(path));
+    put(c, HEADERS, end, stream, block, 7 + len);
 }
 
 static bool read_all(int fd, void *buf, size_t len)
