@@ -28,7 +28,8 @@ const char *fast_http_req_peer(const struct fast_http_req *c)
 
 void fast_http_req_note(struct fast_http_req *c, const char *text)
 {
-    snprintf(c->note, sizeof(c->note), "%s", text);
+    if (c->server->conf.finished)
+        snprintf(c->note, sizeof(c->note), "%s", text);
 }
 
 bool fast_http_req_is_head(const struct fast_http_req *c)

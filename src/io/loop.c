@@ -329,7 +329,7 @@ static int go_to_sleep(const struct fast_loop *l, struct epoll_event *ev)
 
 static int wait_events(struct fast_loop *l, struct epoll_event *ev)
 {
-    fast_ns began = fast_clock_now(), spin = fast_spin_until(&l->spin, began);
+    fast_ns began = l->spin.most ? fast_clock_now() : 0, spin = fast_spin_until(&l->spin, began);
     fast_ns until = spin > l->linger ? spin : l->linger;
     int n = until ? stay_awake(l, until, ev) : 0;
     bool sleeps = !n;
