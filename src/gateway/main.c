@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -280,21 +279,17 @@ static int read_auth(struct settings *s, struct fast_err *err)
     return r;
 }
 
-/* A client's connection is a descriptor, and its request another one, towards the function. What one is given by
- * default is few (1024 with systemd), and a gateway without any answers nobody. */
+/* A client's connection is a descriptor, and its request another one, towards the function: a gateway without any
+ * answers nobody. */
 static void want_descriptors(struct gw_conf *k)
 {
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r))
-        return;
-    r.rlim_cur = r.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &r) && getrlimit(RLIMIT_NOFILE, &r))
-        return;
-    rlim_t room = r.rlim_cur > DESCRIPTORS_KEPT + 2 ? (r.rlim_cur - DESCRIPTORS_KEPT) / 2 : 1;
-    if (k->max_conns <= room)
+    uint64_t was, now;
+    fast_descriptors_raise(&was, &now); /* what there is has to do if it fails */
+    uint64_t room = now > DESCRIPTORS_KEPT + 2 ? (now - DESCRIPTORS_KEPT) / 2 : 1;
+    if (!now || k->max_conns <= room)
         return;
     fast_log(WARN, "few descriptors: fewer connections", "limit=%llu connections=%llu instead=%llu",
-             (unsigned long long)r.rlim_cur, (unsigned long long)k->max_conns, (unsigned long long)room);
+             (unsigned long long)now, (unsigned long long)k->max_conns, (unsigned long long)room);
     k->max_conns = (size_t)room;
 }
 

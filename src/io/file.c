@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -138,6 +139,20 @@ uint32_t fast_proc_inner(uint32_t pid)
     unsigned inner = 0;
     bool found = !fast_file_read(path, 4096, &children, NULL, NULL) && sscanf(children, "%u", &inner) == 1;
     return found ? inner : pid;
+}
+
+int fast_descriptors_raise(uint64_t *ret_was, uint64_t *ret_now)
+{
+    struct rlimit r;
+    *ret_was = *ret_now = 0;
+    if (getrlimit(RLIMIT_NOFILE, &r))
+        return 0;
+    *ret_was = *ret_now = r.rlim_cur;
+    r.rlim_cur = r.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &r))
+        return -1;
+    *ret_now = r.rlim_cur;
+    return 0;
 }
 
 int fast_path_absolute(const char *path, char *ret, struct fast_err *err)

@@ -33,6 +33,11 @@ const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX]);
  * which leads a session of its own, else |pid|. */
 uint32_t fast_proc_inner(uint32_t pid);
 
+/* Lets this process have as many descriptors as it may give itself: a connection is one, and what a program is given by
+ * default is few (1024 with systemd). How many it had and has now; 0: not known. -1: it has as many as before, errno
+ * says why. */
+int fast_descriptors_raise(uint64_t *ret_was, uint64_t *ret_now);
+
 /* |path| from the root of the file system on, however it is given: |ret| has room for PATH_MAX bytes. */
 int fast_path_absolute(const char *path, char *ret, struct fast_err *err);
 

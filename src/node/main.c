@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -55,18 +54,6 @@ static void on_signal(void *arg, int sig)
     p->stopping = true;
     p->asked = fast_clock_now();
     node_agent_stop(p->node.agent, on_stopped, p);
-}
-
-/* A client's connection is a descriptor, and two more are on their way to each that has just come, which the kernel
- * counts for this user. What a program is given by default is few (1024 with systemd). */
-static void want_descriptors(struct node_conf *c)
-{
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r))
-        return;
-    c->descriptors = r.rlim_cur;
-    r.rlim_cur = r.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &r); /* what there is has to do if it fails */
 }
 
 /* The libraries of the simulated driver, loaded here and in replicas, read these. */
@@ -131,7 +118,9 @@ static int begin(struct program *p, struct fast_err *err)
     static const int signals[] = {SIGTERM, SIGINT};
     n->conf = &p->options.conf;
     n->epoch = (uint64_t)fast_clock_wall();
-    want_descriptors(&p->options.conf);
+    /* For clients; two more are on their way to each that has just come, which the kernel counts for this user. */
+    uint64_t descriptors;
+    fast_descriptors_raise(&p->options.conf.descriptors, &descriptors); /* what there is has to do if it fails */
     int r = set_environment(n->conf, err);
     if (!r)
         r = find_gpus(n, err);

@@ -202,7 +202,7 @@ void node_share_want(struct node_share *s, struct node_session *x, bool again)
         s->pool->m->lost_wishes++;
         if (node_session_may_tell(x))
             fast_log(WARN, "wish was lost", "replica=%s pid=%d last=%llu", s->replica->id, x->pid,
-                 (unsigned long long)atomic_load(&grant_of(s, x)->last));
+                     (unsigned long long)atomic_load(&grant_of(s, x)->last));
     }
     queue_push(s, x);
     if (s->token && s->holder)

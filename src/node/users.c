@@ -105,7 +105,7 @@ int node_users_new(const struct node_conf *conf, struct node_users **ret, struct
                                 {conf->sim_dir, R_OK | W_OK | X_OK}};
     const char *obstacle = find_obstacle(conf->users_first, need, FAST_COUNT_OF(need));
     if (obstacle) {
-        fast_log(WARN, "functions have the node's user", "user %u is refused: %s", conf->users_first, obstacle);
+        fast_log(WARN, "functions have the node's user", "user=%u why=\"%s\"", conf->users_first, obstacle);
         return 0;
     }
     u->user = calloc(conf->users_last - conf->users_first, sizeof(*u->user));

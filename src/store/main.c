@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -239,14 +238,11 @@ static int begin(struct store *s, uid_t user, struct fast_err *err)
     return rc ? rc : store_sessions_begin(s, err);
 }
 
-/* Every client and every piece of a model is a descriptor; what one is given by default is few. */
+/* Every client and every piece of a model is one. */
 static void want_descriptors(void)
 {
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r))
-        return;
-    r.rlim_cur = r.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &r))
+    uint64_t was, now;
+    if (fast_descriptors_raise(&was, &now))
         fast_log(WARN, "few descriptors", "error=\"%s\"", strerror(errno));
 }
 
