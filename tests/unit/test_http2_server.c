@@ -7,14 +7,13 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "server_child.h"
 #include "test.h"
 
 #define IDLE FAST_MS(300)
@@ -125,7 +124,6 @@ static void serve(int ready)
 /* ---- a client ---- */
 
 static int port;
-static pid_t child;
 
 struct frame {
     uint32_t len, stream;
@@ -362,23 +360,8 @@ static void who_waits_for_an_answer_gets_it(void **state)
 
 static int start(void **state)
 {
-    int p[2];
     (void)state;
-    if (pipe(p))
-        return -1;
-    child = fork();
-    if (child == 0)
-        serve(p[1]);
-    return read(p[0], &port, sizeof(port)) == sizeof(port) ? 0 : -1;
-}
-
-static int stop(void **state)
-{
-    int status;
-    (void)state;
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    return WIFSIGNALED(status) ? 0 : -1; /* it must not have ended by itself */
+    return server_child_start(serve, &port, sizeof(port));
 }
 
 int main(void)
@@ -393,5 +376,5 @@ int main(void)
     };
     if (!fast_http2())
         return 77; /* built without nghttp2 */
-    return cmocka_run_group_tests_name("http2_server", tests, start, stop);
+    return cmocka_run_group_tests_name("http2_server", tests, start, server_child_stop);
 }

@@ -6,16 +6,15 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "io/http_stream.h"
+#include "server_child.h"
 #include "test.h"
 
 /* ---- the server under test ---- */
@@ -295,7 +294,6 @@ static void serve(int ready)
 /* ---- the test ---- */
 
 static int ports[2]; /* of the server, and of the moody one */
-static pid_t child;
 
 static int dial_port(int port)
 {
@@ -554,23 +552,8 @@ static void room_at_the_end_of_a_step(void **state)
 
 static int start(void **state)
 {
-    int p[2];
     (void)state;
-    if (pipe(p))
-        return -1;
-    child = fork();
-    if (child == 0)
-        serve(p[1]);
-    return read(p[0], ports, sizeof(ports)) == sizeof(ports) ? 0 : -1;
-}
-
-static int stop(void **state)
-{
-    int status;
-    (void)state;
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    return WIFSIGNALED(status) ? 0 : -1; /* it must not have ended by itself */
+    return server_child_start(serve, ports, sizeof(ports));
 }
 
 int main(void)
@@ -584,5 +567,5 @@ int main(void)
         cmocka_unit_test(large_request),             cmocka_unit_test(unanswered),
         cmocka_unit_test(room_at_the_end_of_a_step),
     };
-    return cmocka_run_group_tests_name("http_server", tests, start, stop);
+    return cmocka_run_group_tests_name("http_server", tests, start, server_child_stop);
 }
