@@ -449,7 +449,7 @@ void gw_api_namespaces(const struct gw_request *rq);
 /* |name| may be "": then it is in the body. */
 void gw_api_namespace(const struct gw_request *rq, const char *name);
 
-/* ---- async.c ---- */
+/* ---- async_accept.c, async_view.c ---- */
 
 /* Answers a request to /async-function/...; |path| is its target behind that. */
 void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char *path, size_t len);

@@ -1,0 +1,65 @@
+#ifndef FAST_GATEWAY_ASYNC_IMPL_H
+#define FAST_GATEWAY_ASYNC_IMPL_H
+
+/* The inside of asynchronous calls: async_accept.c takes them in, async.c decides when each is made and
+ * when changes are written down, async_run.c makes them, async_view.c shows them and takes them back. */
+
+#include "gateway/async.h"
+#include "gateway/fetch.h"
+#include "gateway/gateway.h"
+
+#define GW_ASYNC_RUNNING_ALL 1024 /* calls and callbacks that are being made at a time */
+
+struct gw_async_waiter;
+struct gw_async_lane;
+
+/* A call, or its callback, that is being made. */
+struct gw_async_work {
+    struct gw_async_work *next, *prev;
+    struct gw_async *async;
+    struct gw_async_lane *lane;
+    struct gw_call call; /* strings are its own, in |text| */
+    char *text, *body;
+};
+
+struct gw_async {
+    struct gateway *gw;
+    struct gw_queue *queue;
+    struct gw_fetcher *fetcher;
+    struct fast_http_server *door; /* on the loopback, for this program alone */
+    struct fast_timer *gather, *wake;
+    bool gathering;
+    bool ailing; /* a change was lost: nothing is begun until what is held is written down anew */
+    fast_ns heal_at;
+    struct gw_async_waiter *waiters, **waiters_end; /* for their 202 */
+    struct gw_async_work *work;
+    struct gw_async_lane *lanes;
+    int running, full; /* |full|: lanes that have no room */
+};
+
+/* ---- async.c ---- */
+
+/* What was changed is written down soon, together with other changes. */
+void gw_async_gather(struct gw_async *a);
+/* A change was lost, |why|. */
+void gw_async_ail(struct gw_async *a, const char *why);
+/* Begins what is due, and sets the timer for what is not. */
+void gw_async_plan(struct gw_async *a);
+
+/* ---- async_accept.c ---- */
+
+/* Tells those who wait that their calls are on the disk; |lost|: that they are not. */
+void gw_async_answer(struct gw_async *a, const struct fast_err *lost);
+void gw_async_drop_waiters(struct gw_async *a);
+
+/* ---- async_run.c ---- */
+
+/* A gw_call_fn: begins |call|. */
+void gw_async_begin(void *async, const struct gw_call *call);
+/* It is done with: out of the queue. */
+void gw_async_forget(struct gw_async_work *w);
+void gw_async_free_work(struct gw_async_work *w);
+/* The functions that may have no more calls at a time, as take wants to know them; to be freed. NULL: none. */
+char *gw_async_busy(const struct gw_async *a);
+
+#endif
