@@ -188,6 +188,8 @@ struct gateway {
     struct gw_sink *access_log; /* NULL: none */
     uint64_t next_key;
     struct gw_random random; /* for the identifiers of calls */
+    char *head;              /* room for the head that is being written */
+    size_t head_cap;
     size_t replay_bytes;     /* of bodies that are kept while they may be needed again */
     struct gw_job *jobs;
     struct fast_due waiting; /* requests that wait for a replica, by when they have waited out */

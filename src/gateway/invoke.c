@@ -57,10 +57,10 @@ void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
         gw_batch_error(j, status, retry_s, why);
         return;
     }
-    int n = gw_job_own_lines(j, lines, sizeof(lines));
-    n += snprintf(lines + n, sizeof(lines) - (size_t)n, "X-OpenFaaS-Internal: proxy\r\n");
+    size_t n = gw_job_own_lines(j, lines, sizeof(lines));
+    n += (size_t)snprintf(lines + n, sizeof(lines) - n, "X-OpenFaaS-Internal: proxy\r\n");
     if (retry_s)
-        snprintf(lines + n, sizeof(lines) - (size_t)n, "Retry-After: %d\r\n", retry_s);
+        snprintf(lines + n, sizeof(lines) - n, "Retry-After: %d\r\n", retry_s);
     int len = snprintf(text, sizeof(text), "%s\n", why);
     if (len >= (int)sizeof(text))
         len = (int)sizeof(text) - 1;
@@ -191,8 +191,11 @@ void gw_job_done(void *user, bool complete)
 static void keep_for_replay(struct gw_job *j, const char *data, size_t len)
 {
     size_t max = j->idempotent ? REPLAY_MAX_REPEATABLE : REPLAY_MAX, cap = 2 * (j->replay_len + len);
+    int64_t whole = fast_http_req_head(j->req)->length;
     if (j->answered || j->replay_lost)
         return;
+    if (whole >= 0 && cap > (uint64_t)whole)
+        cap = (size_t)whole;
     if (cap > max)
         cap = max;
     if (j->replay_len + len > max || j->gw->replay_bytes + cap > GW_KEPT_MAX) {
@@ -266,7 +269,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
                          const struct fast_http_body *body)
 {
     struct gw_job *j = user;
-    char *lines = NULL;
+    const char *lines = NULL;
     size_t len = gw_job_answer_lines(j, h, text, &lines);
     if (!len) {
         gw_job_error(j, 502, 0, "no memory for the answer of the function");
@@ -283,7 +286,6 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
     if (h->chunked)
         length = -1;
     fast_http_req_start(j->req, h->status, lines, len, length);
-    free(lines);
     if (h->status == 101) { /* it may be silent for as long as it likes */
         j->tunnel = true;
         j->deadline = 0;
@@ -403,7 +405,9 @@ static const struct fast_http_call_ops batch_ops = {gw_batch_on_head, gw_batch_o
 static int open_call(struct gw_job *j, struct fast_err *err)
 {
     struct gw_replica *r = j->replica;
-    char *head = NULL, path[128];
+    const char *head = NULL;
+    fast_autofree char *of_batch = NULL;
+    char path[128];
     bool to_head = !j->batch && fast_http_req_is_head(j->req);
     bool chunked = !j->batch && fast_http_req_head(j->req)->chunked;
     if (!r->pool) {
@@ -411,12 +415,13 @@ static int open_call(struct gw_job *j, struct fast_err *err)
         if (fast_http_pool_new(j->gw->loop, r->port, local ? path : NULL, &r->pool, err))
             return -err->code;
     }
-    size_t len = j->batch ? gw_batch_head(j, &head) : gw_job_request_head(j, &head);
+    size_t len = j->batch ? gw_batch_head(j, &of_batch) : gw_job_request_head(j, &head);
     if (!len)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a request");
+    if (of_batch)
+        head = of_batch;
     int rc = fast_http_call_new(r->pool, j->batch ? &batch_ops : &call_ops, j, head, len, to_head,
                                 chunked, &j->call, err);
-    free(head);
     if (!rc && j->upgrade)
         fast_http_call_upgrade(j->call);
     return rc;

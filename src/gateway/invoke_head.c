@@ -3,15 +3,10 @@
 
 #include "gateway/job.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-int gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap)
-{
-    return snprintf(buf, cap, "X-Call-Id: %s\r\nX-Start-Time: %lld\r\nX-Served-By: fast-gshare/%s\r\n",
-                    j->call_id, (long long)j->wall, FAST_VERSION);
-}
+#include "base/digits.h"
 
 struct writer {
     char *p;
@@ -39,6 +34,27 @@ static void put_line(struct writer *w, const char *name, const char *value, size
     put(w, ": ", 2);
     put(w, value, len);
     put(w, "\r\n", 2);
+}
+
+static void put_number(struct writer *w, const char *name, int64_t n)
+{
+    char digits[FAST_DIGITS_MAX];
+    put_line(w, name, digits, fast_digits(digits, (uint64_t)n));
+}
+
+static void put_own_lines(struct writer *w, const struct gw_job *j)
+{
+    put_line(w, "X-Call-Id", j->call_id, strlen(j->call_id));
+    put_number(w, "X-Start-Time", j->wall);
+    put_text(w, "X-Served-By: fast-gshare/" FAST_VERSION "\r\n");
+}
+
+size_t gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap)
+{
+    struct writer w = {.p = buf, .cap = cap - 1};
+    put_own_lines(&w, j);
+    buf[w.len] = 0;
+    return w.len;
 }
 
 /* Fields that this program sets itself. */
@@ -73,26 +89,30 @@ static void put_fields(struct writer *w, const struct fast_http_head *h, const c
     }
 }
 
-/* What was written; 0, and nothing to free, when it did not fit. */
-static size_t done(const struct writer *w, char **ret)
+/* The gateway's room for a head, of at least |cap| bytes; what was in it is gone. */
+static struct writer begin(struct gateway *gw, size_t cap)
 {
-    if (!w->full)
-        return w->len;
-    free(*ret);
-    *ret = NULL;
-    return 0;
+    if (cap > gw->head_cap) {
+        free(gw->head);
+        gw->head = malloc(cap);
+        gw->head_cap = gw->head ? cap : 0;
+    }
+    return (struct writer){.p = gw->head, .cap = gw->head_cap};
 }
 
-size_t gw_job_request_head(const struct gw_job *j, char **ret)
+static size_t done(const struct writer *w, const char **ret)
+{
+    *ret = w->p;
+    return w->full ? 0 : w->len;
+}
+
+size_t gw_job_request_head(const struct gw_job *j, const char **ret)
 {
     const struct fast_http_head *h = fast_http_req_head(j->req);
     const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
     /* The host may be written twice. */
-    struct writer w = {.cap = fast_http_head_room(h) + h->host_len + 1024};
-    char number[64], trace[80];
-    w.p = *ret = malloc(w.cap);
-    if (!w.p)
-        return 0;
+    struct writer w = begin(j->gw, fast_http_head_room(h) + h->host_len + 1024);
+    char trace[80];
     put(&w, text + h->method, h->method_len);
     put_text(&w, " ");
     if (!j->rest_len || text[j->rest] != '/')
@@ -109,8 +129,7 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
         put_text(&w, trace);
     }
     put_line(&w, "X-Call-Id", j->call_id, strlen(j->call_id));
-    put_line(&w, "X-Start-Time", number,
-             (size_t)snprintf(number, sizeof(number), "%lld", (long long)j->wall));
+    put_number(&w, "X-Start-Time", j->wall);
     if (!fast_http_head_find(h, text, "x-forwarded-host") && h->host_len)
         put_line(&w, "X-Forwarded-Host", text + h->host, h->host_len);
     if (!fast_http_head_find(h, text, "x-forwarded-for"))
@@ -120,8 +139,7 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
     if (h->chunked)
         put_text(&w, "Transfer-Encoding: chunked\r\n");
     else if (h->length >= 0)
-        put_line(&w, "Content-Length", number,
-                 (size_t)snprintf(number, sizeof(number), "%lld", (long long)h->length));
+        put_number(&w, "Content-Length", h->length);
     else if (text[h->method] == 'P') /* POST, PUT, PATCH: some servers want to be told (411) */
         put_text(&w, "Content-Length: 0\r\n");
     put_text(&w, "\r\n");
@@ -129,16 +147,12 @@ size_t gw_job_request_head(const struct gw_job *j, char **ret)
 }
 
 size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *h, const char *text,
-                           char **ret)
+                           const char **ret)
 {
     const char *req_text = fast_http_req_text(j->req);
     const struct fast_http_field *type =
         fast_http_head_find(fast_http_req_head(j->req), req_text, "content-type");
-    struct writer w = {.cap = fast_http_head_room(h) + (type ? type->value_len : 0) + 1024};
-    char own[256];
-    w.p = *ret = malloc(w.cap);
-    if (!w.p)
-        return 0;
+    struct writer w = begin(j->gw, fast_http_head_room(h) + (type ? type->value_len : 0) + 1024);
     put_fields(&w, h, text, NULL);
     if (h->status == 101)
         put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -149,10 +163,10 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
             put_text(&w, "Content-Type: text/plain; charset=utf-8\r\n");
     }
     if (!fast_http_head_find(h, text, "date")) {
-        char date[32];
+        char date[FAST_HTTP_DATE_SIZE];
         fast_http_date(fast_clock_wall(), date);
         put_line(&w, "Date", date, strlen(date));
     }
-    put(&w, own, (size_t)gw_job_own_lines(j, own, sizeof(own)));
+    put_own_lines(&w, j);
     return done(&w, ret);
 }

@@ -58,13 +58,14 @@ void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why);
 
 /* ---- invoke_head.c ---- */
 
-/* The lines that every answer of a function has, errors too. */
-int gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap);
-/* The head for the function, with its blank line; *|ret| is to be freed. 0: no memory. */
-size_t gw_job_request_head(const struct gw_job *j, char **ret);
+/* The lines that every answer of a function has, errors too, as a string; returns its length. */
+size_t gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap);
+/* The head for the function, with its blank line: *|ret| is the gateway's and stands until the next head is
+ * written. 0: no memory. */
+size_t gw_job_request_head(const struct gw_job *j, const char **ret);
 /* The lines of the answer's head, without those of framing; the same. */
 size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *h, const char *text,
-                           char **ret);
+                           const char **ret);
 
 /* ---- deadline.c ---- */
 

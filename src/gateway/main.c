@@ -468,6 +468,7 @@ static void close_all(struct gateway *gw)
     fast_http_server_free(gw->metrics);
     gw_async_free(gw->async);
     gw_invoke_fini(gw);
+    free(gw->head);
     gw_tracer_free(gw->tracer);
     gw_sink_free(gw->access_log);
     json_decref(gw->namespaces);

@@ -23,6 +23,7 @@ void fast_http_head_init(struct fast_http_head *h, bool response)
     h->line = h->scan = 0;
     h->state = START_LINE;
     h->te = h->hosts = h->authority = false;
+    h->connection = 0;
     h->why = "";
 }
 
@@ -31,26 +32,24 @@ static char lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
 
-bool fast_http_is(const char *p, size_t len, const char *text)
+bool fast_http_same(const char *p, const char *text, size_t len)
 {
-    size_t i = 0;
-    for (; i < len && text[i]; i++)
+    for (size_t i = 0; i < len; i++)
         if (lower(p[i]) != lower(text[i]))
             return false;
-    return i == len && !text[i];
+    return true;
 }
 
-bool fast_http_is_exact(const char *p, size_t len, const char *text)
-{
-    return strlen(text) == len && !memcmp(p, text, len);
-}
-
-/* tchar of RFC 9110: what names and methods are made of. */
+/* tchar of RFC 9110: what names and methods are made of. A bit for each of the 128 characters of ASCII. */
 static bool is_token_char(unsigned char c)
 {
-    if ((c >= '0' && c <= '9') || (lower((char)c) >= 'a' && lower((char)c) <= 'z'))
-        return true;
-    return c && strchr("!#$%&'*+-.^_`|~", c);
+    static const uint32_t token[4] = {
+        0x00000000,
+        0x03ff6cfa, /* !#$%&'*+-. 0-9 */
+        0xc7fffffe, /* A-Z ^_ */
+        0x57ffffff, /* ` a-z | ~ */
+    };
+    return c < 128 && (token[c / 32] >> (c % 32) & 1);
 }
 
 static bool is_token(const char *p, size_t len)
@@ -197,6 +196,12 @@ static int take_host(struct fast_http_head *h, uint32_t at, const char *v, uint3
     return 0;
 }
 
+static int take_connection(struct fast_http_head *h, uint32_t len)
+{
+    h->connection += len;
+    return h->connection > FAST_HTTP_CONNECTION_MAX ? fail(h, 431, "Connection is longer than 1 KiB") : 0;
+}
+
 /* The fields that decide about framing and about the connection. */
 static int take_field(struct fast_http_head *h, const char *buf, const struct fast_http_field *f)
 {
@@ -213,6 +218,8 @@ static int take_field(struct fast_http_head *h, const char *buf, const struct fa
             h->expect = true;
         }
         return 0;
+    case 10:
+        return fast_http_is(n, 10, "connection") ? take_connection(h, f->value_len) : 0;
     case 14:
         return fast_http_is(n, 14, "content-length") ? take_length(h, v, f->value_len) : 0;
     case 17:
@@ -260,9 +267,9 @@ static int finish(struct fast_http_head *h, const char *buf)
         return fail(h, 400, "there is no Host");
     if (h->minor == 0)
         h->expect = false;
-    if (fast_http_head_lists(h, buf, "connection", "close"))
+    if (h->connection && fast_http_head_lists(h, buf, "connection", "close"))
         h->keep_alive = false;
-    else if (fast_http_head_lists(h, buf, "connection", "keep-alive"))
+    else if (h->connection && fast_http_head_lists(h, buf, "connection", "keep-alive"))
         h->keep_alive = true;
     h->len = h->scan;
     h->state = COMPLETE;
@@ -343,12 +350,7 @@ static bool value_lists(const char *v, uint32_t len, const char *token, size_t t
             from++;
         while (to > from && (v[to - 1] == ' ' || v[to - 1] == '\t'))
             to--;
-        if (to - from != token_len)
-            continue;
-        size_t k = 0;
-        while (k < token_len && lower(v[from + k]) == lower(token[k]))
-            k++;
-        if (k == token_len)
+        if (to - from == token_len && fast_http_same(v + from, token, token_len))
             return true;
     }
     return false;
@@ -375,16 +377,19 @@ bool fast_http_head_lists(const struct fast_http_head *h, const char *buf, const
 bool fast_http_is_hop(const struct fast_http_head *h, const char *buf,
                       const struct fast_http_field *f)
 {
-    static const char *const names[] = {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-        "te",         "trailer",    "trailers",           "transfer-encoding",   "upgrade",
-        "content-length"};
+    static const struct {
+        uint32_t len;
+        const char *name;
+    } hop[] = {{10, "connection"},        {10, "keep-alive"},         {18, "proxy-authenticate"},
+               {19, "proxy-authorization"}, {16, "proxy-connection"}, {2, "te"},
+               {7, "trailer"},            {8, "trailers"},            {17, "transfer-encoding"},
+               {7, "upgrade"},            {14, "content-length"}};
     const char *n = buf + f->name;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (fast_http_is(n, f->name_len, names[i]))
+    for (size_t i = 0; i < sizeof(hop) / sizeof(hop[0]); i++)
+        if (f->name_len == hop[i].len && fast_http_same(n, hop[i].name, hop[i].len))
             return true;
     /* Nobody gets rid of the host or of who is calling by naming it in Connection. */
-    if (fast_http_is(n, f->name_len, "host") || fast_http_is(n, f->name_len, "authorization"))
+    if (!h->connection || fast_http_is(n, f->name_len, "host") || fast_http_is(n, f->name_len, "authorization"))
         return false;
     return lists(h, buf, "connection", n, f->name_len);
 }

@@ -9,10 +9,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define FAST_HTTP_HEAD_MAX 65536
 #define FAST_HTTP_LINE_MAX 16384 /* of a request line: longer is 414 */
 #define FAST_HTTP_FIELDS_MAX 128
+/* Bytes that Connection may list: every field is looked for among them. */
+#define FAST_HTTP_CONNECTION_MAX 1024
 
 struct fast_http_field {
     uint32_t name, name_len, value, value_len;
@@ -36,6 +39,7 @@ struct fast_http_head {
     uint32_t line, scan;
     int state;
     bool te, hosts, authority;
+    uint32_t connection; /* bytes of its Connection fields */
     const char *why; /* what was wrong, in words; belongs to the program */
 };
 
@@ -57,8 +61,17 @@ static inline size_t fast_http_head_room(const struct fast_http_head *head)
 {
     return (size_t)head->len + head->fields;
 }
-bool fast_http_is(const char *p, size_t len, const char *text);      /* any case */
-bool fast_http_is_exact(const char *p, size_t len, const char *text);
+/* Whether |len| bytes are the same but for the case of letters. */
+bool fast_http_same(const char *p, const char *text, size_t len);
+/* Names are told apart by their lengths first, which for a literal costs nothing. */
+static inline bool fast_http_is(const char *p, size_t len, const char *text) /* any case */
+{
+    return strlen(text) == len && fast_http_same(p, text, len);
+}
+static inline bool fast_http_is_exact(const char *p, size_t len, const char *text)
+{
+    return strlen(text) == len && !memcmp(p, text, len);
+}
 
 /* Whether a field belongs to one connection and must not be forwarded: Connection and what it
  * lists, Keep-Alive, Proxy-Authenticate, Proxy-Authorization, TE, Trailer, Transfer-Encoding,

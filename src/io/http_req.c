@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/digits.h"
+
 #define DISCARD_MAX 65536 /* a body that nobody wants is read up to this size */
 
 const struct fast_http_head *fast_http_req_head(const struct fast_http_req *c)
@@ -155,6 +157,34 @@ static void begin_tunnel(struct fast_http_req *c, const char *fields, size_t len
     fast_http_stream_flush(&c->s);
 }
 
+static char *append(char *at, const char *text)
+{
+    size_t len = strlen(text);
+    memcpy(at, text, len);
+    return at + len;
+}
+
+static char *append_number(char *at, uint64_t n)
+{
+    return at + fast_digits(at, n);
+}
+
+/* The lines about framing and the connection, and the blank one. */
+static void put_own_fields(struct fast_http_req *c)
+{
+    char lines[128], *at = lines;
+    if (c->left >= 0 && c->status >= 200 && c->status != 204)
+        at = append(append_number(append(at, "Content-Length: "), (uint64_t)c->left), "\r\n");
+    else if (c->chunked)
+        at = append(at, "Transfer-Encoding: chunked\r\n");
+    if (c->close_after)
+        at = append(at, "Connection: close\r\n");
+    else if (c->head.minor == 0)
+        at = append(at, "Connection: keep-alive\r\n");
+    at = append(at, "\r\n");
+    fast_http_stream_put(&c->s, lines, (size_t)(at - lines));
+}
+
 void fast_http_req_start(struct fast_http_req *c, int status, const char *fields, size_t len,
                          int64_t length)
 {
@@ -175,20 +205,12 @@ void fast_http_req_start(struct fast_http_req *c, int status, const char *fields
     if (length < 0 && c->head.minor == 0 && !no_body)
         c->close_after = true;
     c->left = length;
-    int n = snprintf(line, sizeof(line), "HTTP/1.1 %d %s\r\n", status, fast_http_reason(status));
-    fast_http_stream_put(&c->s, line, (size_t)n);
+    const char *reason = fast_http_reason(status);
+    char *at = append_number(append(line, "HTTP/1.1 "), (uint64_t)status);
+    at = append(append(append(at, " "), reason), "\r\n");
+    fast_http_stream_put(&c->s, line, (size_t)(at - line));
     fast_http_stream_put(&c->s, fields, len);
-    n = 0;
-    if (length >= 0 && status >= 200 && status != 204)
-        n = snprintf(line, sizeof(line), "Content-Length: %lld\r\n", (long long)length);
-    else if (c->chunked)
-        n = snprintf(line, sizeof(line), "Transfer-Encoding: chunked\r\n");
-    if (c->close_after)
-        n += snprintf(line + n, sizeof(line) - (size_t)n, "Connection: close\r\n");
-    else if (c->head.minor == 0)
-        n += snprintf(line + n, sizeof(line) - (size_t)n, "Connection: keep-alive\r\n");
-    n += snprintf(line + n, sizeof(line) - (size_t)n, "\r\n");
-    fast_http_stream_put(&c->s, line, (size_t)n);
+    put_own_fields(c);
     c->bodiless = no_body;
 }
 
@@ -248,7 +270,7 @@ void fast_http_req_abort(struct fast_http_req *c)
 void fast_http_req_reply(struct fast_http_req *c, int status, const char *fields, const char *type,
                          const char *body, size_t len)
 {
-    char head[1024], date[32];
+    char head[1024], date[FAST_HTTP_DATE_SIZE];
     fast_http_date(fast_clock_wall(), date);
     int n = snprintf(head, sizeof(head), "Date: %s\r\n%s%s%s%s", date, type ? "Content-Type: " : "",
                      type ? type : "", type ? "\r\n" : "", fields ? fields : "");
@@ -272,10 +294,17 @@ void fast_http_req_text_reply(struct fast_http_req *c, int status, const char *f
     fast_http_req_reply(c, status, NULL, "text/plain; charset=utf-8", text, (size_t)n);
 }
 
-void fast_http_date(fast_ns wall, char ret[32])
+/* Written once a second: it took as long as all else that is written of a head. */
+void fast_http_date(fast_ns wall, char ret[FAST_HTTP_DATE_SIZE])
 {
+    static _Thread_local time_t written = -1;
+    static _Thread_local char date[FAST_HTTP_DATE_SIZE];
     time_t t = (time_t)(wall / FAST_S(1));
-    struct tm tm;
-    gmtime_r(&t, &tm);
-    strftime(ret, 32, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+    if (t != written) {
+        struct tm tm;
+        gmtime_r(&t, &tm);
+        strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        written = t;
+    }
+    memcpy(ret, date, sizeof(date));
 }

@@ -114,7 +114,8 @@ void fast_http_req_reply(struct fast_http_req *req, int status, const char *fiel
 void fast_http_req_text_reply(struct fast_http_req *req, int status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+#define FAST_HTTP_DATE_SIZE 32
 /* "Sun, 06 Nov 1994 08:49:37 GMT" of |wall|. */
-void fast_http_date(fast_ns wall, char ret[32]);
+void fast_http_date(fast_ns wall, char ret[FAST_HTTP_DATE_SIZE]);
 
 #endif

@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "base/parse.h"
+#include "io/blocks.h"
 
-#define IN_FIRST 16384
 #define GATHER 16384 /* pieces are copied together up to this size */
 #define BACKLOG 1024
 
@@ -28,6 +28,20 @@ void fast_http_stream_init(struct fast_http_stream *s, struct fast_loop *loop, i
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
+static void drop_in(struct fast_http_stream *s)
+{
+    fast_block_give(fast_loop_blocks(s->loop), s->in, s->in_cap);
+    s->in = NULL;
+    s->in_len = s->in_cap = 0;
+}
+
+static void drop_out(struct fast_http_stream *s)
+{
+    fast_block_give(fast_loop_blocks(s->loop), s->out, s->out_cap);
+    s->out = NULL;
+    s->out_at = s->out_len = s->out_cap = 0;
+}
+
 void fast_http_stream_fini(struct fast_http_stream *s)
 {
     fast_watch_free(s->watch);
@@ -35,17 +49,17 @@ void fast_http_stream_fini(struct fast_http_stream *s)
         s->secure->free(s->session);
     if (s->fd >= 0)
         close(s->fd);
-    free(s->in);
-    free(s->out);
+    drop_in(s);
+    drop_out(s);
     *s = (struct fast_http_stream){.fd = -1, .broken = true, .unsendable = true};
 }
 
 static bool in_grow(struct fast_http_stream *s, size_t cap)
 {
-    size_t want = s->in_cap ? 2 * s->in_cap : IN_FIRST;
+    size_t want = s->in_cap ? 2 * s->in_cap : FAST_BLOCK;
     if (want > cap)
         want = cap;
-    char *in = realloc(s->in, want);
+    char *in = !s->in && want == FAST_BLOCK ? fast_block_take(fast_loop_blocks(s->loop)) : realloc(s->in, want);
     if (!in)
         return false;
     s->in = in;
@@ -104,24 +118,14 @@ bool fast_http_stream_retract(struct fast_http_stream *s, uint64_t from)
     return true;
 }
 
-static void drop_out(struct fast_http_stream *s)
-{
-    free(s->out);
-    s->out = NULL;
-    s->out_at = s->out_len = s->out_cap = 0;
-}
-
 void fast_http_stream_rest(struct fast_http_stream *s)
 {
     s->filled = false;
     s->resting = true;
     if (!fast_http_stream_waiting(s))
         drop_out(s);
-    if (s->in_len)
-        return;
-    free(s->in);
-    s->in = NULL;
-    s->in_cap = 0;
+    if (!s->in_len)
+        drop_in(s);
 }
 
 bool fast_http_stream_pending(const struct fast_http_stream *s)
@@ -144,10 +148,10 @@ static ssize_t send_once(struct fast_http_stream *s, const char *data, size_t le
     if (s->session)
         return queued_len ? s->secure->send(s->session, queued, queued_len)
                           : s->secure->send(s->session, data, len);
+    if (!queued_len || !len)
+        return queued_len ? send(s->fd, queued, queued_len, MSG_NOSIGNAL) : send(s->fd, data, len, MSG_NOSIGNAL);
     struct iovec iov[2] = {{queued, queued_len}, {(void *)data, len}};
-    struct msghdr mh = {.msg_iov = queued_len ? iov : iov + 1,
-                        .msg_iovlen = (queued_len != 0) + (len != 0)};
-    return sendmsg(s->fd, &mh, MSG_NOSIGNAL);
+    return sendmsg(s->fd, &(struct msghdr){.msg_iov = iov, .msg_iovlen = 2}, MSG_NOSIGNAL);
 }
 
 /* Sends what waits and then |data|; returns how many bytes of |data| went out. */
@@ -197,10 +201,10 @@ static bool out_reserve(struct fast_http_stream *s, size_t len)
     }
     if (s->out_cap - s->out_len >= len)
         return true;
-    size_t cap = s->out_cap ? s->out_cap : 4096;
+    size_t cap = s->out_cap ? s->out_cap : FAST_BLOCK;
     while (cap - s->out_len < len)
         cap *= 2;
-    char *out = realloc(s->out, cap);
+    char *out = !s->out && cap == FAST_BLOCK ? fast_block_take(fast_loop_blocks(s->loop)) : realloc(s->out, cap);
     if (!out)
         return false;
     s->out = out;

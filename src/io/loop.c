@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/blocks.h"
 #include "io/spin.h"
 
 #define EVENTS_PER_TURN 128
@@ -43,6 +44,7 @@ struct fast_loop {
     fast_ns now;
     fast_ns linger; /* until then it looks for events without going to sleep */
     struct fast_spin spin;
+    struct fast_blocks blocks;
     struct fast_watch *watches, *dead, *sigwatch;
     struct fast_timer **heap;
     size_t heap_len, heap_cap, timers;
@@ -66,6 +68,11 @@ fast_ns fast_clock_now(void)
 fast_ns fast_clock_wall(void)
 {
     return read_clock(CLOCK_REALTIME);
+}
+
+struct fast_blocks *fast_loop_blocks(struct fast_loop *loop)
+{
+    return &loop->blocks;
 }
 
 fast_ns fast_loop_now(const struct fast_loop *loop)
@@ -109,6 +116,7 @@ void fast_loop_free(struct fast_loop *l)
     for (size_t i = 0; i < l->heap_len; i++)
         free(l->heap[i]);
     free(l->heap);
+    fast_blocks_fini(&l->blocks);
     if (l->sigfd >= 0)
         close(l->sigfd);
     close(l->epfd);

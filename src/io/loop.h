@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/units.h"
 
+struct fast_blocks;
 struct fast_loop;
 struct fast_watch;
 struct fast_timer;
@@ -33,6 +34,9 @@ void fast_loop_stop(struct fast_loop *loop);
 void fast_loop_linger(struct fast_loop *loop, fast_ns until);
 /* Before it sleeps it looks for events for up to |most| as long as that pays (io/spin.h); 0: never. */
 void fast_loop_spin(struct fast_loop *loop, fast_ns most);
+
+/* Memory for what is read and written in it. */
+struct fast_blocks *fast_loop_blocks(struct fast_loop *loop);
 
 /* CLOCK_MONOTONIC, read once per turn of the loop. */
 fast_ns fast_loop_now(const struct fast_loop *loop);

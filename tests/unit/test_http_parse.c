@@ -3,6 +3,7 @@
 
 #include "io/http_parse.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -244,6 +245,38 @@ static void limits(void **state)
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), -431);
 }
 
+/* Every field is looked for among what Connection lists: what that may cost has a bound. */
+static void nominations(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    char t[4096];
+    int n = sprintf(t, GET "Host: a\r\nX-Last: 1\r\nconnection: %0*d,a\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 2, 0);
+    sprintf(t + n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 7, 0);
+    assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
+    assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "x-last")));
+    sprintf(t + n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 6, 0);
+    assert_int_equal(feed(t, strlen(t), 4096, false, &h), -431);
+    sprintf(t, GET "Host: a\r\nConnectio2: close\r\n\r\n");
+    assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
+    assert_true(h.keep_alive);
+}
+
+/* Each character is one that names are made of or is not: written down anew, since the parser has a table. */
+static void name_characters(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    for (int c = 1; c < 256; c++) {
+        char t[64];
+        bool good = (c < 128 && isalnum(c)) || strchr("!#$%&'*+-.^_`|~", c);
+        if (c == ':' || c == '\n' || c == '\r')
+            continue;
+        int n = sprintf(t, GET "Host: a\r\nX%cY: 1\r\n\r\n", c);
+        assert_int_equal(feed(t, (size_t)n, 4096, false, &h), good ? 1 : -400);
+    }
+}
+
 /* A request line is too long or not, in however many pieces it comes. */
 static void long_lines(void **state)
 {
@@ -391,7 +424,8 @@ int main(void)
         cmocka_unit_test(versions), cmocka_unit_test(fields_that_stay),
         cmocka_unit_test(long_lines), cmocka_unit_test(dropped_bytes),
         cmocka_unit_test(limits), cmocka_unit_test(chunks),
-        cmocka_unit_test(bodies_of_responses),
+        cmocka_unit_test(bodies_of_responses), cmocka_unit_test(nominations),
+        cmocka_unit_test(name_characters),
     };
     return cmocka_run_group_tests_name("http_parse", tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 
 #include "io/http_stream.h"
 #include "server_child.h"
+#include "base/mem.h"
 #include "test.h"
 
 /* ---- the server under test ---- */
@@ -556,6 +557,25 @@ static int start(void **state)
     return server_child_start(serve, ports, sizeof(ports));
 }
 
+/* It is remembered from one call to the next. */
+static void dates(void **state)
+{
+    (void)state;
+    char date[FAST_HTTP_DATE_SIZE];
+    const struct {
+        fast_ns wall;
+        const char *want;
+    } rows[] = {{FAST_S(784111777), "Sun, 06 Nov 1994 08:49:37 GMT"},
+                {FAST_S(784111778) - 1, "Sun, 06 Nov 1994 08:49:37 GMT"},
+                {FAST_S(784111778), "Sun, 06 Nov 1994 08:49:38 GMT"},
+                {0, "Thu, 01 Jan 1970 00:00:00 GMT"},
+                {FAST_S(784111777), "Sun, 06 Nov 1994 08:49:37 GMT"}};
+    for (size_t i = 0; i < FAST_COUNT_OF(rows); i++) {
+        fast_http_date(rows[i].wall, date);
+        assert_string_equal(date, rows[i].want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -565,7 +585,7 @@ int main(void)
         cmocka_unit_test(late_heads_time_out),       cmocka_unit_test(idle_ones_make_room),
         cmocka_unit_test(proxied),                   cmocka_unit_test(memory_stays_constant),
         cmocka_unit_test(large_request),             cmocka_unit_test(unanswered),
-        cmocka_unit_test(room_at_the_end_of_a_step),
+        cmocka_unit_test(room_at_the_end_of_a_step), cmocka_unit_test(dates),
     };
     return cmocka_run_group_tests_name("http_server", tests, start, server_child_stop);
 }

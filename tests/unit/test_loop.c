@@ -1,3 +1,4 @@
+#include "io/blocks.h"
 #include "io/loop.h"
 #include "io/packet.h"
 
@@ -227,12 +228,39 @@ static void a_signal_does_not_end_a_wait(void **state)
     close(pair[1]);
 }
 
+/* A block that was given back is handed out next; another size is not kept; no more than some are. */
+static void blocks(void **state)
+{
+    (void)state;
+    struct fast_loop *loop = NULL;
+    struct fast_err err;
+    assert_int_equal(fast_loop_new(&loop, &err), 0);
+    struct fast_blocks *b = fast_loop_blocks(loop);
+    char *one = fast_block_take(b), *two = fast_block_take(b), *many[1000];
+    assert_non_null(one);
+    assert_non_null(two);
+    assert_ptr_not_equal(one, two);
+    memset(one, 1, FAST_BLOCK);
+    fast_block_give(b, NULL, 0);
+    fast_block_give(b, one, FAST_BLOCK);
+    fast_block_give(b, realloc(two, 100), 100);
+    assert_true(b->n <= 1);
+    bool kept = b->n;
+    for (size_t i = 0; i < 1000; i++)
+        many[i] = fast_block_take(b);
+    assert_true(!kept || many[0] == one);
+    for (size_t i = 0; i < 1000; i++)
+        fast_block_give(b, many[i], FAST_BLOCK);
+    assert_true(b->n <= 128);
+    fast_loop_free(loop); /* and what it keeps */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(timers_in_order), cmocka_unit_test(removed_in_callback), cmocka_unit_test(lingers),
         cmocka_unit_test(signals), cmocka_unit_test(packets),
-        cmocka_unit_test(a_signal_does_not_end_a_wait),
+        cmocka_unit_test(a_signal_does_not_end_a_wait), cmocka_unit_test(blocks),
     };
     return cmocka_run_group_tests_name("loop", tests, NULL, NULL);
 }

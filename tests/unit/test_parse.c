@@ -1,3 +1,6 @@
+#include <stdio.h>
+
+#include "base/digits.h"
 #include "base/mem.h"
 #include "base/parse.h"
 
@@ -134,12 +137,25 @@ static void text(void **state)
         assert_false(fast_is_text(bad[i]));
 }
 
+static void digits(void **state)
+{
+    (void)state;
+    const uint64_t some[] = {0, 1, 9, 10, 99, 100, 1024, 999999999, 1000000000, UINT64_MAX / 10, UINT64_MAX};
+    for (size_t i = 0; i < FAST_COUNT_OF(some); i++) {
+        char got[FAST_DIGITS_MAX], want[32];
+        size_t n = fast_digits(got, some[i]);
+        assert_int_equal(n, snprintf(want, sizeof(want), "%llu", (unsigned long long)some[i]));
+        assert_memory_equal(got, want, n);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers), cmocka_unit_test(fractions), cmocka_unit_test(sizes),
         cmocka_unit_test(durations), cmocka_unit_test(names), cmocka_unit_test(wrapping),
         cmocka_unit_test(name_of_a_list), cmocka_unit_test(text),
+        cmocka_unit_test(digits),
     };
     return cmocka_run_group_tests_name("parse", tests, NULL, NULL);
 }
