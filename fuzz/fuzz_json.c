@@ -9,7 +9,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const struct gw_paths paths = {0};
+    const struct gw_paths paths = {.tool = "/bin/true", .state_dir = "/nonexistent"};
     struct gw_spec *s = NULL, *again = NULL;
     struct fast_scale_conf scale;
     struct fast_err err = {0};

@@ -126,6 +126,8 @@ def deployments():
                         "fastgshare/socket": "unix", "com.openfaas.health.http.path": "/healthz"},
         "limits": {"memory": "5Mi"}, "secrets": [], "constraints": ["a"], "readOnlyRootFilesystem": True}).encode()
     yield "nulls", b'{"service":"f","image":"/bin/true","labels":null,"annotations":null,"x":[1e3,[]]}'
+    yield "built-in", b'{"service":"f","image":"docker.io/functions/alpine:latest","envProcess":"cat","secrets":["a"]}'
+    yield "slashes", b'{"service":"f","image":"' + b"/" * 200 + b'"}'
 
 
 def manifests():

@@ -12,6 +12,7 @@
 #include "io/file.h"
 
 #define IMAGE_FILE_MAX (1 << 20)
+#define IMAGE_NAME_MAX 200 /* bytes, as `fast image add` has it */
 #define PIDS_MAX 4096 /* processes and threads of one replica: no function needs as many, a fork bomb stops there */
 
 /* Images whose programs are in every machine's PATH or in `fast` itself: what people try first, and
@@ -77,10 +78,10 @@ static const char *built_in_mode(const char *image)
 
 static json_t *load_image(const char *state_dir, const char *name, size_t len)
 {
-    char path[4096], file[512];
+    char path[4096], file[3 * IMAGE_NAME_MAX + 1]; /* each of them may be a slash */
     fast_autofree char *text = NULL;
     size_t at = 0;
-    if (len == 0 || len > 200 || name[0] == '.')
+    if (len == 0 || len > IMAGE_NAME_MAX || name[0] == '.')
         return NULL;
     for (size_t i = 0; i < len; i++)
         at += (size_t)snprintf(file + at, sizeof(file) - at, name[i] == '/' ? "%%2F" : "%c",

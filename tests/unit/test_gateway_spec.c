@@ -89,6 +89,27 @@ static void plain(void **state)
     gw_spec_free(s);
 }
 
+/* A slash takes three bytes in the name of an image's file; 200 of them are as many as a name may have. */
+static void images_of_the_store(void **state)
+{
+    (void)state;
+    const struct gw_paths stored = {.images = dirs, .nimages = 1, .state_dir = dir, .tool = "/fast-run"};
+    char folder[256], text[512];
+    struct gw_spec *s = NULL;
+    struct fast_err err;
+    snprintf(folder, sizeof(folder), "%s/images", dir);
+    assert_int_equal(mkdir(folder, 0755), 0);
+    put_file("images/a%2F%2Fb.json", "{\"argv\":[\"/in/the/image\"]}", 0644);
+    const char *found = "{\"service\":\"f\",\"image\":\"a//b:latest\"}";
+    assert_int_equal(gw_spec_parse(found, strlen(found), NULL, &stored, &s, &err), 0);
+    assert_non_null(memmem(s->argv, s->argv_len, "/in/the/image", 14));
+    gw_spec_free(s);
+    int n = sprintf(text, "{\"service\":\"f\",\"image\":\"");
+    memset(text + n, '/', 200);
+    strcpy(text + n + 200, "\"}");
+    assert_int_equal(gw_spec_parse(text, strlen(text), NULL, &stored, &s, &err), -FAST_EINVAL);
+}
+
 static void slices(void **state)
 {
     (void)state;
@@ -299,6 +320,7 @@ int main(void)
         cmocka_unit_test(refused),  cmocka_unit_test(profiles_and_scaling),
         cmocka_unit_test(restarts), cmocka_unit_test(default_memory),
         cmocka_unit_test(calls),    cmocka_unit_test(queries),
+        cmocka_unit_test(images_of_the_store),
     };
     return cmocka_run_group_tests_name("gateway_spec", tests, make, clean);
 }
