@@ -281,12 +281,17 @@ def open_loop(world, wanted):
             skip(name, "there is no nginx here")
 
 
+def status_mb(pid, what):
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith(what + ":"))
+
+
 def memory_mb(pid):
+    """Only root may look into the gateway; for others it is what is resident, shared libraries in full."""
+    if os.geteuid():
+        return status_mb(pid, "VmRSS")
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
-        for line in f:
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    raise SystemExit("bench: no Pss")
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("Pss:"))
 
 
 def idle_memory():
@@ -317,16 +322,12 @@ def idle_memory():
         world.close()
 
 
-def peak_mb(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as f:
-        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmHWM"))
-
-
 def pass_body(world, size):
     """A body of that size up to a function and another one down: the gateway's peak of resident memory."""
     gw = world.gw
-    with open(f"/proc/{gw.process.pid}/clear_refs", "w", encoding="ascii") as f:
-        f.write("5")  # the peak counts from here
+    if os.geteuid() == 0:  # others may not say that the peak counts from here: theirs is that since the start
+        with open(f"/proc/{gw.process.pid}/clear_refs", "w", encoding="ascii") as f:
+            f.write("5")
     block, c = b"b" * (1 << 20), gw.connect(timeout=300)
     c.putrequest("PUT", "/function/body/hash")
     c.putheader("Content-Length", str(size))
@@ -342,7 +343,7 @@ def pass_body(world, size):
     c.close()
     if got != size:
         raise SystemExit(f"bench: {got} of {size} bytes came back")
-    return peak_mb(gw.process.pid)
+    return status_mb(gw.process.pid, "VmHWM")
 
 
 def bodies(world, wanted):

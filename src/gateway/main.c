@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -518,6 +519,9 @@ int main(int argc, char **argv)
                               .max_conns = 4096};
     fast_log_set(FAST_LOG_INFO, fast_log_stderr);
     signal(SIGPIPE, SIG_IGN);
+    /* Passwords, secrets and everybody's requests are in here, and functions may have the same user: nothing looks into
+     * this process that has not the right to do so with other users' processes, and none of it goes into a core. */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     int r = parse_options(&s, argc, argv, &err);
     if (r == 1) {
         fputs(help, stdout);

@@ -11,6 +11,7 @@ import sys
 import time
 import unittest
 
+import gateway
 import node
 import wire
 
@@ -171,6 +172,13 @@ class UsersNode(node.Node):
         return super().spawn(**self.user, **more)
 
 
+class UsersGateway(gateway.Gateway):
+    def spawn(self, *more):
+        with open(self.log_path, "a", encoding="utf-8") as err:
+            return subprocess.Popen([gateway.PROGRAM, *self.args, *more], stderr=err, stdin=subprocess.DEVNULL,
+                                    **UsersNode.user)
+
+
 class SameUserTest(unittest.TestCase):
     def into(self, pid):
         out = subprocess.run([ESCAPE, "into", str(pid)], stdout=subprocess.PIPE, check=True, timeout=60, text=True,
@@ -200,6 +208,22 @@ class SameUserTest(unittest.TestCase):
         rows, _ = session.ask("replica_list")
         pid = next(r.pid for r in rows if r.name == "replica_row")
         self.assertEqual(self.into(pid)["environment"], "1")
+
+    def test_gateway(self):
+        """Stopped in the same way: in it are the password, secrets on their way, and everybody's requests."""
+        try:
+            one = UsersNode(gpus=1)
+        except PermissionError:
+            self.skipTest("the programs are in a folder that only root can see")
+        self.addCleanup(one.close)
+        gw = UsersGateway(one)
+        self.addCleanup(gw.close)
+        self.assertEqual(set(self.into(gw.process.pid).values()), {"0"})
+        gw.up(image="functions/alpine:latest", envProcess="cat")  # and it still sees what it has to
+        self.assertEqual(gw.post("/function/f", b"x").text, "x")
+        levels = {v["what"]: v for v in gw.status()["isolationLevels"]}
+        self.assertEqual(levels["privileges"]["level"], "hard")
+        self.assertIn("cpu", gw.get("/system/function/f?usage=1").json()["usage"])
 
 
 if __name__ == "__main__":
