@@ -67,6 +67,9 @@ class Node:
         # Short, since the path of a socket is at most 107 bytes.
         self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
         os.chmod(self.root, 0o755)  # functions may have a user of their own
+        self.shared = os.path.join(self.root, "shared")  # where they may write
+        os.mkdir(self.shared)
+        os.chmod(self.shared, 0o777)
         self.state_dir = os.path.join(self.root, "state")
         sim = f"v100-16gb:{gpus}"
         self.args = ["--state-dir", self.state_dir, *([] if libs else ["--sim", sim]), *args]

@@ -220,7 +220,7 @@ class Async(gateway.TestCase):
         self.assertEqual(self.queue()["waiting"], 0)
 
     def test_several_that_do_not_answer_hold_up_no_other(self):
-        flag = os.path.join(self.node.root, "several")
+        flag = os.path.join(self.node.shared, "several")
         stuck = [f"stuck-{i}" for i in range(4)]
         for name in stuck:
             self.gw.up(name, image=gateway.FUNCTION)

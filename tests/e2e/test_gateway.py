@@ -179,7 +179,8 @@ class Api(GatewayTest):
         folder = gw.get("/function/f/echo").json()["env"]["SECRETS_PATH"]
         with open(os.path.join(folder, "s2"), "rb") as f:
             self.assertEqual(f.read(), b"\0\xff")
-        self.assertEqual(os.stat(os.path.join(folder, "s")).st_mode & 0o777, 0o600)
+        self.assertEqual(os.stat(os.path.join(folder, "s")).st_mode & 0o777,
+                         0o640 if self.own_users and os.geteuid() == 0 else 0o600)
         self.assert_answer(gw.ask("PUT", path, {"name": "s", "value": "three"}), 202)
         with open(os.path.join(folder, "s"), "rb") as f:
             self.assertEqual(f.read(), b"three")
@@ -564,13 +565,13 @@ class Life(GatewayTest):
             return sum(r["restarts"] for r in gw.replicas()) == times
 
         for i in range(5):
-            flag = os.path.join(self.node.root, f"flag{i}")
+            flag = os.path.join(self.node.shared, f"flag{i}")
             self.assert_answer(gw.ask("PUT", "/function/f/die-once" + flag, b"body"), 200, "alive")
             wait_until(lambda n=2 * i + 1: restarted(n))
             self.assert_answer(gw.post("/function/f/die-once" + flag + "-post"), 502)
             wait_until(lambda n=2 * i + 2: restarted(n))
         # Too large to be kept: sent again it would be another request.
-        flag = os.path.join(self.node.root, "large")
+        flag = os.path.join(self.node.shared, "large")
         self.assert_answer(gw.ask("PUT", "/function/f/die-once" + flag, bytes(3 << 20)), 502)
 
     def test_killed_gateway(self):

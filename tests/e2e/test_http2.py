@@ -206,7 +206,7 @@ class Http2(Http2Test):
 
     def test_resets_leave_nothing(self):
         c = self.client()
-        flag = os.path.join(self.node.root, "h2")
+        flag = os.path.join(self.node.shared, "h2")
         for i in range(20):
             c.send(HEADERS, END_HEADERS | END_STREAM, 2 * i + 1, request(b"POST", b"/function/py/until" + flag.encode()))
         wait_until(lambda: self.gw.replicas("py")[0]["in_flight"] == 20)

@@ -109,7 +109,8 @@ class Moves(Halves):
 
     def test_a_copy_that_fails_changes_nothing(self):
         gw = self.gw
-        with tempfile.TemporaryDirectory(dir=self.node.root) as d:
+        with tempfile.TemporaryDirectory(dir=self.node.shared) as d:
+            os.chmod(d, 0o777)
             program = os.path.join(d, "once")
             with open(program, "w", encoding="utf-8") as f:
                 f.write(ONCE)

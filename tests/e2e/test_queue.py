@@ -52,10 +52,10 @@ class QueueTest(gateway.TestCase):
 
     def hold(self, flag):
         """The path of a request that is answered when the file |flag| is there."""
-        return f"/function/f/until{os.path.join(self.node.root, flag)}"
+        return f"/function/f/until{os.path.join(self.node.shared, flag)}"
 
     def release(self, flag):
-        with open(os.path.join(self.node.root, flag), "w", encoding="ascii"):
+        with open(os.path.join(self.node.shared, flag), "w", encoding="ascii"):
             pass
 
 
@@ -140,7 +140,7 @@ class Queue(QueueTest):
 
     def test_marked_as_repeatable(self):
         self.gw.up(count=2, labels={"com.openfaas.scale.min": "2"}, annotations=notes(repeatable="true"))
-        flag = os.path.join(self.node.root, "repeat")
+        flag = os.path.join(self.node.shared, "repeat")
         answer = self.gw.post("/function/f/die-once" + flag, b"b" * 300000)
         self.assertEqual((answer.status, answer.text), (200, "alive\n"))
 
