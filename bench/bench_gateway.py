@@ -7,7 +7,8 @@ ratios are nginx's over ours, median of the rounds, in which the proxies take tu
 queue and SLO accounting are on, as for every function; connections are kept alive on both sides.
 
 BENCH_ROUNDS (5), BENCH_SECONDS (2 for each measurement), OPENFAAS_GATEWAY: path of that program, for
-gateway.cpu_ratio_openfaas."""
+gateway.cpu_ratio_openfaas. It listens on port 8080 of every address: a network namespace (unshare -n, then
+ip link set lo up) keeps that to oneself."""
 import http.server
 import json
 import os
