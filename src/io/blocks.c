@@ -3,9 +3,14 @@
 #include <stdlib.h>
 
 /* As many as may be in use in one turn of a busy loop; a sanitizer wants to see each one freed. */
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__)
 #define KEPT_MAX 0
-#else
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define KEPT_MAX 0
+#endif
+#endif
+#ifndef KEPT_MAX
 #define KEPT_MAX 128
 #endif
 

@@ -36,10 +36,12 @@ static const struct vector requests[] = {
     {"host with a port", GET "Host: [::1]:80\r\n\r\n", 0, 1},
     {"absolute uri with a brace", "GET http://a{/x HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"absolute uri", "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
+    {"absolute uri with the shortest path", "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
     {"absolute uri without path", "GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"absolute uri without authority", "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"connect", "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"options star", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
+    {"options star behind an empty line", "\r\nOPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 0, 1},
     {"get star", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"fragment", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"two blanks", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
@@ -53,6 +55,10 @@ static const struct vector requests[] = {
     {"no version", "GET /\r\nHost: a\r\n\r\n", 0, -400},
     {"empty method", " / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
     {"method with a colon", "G:T / HTTP/1.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"no target", "GET\r\nHost: a\r\n\r\n", 0, -400},
+    {"version without digits", "GET / HTTP/x.1\r\nHost: a\r\n\r\n", 0, -400},
+    {"version without a dot", "GET / HTTP/1x1\r\nHost: a\r\n\r\n", 0, -400},
+    {"version with one digit", "GET / HTTP/1.x\r\nHost: a\r\n\r\n", 0, -400},
     {"http 2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", 0, -505},
     {"http 1.2", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", 0, -505},
     {"http 0.9", "GET / HTTP/0.9\r\n\r\n", 0, -505},
@@ -111,6 +117,8 @@ static const struct vector requests[] = {
     {"two te", POST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
     {"te with a blank before colon", POST "Transfer-Encoding : chunked\r\n\r\n", 0, -400},
     {"te in http 1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
+    {"names as long as those that matter", POST "Abcd: x\r\nHosr: y\r\nExpecs: 1\r\nContent-Lengtg: 1, 2\r\n"
+     "Transfer-Encodinf: gzip\r\nYost: z\r\n\r\n", 0, 1},
     {"expectation", POST "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", 0, 1},
     {"other expectation", POST "Expect: wonders\r\n\r\n", 0, -417},
 };
@@ -121,6 +129,16 @@ static const struct vector responses[] = {
     {"empty reason", "HTTP/1.1 200 \r\n\r\n", 0, 1},
     {"two digits", "HTTP/1.1 20 OK\r\n\r\n", 0, -400},
     {"four digits", "HTTP/1.1 2000 OK\r\n\r\n", 0, -400},
+    {"four digits and no reason", "HTTP/1.1 2000\r\n\r\n", 0, -400},
+    {"a letter first in the status", "HTTP/1.1 x00 OK\r\n\r\n", 0, -400},
+    {"a letter last in the status", "HTTP/1.1 20x OK\r\n\r\n", 0, -400},
+    {"no blank before the status", "HTTP/1.1x200 OK\r\n\r\n", 0, -400},
+    {"version alone", "HTTP/1.1\r\n\r\n", 0, -400},
+    {"http 2.0", "HTTP/2.0 200 OK\r\n\r\n", 0, -505},
+    {"malformed version", "HTTP/1.x 200 OK\r\n\r\n", 0, -400},
+    {"nul in the reason", "HTTP/1.1 200 O\0K\r\n\r\n", 20, -400},
+    {"cr in the reason", "HTTP/1.1 200 O\rK\r\n\r\n", 0, -400},
+    {"fields that matter in requests only", OK_REPLY "Host: a\r\nHost: b/c\r\nExpect: wonders\r\n\r\n", 0, 1},
     {"status below 100", "HTTP/1.1 099 OK\r\n\r\n", 0, -400},
     {"two lengths", OK_REPLY "Content-Length: 2\r\nContent-Length: 3\r\n\r\n", 0, -400},
     {"length and te", OK_REPLY "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
@@ -158,6 +176,10 @@ static void check_table(const struct vector *v, size_t count, bool response)
             assert_true(*a.why && *b.why);
         if (whole != 1)
             continue;
+        assert_string_equal(a.why, "");
+        const char *blank_line = strstr(v[i].text + (*v[i].text == '\r'), "\r\n\r\n");
+        assert_non_null(blank_line);
+        assert_int_equal(a.len, blank_line + 4 - v[i].text);
         assert_int_equal(a.len, b.len);
         assert_int_equal(a.fields, b.fields);
         assert_int_equal(a.length, b.length);
@@ -193,6 +215,72 @@ static void head_content(void **state)
     assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "connection")));
     assert_false(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "host")));
     assert_null(fast_http_head_find(&h, t, "x-"));
+}
+
+static void names(void **state)
+{
+    (void)state;
+    assert_true(fast_http_is("aZ-9", 4, "Az-9") && fast_http_is_exact("aZ-9", 4, "aZ-9"));
+    assert_false(fast_http_is_exact("aZ", 2, "Az"));
+    static const char *const others[] = {"xbcd", "axcd", "abcx", "abc", "abcde", ""};
+    for (size_t i = 0; i < FAST_COUNT_OF(others); i++)
+        assert_false(fast_http_is("abcd", 4, others[i]) || fast_http_is_exact("abcd", 4, others[i]));
+    assert_false(fast_http_is("[", 1, "{") || fast_http_is("@", 1, "`")); /* 32 apart, and no letters */
+}
+
+/* Lengths and values at their edges; who is asked is what the target says, else the field. */
+static void values(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    const char *t = "\r\nPUT /x HTTP/1.1\r\nHost: z\r\nA:b\r\nC: \t \r\nD: e \t\r\n\r\n";
+    static const char *const want[] = {"z", "b", "", "e"};
+    assert_int_equal(feed(t, strlen(t), 1, false, &h), 1);
+    assert_int_equal(h.length, -1);
+    assert_true(fast_http_is_exact(t + h.method, h.method_len, "PUT"));
+    assert_true(fast_http_is_exact(t + h.host, h.host_len, "z"));
+    for (uint32_t i = 0; i < 4; i++)
+        assert_true(fast_http_is_exact(t + h.field[i].value, h.field[i].value_len, want[i]));
+    t = "HTTP/1.1 357 OK\r\nHost: a\r\n\r\n";
+    assert_int_equal(feed(t, strlen(t), 1, true, &h), 1);
+    assert_true(h.status == 357 && h.host_len == 0);
+}
+
+static void connections(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    static const struct {
+        const char *value;
+        bool close;
+    } t[] = {
+        {"close", true}, {"CLOSE", true}, {"x, close", true}, {"close ,x", true}, {",\tclose\t,", true},
+        {"x\r\nConnection: close", true}, {"keep-alive, close", true}, {"closed", false}, {"clos", false},
+        {"xclose", false}, {"close x", false}, {"close;x", false}, {"\"close\"", false}, {"xlose", false},
+        {"closx", false}, {"", false}, {", ,", false},
+    };
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        char text[128];
+        int n = snprintf(text, sizeof(text), GET "Host: a\r\nConnection: %s\r\n\r\n", t[i].value);
+        assert_int_equal(feed(text, (size_t)n, 1, false, &h), 1);
+        if (h.keep_alive == t[i].close)
+            fail_msg("\"%s\"", t[i].value);
+    }
+}
+
+static void fields_of_one_connection(void **state)
+{
+    (void)state;
+    static struct fast_http_head h;
+    const char *t = OK_REPLY "CONNECTION: x\r\nKeep-Alive: 1\r\nproxy-authenticate: 1\r\nProxy-Authorization: 1\r\n"
+                    "Proxy-Connection: 1\r\nTE: 1\r\nTrailer: 1\r\nTrailers: 1\r\nUpgrade: 1\r\n"
+                    "Content-Length: 1\r\nX: 1\r\nTF: 1\r\nTraileq: 1\r\nY: 1\r\n\r\n";
+    assert_int_equal(feed(t, strlen(t), 1, true, &h), 1);
+    for (uint32_t i = 0; i < h.fields; i++)
+        assert_int_equal(fast_http_is_hop(&h, t, &h.field[i]), i < h.fields - 3);
+    t = OK_REPLY "Transfer-Encoding: chunked\r\n\r\n";
+    assert_int_equal(feed(t, strlen(t), 1, true, &h), 1);
+    assert_true(fast_http_is_hop(&h, t, &h.field[0]));
 }
 
 static void versions(void **state)
@@ -391,6 +479,20 @@ static void dropped_bytes(void **state)
         }
 }
 
+/* Each bound is counted by itself. */
+static void bounds_of_their_own(void **state)
+{
+    (void)state;
+    static char text[20000];
+    char out[256], *p = text;
+    struct fast_http_body b = {.framing = FAST_HTTP_BODY_CHUNKED};
+    for (int i = 0; i < 2; i++)
+        p += sprintf(p, "%d;%0*d\r\n%s", i == 0, 1024, 0, i == 0 ? "x\r\n" : "");
+    sprintf(p, "A: %0*d\r\n\r\n", 8192 - 7, 0);
+    assert_int_equal(decode(&b, text, 100, out), 0);
+    assert_true(b.done);
+}
+
 static void bodies_of_responses(void **state)
 {
     (void)state;
@@ -425,7 +527,9 @@ int main(void)
         cmocka_unit_test(long_lines), cmocka_unit_test(dropped_bytes),
         cmocka_unit_test(limits), cmocka_unit_test(chunks),
         cmocka_unit_test(bodies_of_responses), cmocka_unit_test(nominations),
-        cmocka_unit_test(name_characters),
+        cmocka_unit_test(name_characters), cmocka_unit_test(names),
+        cmocka_unit_test(values), cmocka_unit_test(connections),
+        cmocka_unit_test(fields_of_one_connection), cmocka_unit_test(bounds_of_their_own),
     };
     return cmocka_run_group_tests_name("http_parse", tests, NULL, NULL);
 }
