@@ -23,15 +23,23 @@ void gw_async_ail(struct gw_async *a, const char *why)
     a->heal_at = fast_loop_now(a->gw->loop) + HEAL;
 }
 
+int gw_async_commit(struct gw_async *a, struct fast_err *err)
+{
+    struct fast_err lost;
+    int r = a->queue->ops->commit(a->queue, &lost);
+    if (r)
+        gw_async_ail(a, lost.msg);
+    gw_async_answer(a, r ? &lost : NULL);
+    if (r && err)
+        *err = lost;
+    return r;
+}
+
 static void on_gather(void *arg)
 {
     struct gw_async *a = arg;
-    struct fast_err err;
     a->gathering = false;
-    int r = a->queue->ops->commit(a->queue, &err);
-    if (r)
-        gw_async_ail(a, err.msg);
-    gw_async_answer(a, r ? &err : NULL);
+    gw_async_commit(a, NULL);
     gw_async_plan(a);
 }
 
@@ -70,6 +78,8 @@ static bool heal(struct gw_async *a)
 void gw_async_plan(struct gw_async *a)
 {
     int64_t now = fast_clock_wall();
+    if (a->gathering) /* what is not written down yet is not begun, nor lost unnoticed: on_gather comes back here */
+        return;
     if (a->gw->stopping || !a->gw->loaded) {
         fast_timer_set(a->wake, fast_loop_now(a->gw->loop) + FAST_MS(200));
         return;

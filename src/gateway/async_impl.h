@@ -41,6 +41,8 @@ struct gw_async {
 
 /* What was changed is written down soon, together with other changes. */
 void gw_async_gather(struct gw_async *a);
+/* Writes it down now, and tells those whose calls wait for that. */
+int gw_async_commit(struct gw_async *a, struct fast_err *err);
 /* A change was lost, |why|. */
 void gw_async_ail(struct gw_async *a, const char *why);
 /* Begins what is due, and sets the timer for what is not. */

@@ -60,11 +60,9 @@ void gw_api_async_call(const struct gw_request *rq, const char *call_id)
     int r = a->queue->ops->cancel(a->queue, call_id, &err);
     if (r == -FAST_ENOENT && ended)
         r = 0;
-    int lost = a->queue->ops->commit(a->queue, r ? NULL : &err);
-    if (lost) {
-        gw_async_ail(a, err.msg);
+    int lost = gw_async_commit(a, r ? NULL : &err);
+    if (lost)
         gw_async_plan(a);
-    }
     if (r || lost)
         gw_reply_err(rq->req, &err);
     else

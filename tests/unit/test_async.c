@@ -1,0 +1,246 @@
+/* What is promised about asynchronous calls while writes to the disk fail, on a real loop in front of a
+ * queue that fails when it is told to. */
+
+#include "gateway/async.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "gateway/gateway.h"
+#include "test.h"
+
+/* ---- a queue that keeps nothing ---- */
+
+struct fake {
+    struct gw_queue head;
+    int unwritten; /* changes since the last commit */
+    int lost_commits; /* that many fail */
+    int takes, early_takes; /* the latter with something unwritten */
+    int reclaims;
+};
+
+static struct fake *of(struct gw_queue *q)
+{
+    return (struct fake *)q;
+}
+
+static int put(struct gw_queue *q, const struct gw_call *call, struct fast_err *err)
+{
+    (void)call;
+    (void)err;
+    of(q)->unwritten++;
+    return 0;
+}
+
+static int take(struct gw_queue *q, int64_t now, const char *busy, gw_call_fn *fn, void *arg)
+{
+    (void)now;
+    (void)busy;
+    (void)fn;
+    (void)arg;
+    of(q)->takes++;
+    of(q)->early_takes += of(q)->unwritten > 0;
+    return 0;
+}
+
+static int cancel(struct gw_queue *q, const char *call_id, struct fast_err *err)
+{
+    (void)q;
+    return fast_err_set(err, FAST_ENOENT, "no call %s waits", call_id);
+}
+
+static int commit(struct gw_queue *q, struct fast_err *err)
+{
+    struct fake *f = of(q);
+    bool lost = f->unwritten && f->lost_commits;
+    f->unwritten = 0;
+    f->lost_commits -= lost;
+    return lost ? fast_err_set(err, FAST_EIO, "the disk is full") : 0;
+}
+
+static int reclaim(struct gw_queue *q, const char *held, struct fast_err *err)
+{
+    (void)held;
+    of(q)->reclaims++;
+    of(q)->unwritten++;
+    return commit(q, err);
+}
+
+static int64_t next_due(struct gw_queue *q, const char *busy)
+{
+    (void)q;
+    (void)busy;
+    return 0; /* something is always due: plans are made all the time */
+}
+
+static void close_queue(struct gw_queue *q)
+{
+    (void)q;
+}
+
+static const struct gw_queue_ops fake_ops = {.put = put, .take = take, .cancel = cancel, .commit = commit,
+                                             .reclaim = reclaim, .next_due = next_due, .close = close_queue};
+
+/* ---- a gateway with one function ---- */
+
+struct world {
+    struct gateway gw;
+    struct gw_conf conf;
+    struct gw_spec spec;
+    struct gw_function fn;
+    struct fake queue;
+    struct fast_http_server *server;
+    struct fast_timer *stop;
+};
+
+static void on_request(void *arg, struct fast_http_req *req)
+{
+    struct world *w = arg;
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *text = fast_http_req_text(req);
+    struct gw_request rq = {.gw = &w->gw, .req = req};
+    if (fast_http_is_exact(text + h->method, h->method_len, "DELETE"))
+        gw_api_async_call(&rq, "unknown");
+    else
+        gw_async_request(&w->gw, req, text + h->target, h->target_len);
+}
+
+static void on_stop(void *arg)
+{
+    fast_loop_stop(arg);
+}
+
+static int set_up(void **state)
+{
+    struct world *w = calloc(1, sizeof(*w));
+    struct fast_err err;
+    struct fast_http_server_conf conf = {.address = "127.0.0.1:0", .handler = on_request, .arg = w};
+    if (!w)
+        return -1;
+    w->gw.conf = &w->conf;
+    strcpy(w->spec.name, "f");
+    strcpy(w->spec.ns, GW_DEFAULT_NS);
+    w->fn.spec = &w->spec;
+    for (int i = 0; i < GW_BUCKETS; i++)
+        w->gw.hash[i] = &w->fn; /* in whichever it is looked for */
+    w->queue.head.ops = &fake_ops;
+    *state = w;
+    if (fast_loop_new(&w->gw.loop, &err) || fast_http_server_new(w->gw.loop, &conf, &w->server, &err) ||
+        gw_async_new(&w->gw, &w->queue.head, &w->gw.async, &err))
+        return -1;
+    w->stop = fast_timer_new(w->gw.loop, on_stop, w->gw.loop);
+    return w->stop ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    struct world *w = *state;
+    fast_http_server_free(w->server);
+    gw_async_free(w->gw.async);
+    fast_timer_free(w->stop);
+    fast_loop_free(w->gw.loop);
+    free(w);
+    return 0;
+}
+
+static int ask(struct world *w, const char *request)
+{
+    int s[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, s), 0);
+    assert_int_equal(write(s[1], request, strlen(request)), (int)strlen(request));
+    fast_http_server_adopt(w->server, s[0], "test");
+    return s[1];
+}
+
+static int ask_call(struct world *w)
+{
+    return ask(w, "POST /async-function/f HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+}
+
+static void run_for(struct world *w, fast_ns ns)
+{
+    fast_timer_set(w->stop, fast_clock_now() + ns);
+    assert_int_equal(fast_loop_run(w->gw.loop, NULL), 0);
+}
+
+/* The status of the answer, which has to come; closes |fd|. */
+static int status(struct world *w, int fd)
+{
+    char buf[1024] = "";
+    ssize_t n = -1;
+    for (int i = 0; n < 0 && i < 2000; i++) {
+        run_for(w, FAST_MS(5));
+        n = read(fd, buf, sizeof(buf) - 1);
+    }
+    close(fd);
+    assert_true(n > 12);
+    return atoi(buf + strlen("HTTP/1.1 "));
+}
+
+/* ---- tests ---- */
+
+static void accepted_when_written(void **state)
+{
+    struct world *w = *state;
+    assert_int_equal(status(w, ask_call(w)), 202);
+    assert_int_equal(w->queue.unwritten, 0);
+    w->queue.lost_commits = 1;
+    assert_int_equal(status(w, ask_call(w)), 500);
+    assert_int_equal(status(w, ask_call(w)), 202);
+}
+
+/* A DELETE writes at once what had gathered, calls that came just before it too. */
+static void a_write_that_somebody_else_loses(void **state)
+{
+    struct world *w = *state;
+    w->queue.lost_commits = 1;
+    int call = ask_call(w), remove = ask(w, "DELETE /async-function/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_int_equal(status(w, call), 500);
+    status(w, remove);
+    assert_int_equal(w->queue.lost_commits, 0);
+}
+
+/* Else a call runs whose caller is told that it was not taken, and its end removes the one that gets its number. */
+static void nothing_begins_before_it_is_written(void **state)
+{
+    struct world *w = *state;
+    w->gw.loaded = true;
+    run_for(w, FAST_MS(250)); /* plans are made from now on */
+    assert_true(w->queue.takes > 0);
+    for (int i = 0; i < 50; i++)
+        assert_int_equal(status(w, ask_call(w)), 202);
+    assert_int_equal(w->queue.early_takes, 0);
+}
+
+/* Nor does the attempt to write again take what came meanwhile along unnoticed. */
+static void a_disk_that_stays_full(void **state)
+{
+    enum { MAX = 2000 };
+    static int calls[MAX];
+    struct world *w = *state;
+    int n = 0;
+    w->gw.loaded = true;
+    w->queue.lost_commits = INT_MAX;
+    for (; n < MAX && !w->queue.reclaims; n++) {
+        calls[n] = ask_call(w);
+        run_for(w, FAST_MS(1));
+    }
+    assert_int_equal(w->queue.reclaims, 1);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(status(w, calls[i]), 500);
+    assert_int_equal(w->queue.early_takes, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(accepted_when_written, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_write_that_somebody_else_loses, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nothing_begins_before_it_is_written, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_disk_that_stays_full, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
