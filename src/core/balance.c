@@ -1,6 +1,6 @@
 /* Which replica gets the next request. It decides by requests in flight against weight, so that with
  * equal weights the fewest in flight win, and a replica of twice the throughput gets twice the share.
- * A scan, not a heap: a function has few replicas, and "ready" and limits change under it. */
+ * A scan, not a heap: a function has few replicas, and "ready" and the limit change under it. */
 
 #include "core/balance.h"
 
@@ -53,7 +53,7 @@ struct fast_balance_item *fast_balance_pick(struct fast_balance *set)
     struct fast_balance_item *best = NULL;
     for (int i = 0; i < set->n; i++) {
         struct fast_balance_item *item = set->items[i];
-        if (!item->ready || (item->limit > 0 && item->in_flight >= item->limit))
+        if (!item->ready || (set->limit > 0 && item->in_flight >= set->limit))
             continue;
         if (!best || freer(item, best))
             best = item;

@@ -1,7 +1,7 @@
 #ifndef FAST_CORE_BALANCE_H
 #define FAST_CORE_BALANCE_H
 
-/* Which replica of a function gets the next request: of those that are ready and below their limit,
+/* Which replica of a function gets the next request: of those that are ready and below the limit,
  * the one with the fewest requests in flight for its weight; of equal ones the least recently used.
  * The item is embedded in the caller's replica. A pick is one scan over the replicas of one function
  * (some nanoseconds each; functions have tens at most). */
@@ -14,7 +14,6 @@
 struct fast_balance_item {
     bool ready;       /* takes requests */
     int in_flight;    /* kept by pick and done */
-    int limit;        /* most requests in flight; 0: none */
     int64_t weight;   /* relative throughput, such as rps in thousandths; below 1 counts as 1 */
     uint64_t used;    /* turn of the last pick */
     int slot;         /* its place in the set; the set's business */
@@ -23,6 +22,7 @@ struct fast_balance_item {
 struct fast_balance {
     struct fast_balance_item **items;
     int n, cap;
+    int limit; /* most requests in flight at one of them; 0: none */
     uint64_t turn;
 };
 

@@ -446,8 +446,7 @@ static void send_body(struct gw_job *j)
 static struct fast_balance_item *pick_replica(struct gw_job *j)
 {
     struct fast_balance *set = &j->fn->balance;
-    for (int i = 0; i < set->n; i++)
-        set->items[i]->limit = j->fn->spec->max_inflight;
+    set->limit = j->fn->spec->max_inflight;
     struct fast_balance_item *item = fast_balance_pick(set);
     struct gw_replica *r = item ? FAST_CONTAINER_OF(item, struct gw_replica, item) : NULL;
     if (!r || r->key != j->avoid || fast_balance_ready(set) < 2)

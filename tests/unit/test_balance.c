@@ -41,7 +41,7 @@ static void not_ready_and_limits(void **state)
     assert_null(fast_balance_pick(&set));
     setup(&set, r, 2);
     r[0].ready = false;
-    r[1].limit = 2;
+    set.limit = 2;
     assert_int_equal(fast_balance_ready(&set), 1);
     assert_ptr_equal(fast_balance_pick(&set), &r[1]);
     assert_ptr_equal(fast_balance_pick(&set), &r[1]);
