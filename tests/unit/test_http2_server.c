@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/mem.h"
 #include "server_child.h"
 #include "test.h"
 
@@ -75,12 +76,26 @@ static void send_blocks(struct world *w, struct fast_http_req *req, int n)
     fast_http_req_end(req);
 }
 
+/* What the client's head has become, as this end reads it. */
+static void send_head(struct fast_http_req *req)
+{
+    const char *text = fast_http_req_text(req);
+    fast_http_req_reply(req, 200, NULL, "text/plain", text, fast_http_req_head(req)->len);
+}
+
+static bool wants_head(struct fast_http_req *req)
+{
+    return fast_http_head_find(fast_http_req_head(req), fast_http_req_text(req), "x-tell") != NULL;
+}
+
 /* /deaf reads no body and answers when somebody asks for /release; /later answers after four times what a
  * client may be idle. */
 static void on_request(void *arg, struct fast_http_req *req)
 {
     struct world *w = arg;
-    if (target_is(req, "/deaf")) {
+    if (wants_head(req)) {
+        send_head(req);
+    } else if (target_is(req, "/deaf")) {
         int i = 0;
         while (i < DEAF_MAX - 1 && w->deaf[i])
             i++;
@@ -358,6 +373,181 @@ static void who_waits_for_an_answer_gets_it(void **state)
     end(c);
 }
 
+/* ---- heads ---- */
+
+/* Fields of a head without Huffman's code: "name: value" lines, pseudo-header fields as ":path: /". */
+static size_t encode(const char *lines, uint8_t *ret)
+{
+    uint8_t *p = ret;
+    for (const char *end; (end = strchr(lines, '\n')); lines = end + 1) {
+        const char *value = strstr(lines, ": ") + 2;
+        size_t name_len = (size_t)(value - 2 - lines), len = (size_t)(end - value);
+        assert_true(value < end + 1 && name_len < 127 && len < 127);
+        *p++ = 0;
+        *p++ = (uint8_t)name_len;
+        p = (uint8_t *)mempcpy(p, lines, name_len);
+        *p++ = (uint8_t)len;
+        p = (uint8_t *)mempcpy(p, value, len);
+    }
+    return (size_t)(p - ret);
+}
+
+static void ask_with(struct client *c, uint32_t stream, const char *lines, uint8_t flags)
+{
+    uint8_t block[1024];
+    c->stream = stream;
+    c->stream_window = 65535;
+    put(c, HEADERS, flags | END_HEADERS, stream, block, encode(lines, block));
+}
+
+#define SCHEME ":scheme: http\n"
+#define ASK(method, path) ":method: " method "\n" SCHEME ":path: " path "\n"
+#define TO_A(method, path) ASK(method, path) ":authority: a\n"
+
+static void heads_become_those_of_http_1(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lines;
+        bool body;
+        const char *want;
+    } t[] = {
+        {TO_A("GET", "/p?q=1"), false, "GET /p?q=1 HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\n\r\n"},
+        {TO_A("GET", "/") "x: y\ncookie: a=1\nte: trailers\nexpect: 100-continue\ncookie: b=2\nx: z\n", false,
+         "GET / HTTP/1.1\r\nHost: a\r\nx: y\r\nx: z\r\nx-tell: 1\r\nCookie: a=1; b=2\r\n\r\n"},
+        {TO_A("POST", "/"), false, "POST / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\nContent-Length: 0\r\n\r\n"},
+        {TO_A("PUT", "/"), false, "PUT / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\nContent-Length: 0\r\n\r\n"},
+        {TO_A("DELETE", "/"), false, "DELETE / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\n\r\n"},
+        {TO_A("DELETE", "/") "content-length: 0\n", false,
+         "DELETE / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\nContent-Length: 0\r\n\r\n"},
+        {TO_A("POST", "/"), true, "POST / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\nTransfer-Encoding: chunked\r\n\r\n"},
+        {TO_A("POST", "/") "content-length: 5\n", true,
+         "POST / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\nContent-Length: 5\r\n\r\n"},
+        {TO_A("OPTIONS", "*"), false, "OPTIONS * HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\n\r\n"},
+        {ASK("GET", "/") "host: b\n", false, "GET / HTTP/1.1\r\nHost: b\r\nx-tell: 1\r\n\r\n"},
+        {TO_A("GET", "/") "host: b\n", false, "GET / HTTP/1.1\r\nHost: a\r\nx-tell: 1\r\n\r\n"},
+    };
+    struct client *c = begin(NULL, 0);
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        char lines[512];
+        uint32_t stream = 1 + 2 * (uint32_t)i;
+        snprintf(lines, sizeof(lines), "%sx-tell: 1\n", t[i].lines);
+        ask_with(c, stream, lines, t[i].body ? 0 : END_STREAM);
+        if (t[i].body)
+            put(c, DATA, END_STREAM, stream, "hello", 5);
+        read_until(c, DATA, 0, stream);
+        assert_int_equal(c->f.len, strlen(t[i].want));
+        assert_memory_equal(c->f.payload, t[i].want, c->f.len);
+    }
+    end(c);
+}
+
+/* What no head of HTTP/1.1 can say is a fault of the stream and of no other. */
+static void heads_that_are_refused(void **state)
+{
+    (void)state;
+    static const char *const t[] = {
+        TO_A("GET", "*"), TO_A("GET", "a"), TO_A("GET", "/a b"), TO_A("GET", "/\x7f"), TO_A("GET", "/\xe4"),
+        ASK("GET", "/"), ASK("GET", "/") ":authority: a b\n", TO_A("POST", "/") "content-length: 1000000000000000000\n",
+    };
+    struct client *c = begin(NULL, 0);
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        uint32_t stream = 1 + 2 * (uint32_t)i;
+        ask_with(c, stream, t[i], END_STREAM);
+        read_until(c, RST_STREAM, 0, stream);
+        assert_int_equal(c->f.payload[3], 1); /* PROTOCOL_ERROR */
+    }
+    ask(c, 101, false, "/now", END_HEADERS | END_STREAM);
+    read_until(c, DATA, END_STREAM, 101);
+    end(c);
+}
+
+/* Fields behind a body end it, and nobody is told of them. */
+static void trailers_are_dropped(void **state)
+{
+    (void)state;
+    static const uint8_t trailers[] = {0, 1, 'x', 1, 'y', 0, 14, 'c', 'o', 'n', 't', 'e', 'n', 't', '-',
+                                       'l', 'e', 'n', 'g', 't', 'h', 1, '9'};
+    struct client *c = begin(NULL, 0);
+    for (uint32_t stream = 1; stream < 7; stream += 2) { /* the same inner connection serves again */
+        ask(c, stream, true, "/collect", END_HEADERS);
+        put(c, DATA, 0, stream, "hello", 5);
+        put(c, HEADERS, END_HEADERS | END_STREAM, stream, trailers, stream == 5 ? sizeof(trailers) : 5);
+        if (stream == 5)
+            break;
+        read_until(c, DATA, END_STREAM, stream);
+        assert_memory_equal(c->f.payload, "5", 1);
+    }
+    read_until(c, RST_STREAM, 0, 5); /* a length is none of those fields */
+    end(c);
+}
+
+/* ---- who asks and does not wait ---- */
+
+#define RESETS 1000       /* at once */
+#define RESETS_A_SECOND 33
+
+static uint32_t give_up(struct client *c, uint32_t stream, int n)
+{
+    static const uint8_t cancel[4] = {0, 0, 0, 8};
+    for (int i = 0; i < n; i++, stream += 2) {
+        ask(c, stream, false, "/deaf", END_HEADERS | END_STREAM);
+        put(c, RST_STREAM, 0, stream, cancel, sizeof(cancel));
+        if (i % 50 == 49)
+            settle(c);
+    }
+    settle(c);
+    return stream;
+}
+
+/* Sends a ping; false: the answer is that this is enough. */
+static bool is_welcome(struct client *c)
+{
+    static const uint8_t nothing[8];
+    put(c, PING, 0, 0, nothing, sizeof(nothing));
+    do
+        if (!next(c))
+            return false;
+    while (c->f.kind != GOAWAY && !(c->f.kind == PING && c->f.flags & ACK));
+    assert_true(c->f.kind == PING || c->f.payload[7] == 11); /* ENHANCE_YOUR_CALM */
+    return c->f.kind == PING;
+}
+
+static void streams_that_are_given_up_are_counted(void **state)
+{
+    (void)state;
+    fast_ns began = fast_clock_now();
+    struct client *c = begin(NULL, 0);
+    uint32_t stream = give_up(c, 1, RESETS - 1);
+    int more = 0;
+    do {
+        static const uint8_t cancel[4] = {0, 0, 0, 8};
+        ask(c, stream, false, "/deaf", END_HEADERS | END_STREAM);
+        put(c, RST_STREAM, 0, stream, cancel, sizeof(cancel));
+        stream += 2;
+        more++;
+        assert_true(more <= 1 + (fast_clock_now() - began) / FAST_S(1) * RESETS_A_SECOND);
+    } while (is_welcome(c));
+    end(c);
+}
+
+/* /later takes more than a second. Streams that were answered are none that were given up. */
+static void so_many_more_each_second(void **state)
+{
+    (void)state;
+    struct client *c = begin(NULL, 0);
+    ask(c, 1, false, "/later", END_HEADERS | END_STREAM);
+    uint32_t stream = give_up(c, 3, RESETS - 1);
+    read_until(c, DATA, END_STREAM, 1);
+    for (int i = 0; i < 10; i++, stream += 2) {
+        ask(c, stream, false, "/now", END_HEADERS | END_STREAM);
+        read_until(c, DATA, END_STREAM, stream);
+    }
+    give_up(c, stream, RESETS_A_SECOND);
+    assert_true(is_welcome(c));
+    end(c);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -373,6 +563,11 @@ int main(void)
         cmocka_unit_test(an_answer_that_is_not_taken),
         cmocka_unit_test(a_body_that_does_not_end),
         cmocka_unit_test(who_waits_for_an_answer_gets_it),
+        cmocka_unit_test(heads_become_those_of_http_1),
+        cmocka_unit_test(heads_that_are_refused),
+        cmocka_unit_test(trailers_are_dropped),
+        cmocka_unit_test(streams_that_are_given_up_are_counted),
+        cmocka_unit_test(so_many_more_each_second),
     };
     if (!fast_http2())
         return 77; /* built without nghttp2 */
