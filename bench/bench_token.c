@@ -3,14 +3,17 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "bench.h"
-#include "core/sched.h"
+#include "core/gang.h"
 #include "e2e/manager_world.h"
 
 #define EVENTS 400000
 #define ROUNDS 5
+#define PLANS 20
+#define PLAN_GPUS 4
 #define HANDOVERS 8000
 #define HANDOVER_ROUNDS 9
 #define WARM 200   /* hand-overs while the threads start */
@@ -23,6 +26,10 @@ static const struct bench_figure figures[] = {
     {"token.decision_ns_100", "ns", NULL},
     {"token.decision_ns_1000", "ns", NULL},
     {"token.grants_per_s", "1/s", ">= 200000"},
+    {"token.plan_stall_us_10", "us", NULL},
+    {"token.plan_stall_us_40", "us", "<= 1000"},
+    {"token.plan_stall_us_100", "us", "<= 1000"},
+    {"token.plan_stall_us_400", "us", "<= 1000"},
     {"token.handover_p50_us", "us", "<= 20"},
     {"token.handover_p99_us", "us", "<= 100"},
     {"token.handover_middle_p50_us", "us", NULL},
@@ -118,6 +125,78 @@ static void bench_decisions(const struct bench *b)
         if (per_s)
             bench_print(b, "token.grants_per_s", grants[ROUNDS / 2], (long)EVENTS * ROUNDS,
                         grants[ROUNDS - 1] - grants[0]);
+    }
+}
+
+/* ---- a new plan: nobody gets a token while it is made ---- */
+
+static double cpu_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void tell_nobody(const struct fast_gangs *gangs)
+{
+    struct fast_sched_action a;
+    for (int g = 0; g < PLAN_GPUS; g++)
+        while (fast_sched_next(fast_gangs_sched(gangs, g), &a))
+            continue;
+}
+
+/* |clients| share four GPUs, as many as can be need two to four of them at the same time. In one window after the
+ * other somebody's request changes, so that the next one needs a new plan. The CPU time of the longest tick. */
+static double longest_tick(int clients, unsigned seed)
+{
+    struct fast_gangs *gangs;
+    int part[FAST_PLAN_GPUS], first = -1;
+    double most = 0;
+    if (fast_gangs_new(&(struct fast_sched_conf){0}, PLAN_GPUS, 0, &gangs, NULL))
+        abort();
+    struct fast_sched *s = fast_gangs_sched(gangs, 0);
+    for (int i = 0; i < clients; i++) {
+        struct fast_slice slice = {5 + rand_r(&seed) % 40, 0, 1000, 0};
+        uint32_t gpus = 1 + (uint32_t)rand_r(&seed) % ((1u << PLAN_GPUS) - 1);
+        gpus = gpus & (gpus - 1) ? gpus : 3;
+        slice.request_milli = 100 + (int)((unsigned)rand_r(&seed) % (4000u / (unsigned)(clients < 64 ? clients : 64)));
+        int r = i < FAST_GANGS_MAX ? fast_gangs_add(gangs, gpus, &slice, 0, part, NULL)
+                                   : fast_sched_add(fast_gangs_sched(gangs, i % PLAN_GPUS), &slice, 0, NULL);
+        if (r < 0)
+            abort();
+        first = first < 0 && i < FAST_GANGS_MAX && gpus & 1 ? part[0] : first;
+    }
+    fast_sched_want(s, first, 0);
+    for (int k = 1; k <= PLANS; k++) {
+        fast_ns now = k * FAST_WINDOW_DEFAULT;
+        struct fast_slice slice = {20 + k, 200, 1000, 0};
+        fast_sched_resize(s, first, &slice, now - 1, NULL);
+        tell_nobody(gangs);
+        double from = cpu_us();
+        fast_sched_tick(s, now);
+        double took = cpu_us() - from;
+        most = took > most ? took : most;
+        tell_nobody(gangs);
+    }
+    if (fast_sched_plans(s) < PLANS)
+        abort();
+    fast_gangs_free(gangs);
+    return most;
+}
+
+static void bench_plans(const struct bench *b)
+{
+    static const int sizes[] = {10, 40, 100, 400};
+    for (size_t i = 0; i < FAST_COUNT_OF(sizes); i++) {
+        double us[ROUNDS];
+        char name[64];
+        snprintf(name, sizeof(name), "token.plan_stall_us_%d", sizes[i]);
+        if (!bench_wants(b, name))
+            continue;
+        for (int k = 0; k < ROUNDS; k++)
+            us[k] = longest_tick(sizes[i], (unsigned)k + 1);
+        qsort(us, ROUNDS, sizeof(double), by_value);
+        bench_print(b, name, us[ROUNDS / 2], (long)PLANS * ROUNDS, us[ROUNDS - 1] - us[0]);
     }
 }
 
@@ -376,6 +455,7 @@ int main(int argc, char **argv)
     struct bench b;
     bench_init(&b, figures, sizeof(figures) / sizeof(figures[0]), argc, argv);
     bench_decisions(&b);
+    bench_plans(&b);
     bench_handover(&b);
     bench_connect(&b);
     return 0;

@@ -1,17 +1,26 @@
 /* Decides which clients own the GPU together, and for how long. Column generation: the simplex
  * method on the sets found so far, and a knapsack over the 100 % of SMs that finds the set which
- * shortens the schedule most, until there is none. It starts from every client alone, so that what
- * it has is a schedule at every step; a limit on the steps can only make it longer than need be.
+ * shortens the schedule most, until there is none. It starts from sets that were packed one after the
+ * other, so that what it has is a schedule at every step, and mostly one that fits already; a limit on
+ * the steps can only make it longer than need be. A node plans between two tokens: the limits are for
+ * those who wait there meanwhile (token.plan_stall_us).
  * Floating point is used for lengths of slots only: nobody's account is kept in it. */
 #include "core/sched_plan.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/types.h"
 
 #define STEPS_MAX 1000
-#define TRIES_MAX 20000
+#define STEPS_MORE 16   /* when it is known whether the requests fit into the window */
+#define TRIES_MAX 4000 /* of all steps */
+#define TRIES_KNOWN 500 /* of these steps */
+#define TRIES_WORTH 100 /* of a step that has found a set worth it */
 #define EPS 1e-9
+#define ENOUGH (1 + EPS) /* a schedule that is no longer fits into the window */
+#define NEXT 1e-18 /* left of a request that ends together with another one: each ends in a set of his own */
+#define WORTH_IT (1 + 1e-7) /* a set of more value shortens the schedule */
 #define SHORTEST_PART 500 /* a slot below this part of the window is not worth a hand-over */
 
 struct lp {
@@ -24,46 +33,65 @@ struct lp {
     uint64_t set[FAST_PLAN_CLIENTS];
 };
 
-/* What the clients of one GPU alone make of so many SMs of it. */
+/* What those who need the same GPUs make of so many SMs of each of them. */
 struct filling {
+    uint32_t on;
     double value[FAST_SM_PCT_MAX + 1];
     uint64_t set[FAST_SM_PCT_MAX + 1];
 };
 
-static void fill(const struct lp *lp, const double *value, int gpu, struct filling *ret)
+static void fill(struct filling *f, int width, double value, int item)
 {
-    memset(ret, 0, sizeof(*ret));
-    for (int i = 0; i < lp->n; i++) {
-        if (value[i] <= EPS || lp->on[i] != UINT32_C(1) << gpu)
-            continue;
-        for (int w = FAST_SM_PCT_MAX; w >= lp->width[i]; w--) {
-            double v = ret->value[w - lp->width[i]] + value[i];
-            if (v > ret->value[w] + EPS) {
-                ret->value[w] = v;
-                ret->set[w] = ret->set[w - lp->width[i]] | (UINT64_C(1) << i);
-            }
+    for (int w = FAST_SM_PCT_MAX; w >= width; w--) {
+        double v = f->value[w - width] + value;
+        if (v > f->value[w] + EPS) {
+            f->value[w] = v;
+            f->set[w] = f->set[w - width] | (UINT64_C(1) << item);
         }
     }
 }
 
-/* The search for the best set: which clients of several GPUs are in it is tried out, what the rest of each
- * GPU is worth then is known. */
+/* The search for the best set: how many SMs those have who need the same several GPUs is tried out, kind by kind;
+ * what the rest of each GPU is worth then is known. */
 struct search {
-    const struct lp *lp;
-    const double *value;
     struct filling alone[FAST_PLAN_GPUS];
+    struct filling kind[FAST_PLAN_CLIENTS];
+    int gpus, kinds;
     int room[FAST_PLAN_GPUS];
-    int gang[FAST_PLAN_CLIENTS], gangs; /* items of several GPUs */
-    int tries;
+    int tries;       /* of this search */
+    int *tries_left; /* of the whole plan */
+    bool ended;      /* not all was tried */
     double best;
     uint64_t set;
 };
 
-static void look_at(struct search *s, int from, double value, uint64_t set)
+static int room_on(const struct search *s, uint32_t on)
 {
-    double here = value, more = 0;
+    int room = FAST_SM_PCT_MAX;
+    for (; on; on &= on - 1)
+        if (s->room[__builtin_ctz(on)] < room)
+            room = s->room[__builtin_ctz(on)];
+    return room;
+}
+
+static void take_room(int *room, uint32_t on, int width)
+{
+    for (; on; on &= on - 1)
+        room[__builtin_ctz(on)] -= width;
+}
+
+static bool may_try(struct search *s)
+{
+    s->tries++;
+    s->ended |= --*s->tries_left <= 0 || (s->best > WORTH_IT && s->tries >= TRIES_WORTH);
+    return !s->ended;
+}
+
+static void look_at(struct search *s, int k, double value, uint64_t set)
+{
+    double here = value, most;
     uint64_t all = set;
-    for (int g = 0; g < s->lp->gpus; g++) {
+    for (int g = 0; g < s->gpus; g++) {
         here += s->alone[g].value[s->room[g]];
         all |= s->alone[g].set[s->room[g]];
     }
@@ -71,42 +99,55 @@ static void look_at(struct search *s, int from, double value, uint64_t set)
         s->best = here;
         s->set = all;
     }
-    for (int k = from; k < s->gangs; k++)
-        more += s->value[s->gang[k]];
-    for (int k = from; k < s->gangs && here + more > s->best + EPS && s->tries < TRIES_MAX; k++) {
-        int i = s->gang[k];
-        bool fits = true;
-        for (int g = 0; g < s->lp->gpus; g++)
-            fits &= !(s->lp->on[i] >> g & 1) || s->lp->width[i] <= s->room[g];
-        more -= s->value[i];
-        if (!fits)
-            continue;
-        s->tries++;
-        for (int g = 0; g < s->lp->gpus; g++)
-            s->room[g] -= s->lp->on[i] >> g & 1 ? s->lp->width[i] : 0;
-        look_at(s, k + 1, value + s->value[i], set | UINT64_C(1) << i);
-        for (int g = 0; g < s->lp->gpus; g++)
-            s->room[g] += s->lp->on[i] >> g & 1 ? s->lp->width[i] : 0;
+    most = here;
+    for (int i = k; i < s->kinds; i++)
+        most += s->kind[i].value[room_on(s, s->kind[i].on)];
+    if (k == s->kinds || most <= s->best + EPS)
+        return;
+    const struct filling *f = &s->kind[k];
+    int room = room_on(s, f->on);
+    most -= f->value[room];
+    for (int w = room; w >= 0 && most + f->value[w] > s->best + EPS && may_try(s); w--) {
+        while (w > 0 && f->value[w - 1] >= f->value[w])
+            w--;
+        take_room(s->room, f->on, w);
+        look_at(s, k + 1, value + f->value[w], set | f->set[w]);
+        take_room(s->room, f->on, -w);
     }
 }
 
-/* The set of the greatest value that fits; its value is returned. */
-static double best_set(const struct lp *lp, const double *value, uint64_t *ret)
+static struct filling *filling_of(struct search *s, uint32_t on)
+{
+    int k = 0;
+    if (!(on & (on - 1)))
+        return &s->alone[__builtin_ctz(on)];
+    while (k < s->kinds && s->kind[k].on != on)
+        k++;
+    if (k == s->kinds)
+        s->kind[s->kinds++] = (struct filling){.on = on};
+    return &s->kind[k];
+}
+
+/* The set of the greatest value that fits, unless the tries end before; its value is returned. No set is worth more
+ * than |ret_bound|. */
+static double best_set(const struct lp *lp, const double *value, int *tries_left, uint64_t *ret, double *ret_bound)
 {
     struct search s;
-    s.lp = lp;
-    s.value = value;
     s.best = 0;
     s.set = 0;
-    s.gangs = s.tries = 0;
+    s.gpus = lp->gpus;
+    s.kinds = s.tries = 0;
+    s.tries_left = tries_left;
+    s.ended = false;
     for (int g = 0; g < lp->gpus; g++) {
-        fill(lp, value, g, &s.alone[g]);
+        s.alone[g] = (struct filling){0};
         s.room[g] = FAST_SM_PCT_MAX;
     }
     for (int i = 0; i < lp->n; i++)
-        if (value[i] > EPS && lp->on[i] & (lp->on[i] - 1))
-            s.gang[s.gangs++] = i;
+        if (value[i] > EPS)
+            fill(filling_of(&s, lp->on[i]), lp->width[i], value[i], i);
     look_at(&s, 0, 0, 0);
+    *ret_bound = s.ended ? INFINITY : s.best;
     *ret = s.set;
     return s.best;
 }
@@ -143,24 +184,28 @@ static bool enter(struct lp *lp, uint64_t set)
     return true;
 }
 
-/* Goes on until the schedule is the shortest, or it is known whether the shortest is above |enough|
- * (0: only the former). The prices cannot all be paid when the best set is worth v, but a v-th of them
- * can, so a v-th of the length is a lower bound (Farley 1990). */
-static void solve(struct lp *lp, double enough)
+/* Goes on until it is known whether the shortest schedule fits into the window, or the tries are over; |shorten|:
+ * then for some more steps, unless it is the shortest before. The prices cannot all be paid when the best set is
+ * worth v, but a v-th of them can, so a v-th of the length is a lower bound (Farley 1990). */
+static void solve(struct lp *lp, bool shorten)
 {
+    int tries_left = TRIES_MAX, more = 0;
     for (int k = 0; k < STEPS_MAX; k++) {
-        double price[FAST_PLAN_CLIENTS] = {0}, total = 0, value;
+        double price[FAST_PLAN_CLIENTS] = {0}, total = 0, value, bound;
         uint64_t set;
         for (int i = 0; i < lp->n; i++)
             total += lp->len[i];
-        if (total <= enough)
+        if (total <= ENOUGH && !shorten)
             return;
         for (int i = 0; i < lp->n; i++)
             for (int j = 0; j < lp->n; j++)
                 price[j] += lp->inv[i][j];
-        value = best_set(lp, price, &set);
-        if (value <= 1 + 1e-7 || (enough > 0 && total > enough * value) || !enter(lp, set))
+        value = best_set(lp, price, &tries_left, &set, &bound);
+        bool known = more || total <= ENOUGH || total > ENOUGH * bound || tries_left <= 0;
+        if (value <= WORTH_IT || (known && (!shorten || more++ == STEPS_MORE)) || !enter(lp, set))
             return;
+        if (known && tries_left > TRIES_KNOWN)
+            tries_left = TRIES_KNOWN;
     }
 }
 
@@ -185,7 +230,65 @@ static void order_slots(uint64_t *set, double *len, int n)
     }
 }
 
-/* The items that have a request, each alone in a set. |ret_item| (room for all) is which they are. */
+/* ---- where it begins ---- */
+
+/* Who of |left| fits together, the largest first; |ret_first| runs out first. */
+static uint64_t largest_set(const struct lp *lp, const double *left, int *ret_first)
+{
+    int room[FAST_PLAN_GPUS], order[FAST_PLAN_CLIENTS], n = 0;
+    double area[FAST_PLAN_CLIENTS];
+    uint64_t set = 0;
+    for (int g = 0; g < FAST_PLAN_GPUS; g++)
+        room[g] = FAST_SM_PCT_MAX;
+    for (int i = 0; i < lp->n; i++) {
+        if (left[i] <= 0)
+            continue;
+        area[i] = left[i] * lp->width[i] * __builtin_popcount(lp->on[i]);
+        int at = n++;
+        for (; at > 0 && area[i] > area[order[at - 1]]; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+    }
+    for (int k = 0; k < n; k++) {
+        int i = order[k];
+        bool fits = true;
+        for (uint32_t on = lp->on[i]; on; on &= on - 1)
+            fits &= lp->width[i] <= room[__builtin_ctz(on)];
+        if (!fits)
+            continue;
+        take_room(room, lp->on[i], lp->width[i]);
+        *ret_first = !set || left[i] < left[*ret_first] ? i : *ret_first;
+        set |= UINT64_C(1) << i;
+    }
+    return set;
+}
+
+/* Puts sets one after the other until every request is covered; each is as long as what is left of the first in it
+ * that runs out. Whoever has run out is in no later set, so that the inverse of this basis follows set by set. */
+static void pack(struct lp *lp)
+{
+    double left[FAST_PLAN_CLIENTS];
+    int at[FAST_PLAN_CLIENTS] = {0}; /* who runs out, in this order; his row is that of the set */
+    memcpy(left, lp->len, sizeof(left));
+    for (int k = 0; k < lp->n; k++) {
+        int out = 0;
+        uint64_t set = largest_set(lp, left, &out);
+        double len = left[out];
+        for (int i = 0; i < lp->n; i++)
+            if (set >> i & 1)
+                left[i] = left[i] - len > NEXT ? left[i] - len : NEXT;
+        left[out] = 0;
+        lp->len[out] = len;
+        lp->set[out] = set;
+        at[k] = out;
+        lp->inv[out][out] = 1;
+        for (int e = 0; e < k; e++)
+            for (int q = 0; q <= e && lp->set[at[e]] >> out & 1; q++)
+                lp->inv[out][at[q]] -= lp->inv[at[e]][at[q]];
+    }
+}
+
+/* The items that have a request. |ret_item| (room for all) is which they are. */
 static void begin(struct lp *lp, const struct fast_plan_item *items, int n, fast_ns window_ns,
                   int *ret_item)
 {
@@ -197,23 +300,22 @@ static void begin(struct lp *lp, const struct fast_plan_item *items, int n, fast
         lp->on[lp->n] = items[i].gpus ? items[i].gpus : 1;
         while (lp->gpus < FAST_PLAN_GPUS && lp->on[lp->n] >> lp->gpus)
             lp->gpus++;
-        lp->inv[lp->n][lp->n] = 1;
         lp->len[lp->n] = (double)items[i].request_ns / (double)window_ns;
-        lp->set[lp->n] = UINT64_C(1) << lp->n;
         lp->n++;
     }
+    pack(lp);
 }
 
 bool fast_plan_fits(const struct fast_plan_item *items, int n, fast_ns window_ns)
 {
     struct lp lp = {0};
     int item[FAST_PLAN_CLIENTS];
-    double total = 0, enough = 1 + 1e-9;
+    double total = 0;
     begin(&lp, items, n, window_ns, item);
-    solve(&lp, enough);
+    solve(&lp, false);
     for (int i = 0; i < lp.n; i++)
         total += lp.len[i];
-    return total <= enough;
+    return total <= ENOUGH;
 }
 
 void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns,
@@ -223,7 +325,7 @@ void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns
     int item[FAST_PLAN_CLIENTS] = {0};
     memset(ret, 0, sizeof(*ret));
     begin(&lp, items, n, window_ns, item);
-    solve(&lp, 0);
+    solve(&lp, true);
     uint64_t set[FAST_PLAN_CLIENTS];
     double len[FAST_PLAN_CLIENTS], total = 0, kept = 0, at = 0;
     int k = 0;

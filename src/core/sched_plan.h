@@ -31,7 +31,8 @@ struct fast_plan {
     uint64_t owners[FAST_PLAN_CLIENTS]; /* bit i: item i */
 };
 
-/* |n| items (at most FAST_PLAN_CLIENTS); those with no request own nothing. No item: no slot. */
+/* |n| items (at most FAST_PLAN_CLIENTS); those with no request own nothing. No item: no slot. With many clients it ends
+ * when it has a plan that fits, and has shortened it for a while. */
 void fast_plan_make(const struct fast_plan_item *items, int n, fast_ns window_ns,
                     struct fast_plan *ret);
 

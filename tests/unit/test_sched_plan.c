@@ -206,12 +206,62 @@ static void gangs_are_planned_together(void **state)
     assert_true(fast_plan_fits(items, 3, FAST_MS(100)));
 }
 
+/* A window whose eighths are filled with gangs one after the other, which are then shuffled. */
+static int cut_window(unsigned *seed, int gpus, struct fast_plan_item *ret)
+{
+    int n = 0;
+    for (int slot = 1; slot <= 8; slot++) {
+        int room[FAST_PLAN_GPUS];
+        for (int g = 0; g < gpus; g++)
+            room[g] = 100;
+        for (int k = 0; k < 40 && n < slot * FAST_PLAN_CLIENTS / 8; k++) {
+            uint32_t on = 1 + (uint32_t)rand_r(seed) % ((UINT32_C(1) << gpus) - 1);
+            int width = 10 + rand_r(seed) % 40;
+            bool fits = true;
+            for (int g = 0; g < gpus; g++)
+                fits &= !(on >> g & 1) || width <= room[g];
+            for (int g = 0; g < gpus && fits; g++)
+                room[g] -= on >> g & 1 ? width : 0;
+            if (fits)
+                ret[n++] = (struct fast_plan_item){width, FAST_MS(100) / 8, on};
+        }
+    }
+    for (int i = n - 1; i > 0; i--) {
+        int k = rand_r(seed) % (i + 1);
+        struct fast_plan_item item = ret[i];
+        ret[i] = ret[k];
+        ret[k] = item;
+    }
+    return n;
+}
+
+/* The search for sets ends early. It finds a schedule for all full windows of two GPUs even so, and for nearly all of
+ * four. */
+static void full_windows_fit(void **state)
+{
+    (void)state;
+    unsigned seed = 11;
+    int fit[2] = {0};
+    for (int k = 0; k < 120; k++) {
+        struct fast_plan_item items[FAST_PLAN_CLIENTS];
+        struct fast_plan p;
+        int n = cut_window(&seed, k < 60 ? 2 : 4, items);
+        bool fits = fast_plan_fits(items, n, FAST_MS(100));
+        fast_plan_make(items, n, FAST_MS(100), &p);
+        assert_int_equal(fits, p.length_ns <= FAST_MS(100)); /* what is accepted is planned */
+        fit[k / 60] += fits;
+    }
+    assert_int_equal(fit[0], 60);
+    assert_true(fit[1] >= 50);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plans_are_schedules),
         cmocka_unit_test(plans_are_exact),
         cmocka_unit_test(gangs_are_planned_together),
+        cmocka_unit_test(full_windows_fit),
     };
     return cmocka_run_group_tests_name("sched_plan", tests, NULL, NULL);
 }
