@@ -81,6 +81,7 @@ class Gateway:
                 self.stop()
             except subprocess.TimeoutExpired:
                 self.kill()
+        node.no_sanitizer_reports(self.log())
 
     # ---- requests ----
 

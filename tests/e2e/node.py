@@ -1,5 +1,6 @@
 """A fast-node for a test: its own state directory, simulated GPUs, nothing left at the end."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,17 @@ def python_for_all():
         if all(os.path.exists(f) and os.stat(f).st_mode & 0o001 for f in folders):
             return path
     return None
+
+
+def built_with_asan():
+    with open(PROGRAM, "rb") as program:
+        return b"__asan_init" in program.read()
+
+
+def no_sanitizer_reports(log):
+    """For builds with sanitizers: what a program wrote about itself, which else nobody would read."""
+    found = re.search(r"^.*(\w+Sanitizer: |\.[ch]:\d+:\d+: runtime error: ).*$", log, re.M)
+    assert not found, log[found.start():]
 
 
 def lives(pid):
@@ -130,7 +142,9 @@ class Node:
             except subprocess.TimeoutExpired:
                 self.kill()
         self.kill_leftovers()
+        said = self.log()
         shutil.rmtree(self.root, ignore_errors=True)
+        no_sanitizer_reports(said)
 
     def kill_leftovers(self):
         """Replicas of a node that a test has killed: known by the socket in their environment."""

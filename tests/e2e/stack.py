@@ -113,9 +113,12 @@ class Stack(node.Node):
                 self.gateway.wait(node.WAIT_S)
             except subprocess.TimeoutExpired:
                 self.gateway.kill()
+        said = ""
         if self.gateway:
             self.gateway.wait()
+            said = self.gateway_log()
         super().close()
+        node.no_sanitizer_reports(said)
 
 
 class Load:

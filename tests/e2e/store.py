@@ -2,6 +2,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -18,16 +19,28 @@ SIM = os.path.join(node.BUILD, "src", "simdriver")
 WAIT_MS = 60000
 
 
-def built_with_asan():
-    """What Python can't load, and does not start within a small limit of memory."""
-    with open(LIB, "rb") as library:
-        return b"__asan_init" in library.read()
-
-
-def skip_with_asan(why="Python cannot load a library that was built with AddressSanitizer"):
-    if built_with_asan():
+def skip_with_asan(why):
+    if node.built_with_asan():
         print("skipped: " + why)
         sys.exit(77)
+
+
+def asan_library():
+    """What has to be in a process before libfast-store.so is; None: nothing, or a compiler that links it otherwise."""
+    with open(LIB, "rb") as library:
+        found = re.search(rb"libasan\.so\.\d+", library.read())
+    return found and found[0].decode()
+
+
+def begin_with_asan():
+    """Begins this program anew with AddressSanitizer, where the library that it loads is built so."""
+    library = asan_library()
+    if not library:
+        skip_with_asan("Python cannot load a library that was built with AddressSanitizer")
+    elif library not in os.environ.get("LD_PRELOAD", ""):
+        os.execve(sys.executable, sys.orig_argv, dict(os.environ, LD_PRELOAD=library, **wire.ASAN_ENV))
+    else:
+        del os.environ["ASAN_OPTIONS"]  # Python's leaks are not asked for, those of programs that it starts are
 
 
 class Tensor(ctypes.Structure):
@@ -115,13 +128,15 @@ class Store:
                         LD_LIBRARY_PATH=SIM, FAST_STORE_SOCKET=self.socket,
                         **wire.ASAN_ENV)
         self.env.pop("LD_PRELOAD", None)
+        if asan_library():
+            self.env["LD_PRELOAD"] = asan_library()
         self.process = None
         self.start()
 
     def start(self):
         with open(os.path.join(self.root, "log"), "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen([STORE, "--socket", self.socket, *self.args], env=self.env,
-                                            stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen([STORE, "--socket", self.socket, *self.args], stderr=log,
+                                            env=dict(self.env, ASAN_OPTIONS=""), stdin=subprocess.DEVNULL)
 
         def ready():
             assert self.process.poll() is None, self.log()
@@ -175,4 +190,6 @@ class Store:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(node.WAIT_S)
+        said = self.log()
         shutil.rmtree(self.root, ignore_errors=True)
+        node.no_sanitizer_reports(said)

@@ -119,7 +119,9 @@ class EscapeTest(unittest.TestCase):
     def test_other_ways_to_the_driver(self):
         """Stopped by: dlsym and cuGetProcAddress tell of wrappers, whatever library they are asked about and however
         it was opened."""
-        ways = ("dlsym", "next", "path", "lookup", "namespace")
+        ways = ["dlsym", "next", "path", "lookup", "namespace"]
+        if node.built_with_asan():  # which ends a process in which it is a second time
+            ways.remove("namespace")
         self.assertEqual(self.launches_through(*ways), [(way, 0, 10) for way in ways])
 
     def test_own_dynamic_linker(self):
@@ -140,7 +142,7 @@ class EscapeTest(unittest.TestCase):
         env = self.environment("mine")
         audited = dict(env, LD_AUDIT=AUDIT)
         del env["LD_PRELOAD"]
-        for way in (env, audited):
+        for way in (env,) if node.built_with_asan() else (env, audited):  # the auditor would have it a second time
             alive, during = self.run_beside(way)
             self.assertTrue(alive)
             self.assertEqual(during.clients, 1)

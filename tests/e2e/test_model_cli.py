@@ -133,7 +133,7 @@ class ModelCli(unittest.TestCase):
         self.assertEqual([r["gpu"] for r in self.deploy("r", "m")], [1])
 
     def test_bench_memory_tells_alone_shared_and_once(self):
-        if e2e.built_with_asan():
+        if node.built_with_asan():
             self.skipTest("the function that it deploys is not told to take a preloaded AddressSanitizer")
         # 1525 MiB of which 98 can be shared, says models/resnet50.model; memory comes in pieces of 2 MiB.
         row, = json.loads(self.fast("bench", "memory", "resnet50", "--json", timeout=240))

@@ -15,6 +15,7 @@ import node
 import store as e2e
 import wire
 
+e2e.begin_with_asan()
 # As meson does, also for whoever runs this by hand: this process has the simulated driver.
 ctypes.CDLL(os.path.join(e2e.SIM, "libcuda.so.1"))
 
@@ -360,5 +361,4 @@ class ModelsTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    e2e.skip_with_asan()
     unittest.main()

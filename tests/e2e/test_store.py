@@ -414,5 +414,5 @@ print(lib.c.fast_store_model_is_shared(model))
 
 
 if __name__ == "__main__":
-    e2e.skip_with_asan()
+    e2e.begin_with_asan()
     unittest.main()

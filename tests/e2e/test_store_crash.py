@@ -154,5 +154,5 @@ class Crash(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    e2e.skip_with_asan()
+    e2e.begin_with_asan()
     unittest.main()

@@ -7,6 +7,7 @@ import unittest
 
 import gateway
 import node
+import wire
 from gateway import wait_until
 
 ALPINE = "functions/alpine:latest"
@@ -31,6 +32,7 @@ class Users(unittest.TestCase):
 
     def deploy(self, name, **more):
         spec = {"service": name, "image": ALPINE, "envProcess": "sh", **more}
+        spec["envVars"] = {**wire.ASAN_ENV, **spec.get("envVars", {})}
         answer = self.gw.post("/system/functions", spec)
         self.assertEqual(answer.status, 202, answer.text)
         self.gw.wait_ready(name=name)
