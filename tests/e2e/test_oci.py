@@ -1,15 +1,10 @@
 #!/usr/bin/env python3
 """Functions of OCI images the whole way: an image layout, made here of programs of this machine and their libraries,
 is added to the store, deployed and called, by crun where it works and without it."""
-import hashlib
-import io
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 import unittest
@@ -18,6 +13,7 @@ import store as e2e
 import gateway
 import node
 from gateway import wait_until
+from oci_layout import layer, write_layout
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 FAST_RUN = os.path.join(node.BUILD, "src", "cli", "fast-run")
@@ -25,52 +21,6 @@ REPLAY = os.path.join(node.BUILD, "functions", "replay")
 GPU = {"fastgshare/gpu_quota_request": "0.3", "fastgshare/gpu_quota_limit": "0.5",
        "fastgshare/gpu_sm_partition": "12", "fastgshare/gpu_mem": "1800Mi"}
 ROOT = os.geteuid() == 0
-
-
-def libraries(program):
-    """What the loader finds for it, the loader itself included."""
-    out = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"(/\S+) \(0x", out))
-
-
-def layer(programs, texts):
-    """A tar of |programs|, {path in the image: file}, with their libraries, and |texts|."""
-    files = dict(programs)
-    for source in programs.values():
-        files.update({lib: lib for lib in libraries(source)})
-    data = io.BytesIO()
-
-    def for_all(info):
-        info.mode = 0o755
-        return info
-
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for path, source in sorted(files.items()):
-            tar.add(os.path.realpath(source), path.lstrip("/"), filter=for_all)
-        for path, text in texts.items():
-            info = tarfile.TarInfo(path.lstrip("/"))
-            info.size, info.mode = len(text), 0o644
-            tar.addfile(info, io.BytesIO(text.encode()))
-        for path in ("tmp", "work", "var"):
-            info = tarfile.TarInfo(path)
-            info.type, info.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(info)
-    return data.getvalue()
-
-
-def write_layout(folder, tar, config):
-    def blob(data):
-        digest = hashlib.sha256(data).hexdigest()
-        os.makedirs(os.path.join(folder, "blobs", "sha256"), exist_ok=True)
-        with open(os.path.join(folder, "blobs", "sha256", digest), "wb") as f:
-            f.write(data)
-        return {"digest": "sha256:" + digest, "size": len(data)}
-
-    manifest = {"schemaVersion": 2, "config": blob(json.dumps({"config": config}).encode()), "layers": [blob(tar)]}
-    for name, value in (("index.json", {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode())]}),
-                        ("oci-layout", {"imageLayoutVersion": "1.0.0"})):
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-            json.dump(value, f)
 
 
 class Oci(unittest.TestCase):
