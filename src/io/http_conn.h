@@ -46,6 +46,7 @@ struct fast_http_req {
     const struct fast_http_req_ops *ops;
     void *user;
     bool reading, end_told, was_full;
+    bool fresh; /* it is read from here on, and |flush| has not been told since */
     struct fast_http_collected collect;
     /* the response */
     bool started, ended, chunked, bodiless, close_after;

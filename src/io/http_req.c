@@ -69,9 +69,10 @@ void fast_http_req_accept(struct fast_http_req *c, const struct fast_http_req_op
 
 void fast_http_req_read(struct fast_http_req *c, bool on)
 {
-    if (c->closed || c->reading == on)
+    if (c->closed || (!on && !c->reading))
         return;
     c->reading = on;
+    c->fresh = on;
     if (on && c->head.expect && !c->body.done && !c->started && c->s.in_len == c->head.len) {
         c->head.expect = false;
         fast_http_stream_put(&c->s, "HTTP/1.1 100 Continue\r\n\r\n", 25);

@@ -155,7 +155,7 @@ static void begin_exchange(struct fast_http_req *c)
 {
     c->ops = NULL;
     c->user = NULL;
-    c->reading = c->end_told = c->was_full = false;
+    c->reading = c->end_told = c->was_full = c->fresh = false;
     c->started = c->ended = c->chunked = c->bodiless = c->tunnel = false;
     c->close_after = !c->head.keep_alive;
     c->left = -1;
@@ -226,8 +226,11 @@ static bool step_body(struct fast_http_req *c)
     if (c->closed)
         return true;
     fast_http_stream_consume(&c->s, c->head.len, at - c->head.len);
-    if (gave && !c->body.done && !c->ended && c->ops && c->ops->flush)
+    /* A body may be a long time coming: who takes it sees at once that there will be one. */
+    if ((gave || (c->fresh && c->reading)) && !c->body.done && !c->ended && c->ops && c->ops->flush) {
+        c->fresh = false;
         c->ops->flush(c->user);
+    }
     if (c->body.done && !c->end_told && c->reading && !c->ended) {
         c->end_told = true;
         if (c->ops && c->ops->end)

@@ -27,7 +27,7 @@ typedef void fast_http_handler(void *arg, struct fast_http_req *req);
 
 struct fast_http_req_ops {
     void (*body)(void *user, const char *data, size_t len); /* the next part of the body */
-    void (*flush)(void *user); /* no more of the body is here now */
+    void (*flush)(void *user); /* no more of the body is here now, perhaps nothing of it yet */
     void (*end)(void *user);   /* that was all of the body */
     void (*drain)(void *user); /* the response, which was full, has room again */
     void (*done)(void *user, bool complete); /* the last call: |req| is gone. false: cut off */

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""What passes between a caller and a function when one of the two does what few do."""
+import os
+import re
+import socket
+import unittest
+
+import gateway
+import node
+
+RAW = os.path.join(node.HERE, "raw_function.py")
+
+
+class Passage(gateway.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.gw.up()
+        cls.gw.up("raw", image=RAW)
+
+    def connect(self):
+        s = socket.create_connection(("127.0.0.1", self.gw.port), timeout=node.WAIT_S)
+        self.addCleanup(s.close)
+        return s
+
+    def test_what_connection_names_is_set_anew(self):
+        """Who names a field in Connection takes out what it has put in, not what the gateway tells."""
+        it = self.gw.get("/function/f/echo", headers={
+            "Connection": "X-Forwarded-For, X-Forwarded-Host, X-Call-Id", "X-Forwarded-For": "192.0.2.1",
+            "X-Forwarded-Host": "elsewhere"}).json()
+        told = {k.lower(): v for k, v in it["headers"]}
+        self.assertRegex(told.get("x-forwarded-for", ""), r"^127\.0\.0\.1:\d+$")
+        self.assertEqual(told.get("x-forwarded-host"), f"127.0.0.1:{self.gw.port}")
+        self.assertTrue(told.get("x-call-id"))
+        answer = self.gw.get("/function/raw/named")
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertTrue(re.search("GMT$", answer.headers["Date"] or ""), answer.headers)
+
+    def test_an_answer_may_begin_before_the_body(self):
+        """The head goes on before anything of the body is here: the function may have something to say."""
+        for framing, rest in ((b"Content-Length: 5", b"hello"),
+                              (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")):
+            with self.subTest(framing):
+                s = self.connect()
+                s.sendall(b"POST /function/f/raw HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + framing + b"\r\n\r\n")
+                got = s.recv(65536)
+                self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
+                s.sendall(rest)
+                while part := s.recv(65536):
+                    got += part
+                self.assertTrue(got.endswith(b"5\r\nhello\r\n0\r\n\r\n"), got)
+
+
+if __name__ == "__main__":
+    unittest.main()
