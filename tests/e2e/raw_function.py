@@ -10,7 +10,9 @@ import threading
 seen = 0
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 odd = {b"/head": CHUNKED, b"/bad": CHUNKED + b"zz\r\nhello\r\n", b"/bad-second": CHUNKED + b"5\r\nhello\r\nzz\r\n",
-       b"/cut": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"}
+       b"/cut": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+       b"/named": b"HTTP/1.1 200 OK\r\nConnection: Date, Content-Type\r\nDate: x\r\nContent-Type: a/b\r\n"
+                  b"Content-Length: 0\r\n\r\n"}
 
 
 def take(sock, got, want):
