@@ -24,6 +24,7 @@ struct gw_batch {
     struct gateway *gw;
     struct gw_function *fn;
     struct fast_timer *timer; /* while it is open */
+    struct gw_job *carrier; /* while it is on its way */
     struct seat *seats;
     int room, n, left, sent; /* seats: all, taken, not left again, sent */
     char target[512], type[TYPE_MAX]; /* what they have in common */
@@ -88,6 +89,7 @@ static void depart(struct gw_batch *b)
         fn->jobs--;
         return;
     }
+    b->carrier = carrier;
     carrier->batch = b;
     carrier->body_ended = true;
     carrier->idempotent = b->fn->spec->repeatable;
@@ -187,8 +189,12 @@ void gw_batch_forget(struct gw_job *j)
         if (b->seats[i].job == j)
             b->seats[i].job = NULL;
     b->left--;
-    if (b->left == 0 && b->fn->batch == b) /* it was open, and nobody waits any more */
-        batch_free(b);
+    if (b->left || !(b->carrier || b->fn->batch == b)) /* the latter: it is being answered */
+        return;
+    struct gw_job *carrier = b->carrier;
+    batch_free(b);
+    if (carrier) /* out of the queue, or the replica sees its caller go */
+        gw_job_done(carrier, false);
 }
 
 struct gw_job *gw_batch_first(const struct gw_batch *b)
@@ -324,6 +330,7 @@ void gw_batch_answer(struct gw_job *carrier)
 {
     struct gw_batch *b = carrier->batch;
     size_t at = 0;
+    b->carrier = NULL;
     if (b->answer_len > ANSWER_MAX || (b->parts && !parts_are_right(b))) {
         gw_batch_error(carrier, 502, 0, "the function's answer is not one part for each request");
         return;
@@ -344,6 +351,7 @@ void gw_batch_answer(struct gw_job *carrier)
 void gw_batch_error(struct gw_job *carrier, int status, int retry_s, const char *why)
 {
     struct gw_batch *b = carrier->batch;
+    b->carrier = NULL;
     fail_all(b, status, retry_s, why);
     batch_free(b);
     gw_job_free(carrier); /* last: it may be what holds the function */

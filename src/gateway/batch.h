@@ -14,7 +14,7 @@ struct gw_batch;
 /* Whether |j| can be sent together with others; then it has been taken over. Its answer comes by
  * gw_job_error or from here. */
 bool gw_batch_take(struct gw_job *j);
-/* The request of |j| is gone: nobody waits for its part. */
+/* The request of |j| is gone: nobody waits for its part. When all are gone the batch is not made, or cut off. */
 void gw_batch_forget(struct gw_job *j);
 
 /* Of a job that carries a batch: the head (to be freed; 0: no memory), the body. */
@@ -27,7 +27,7 @@ void gw_batch_on_body(void *user, const char *data, size_t len);
 /* Gives everybody the answer, or an error; ends |carrier|. */
 void gw_batch_answer(struct gw_job *carrier);
 void gw_batch_error(struct gw_job *carrier, int status, int retry_s, const char *why);
-/* The first of those who wait; NULL: all have gone. */
+/* The first of those who wait. */
 struct gw_job *gw_batch_first(const struct gw_batch *b);
 
 #endif

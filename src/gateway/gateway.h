@@ -382,8 +382,6 @@ void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
 /* Ends what takes too long: requests at replicas, and those that have waited out by now. */
 void gw_invoke_tick(struct gateway *gw);
 void gw_invoke_wait_out(struct gateway *gw);
-/* Frees what is left when the servers are gone. */
-void gw_invoke_fini(struct gateway *gw);
 
 /* ---- isolation.c ---- */
 

@@ -462,10 +462,6 @@ void gw_job_dispatch(struct gw_job *j)
 {
     struct fast_err err = {0};
     struct fast_balance_item *item;
-    if (j->batch && !gw_batch_first(j->batch)) { /* nobody waits for it any more */
-        gw_batch_error(j, 503, 0, "");
-        return;
-    }
     while (j->connects < CONNECTS_MAX && (item = pick_replica(j))) {
         struct gw_replica *r =
             gw_elastic_choose(j->gw, FAST_CONTAINER_OF(item, struct gw_replica, item), j->avoid);
@@ -611,10 +607,4 @@ void gw_invoke_tick(struct gateway *gw)
             expire(j);
             j = NULL;
         }
-}
-
-void gw_invoke_fini(struct gateway *gw)
-{
-    while (gw->jobs) /* the requests are gone: these carry batches */
-        gw_batch_error(gw->jobs, 503, 0, "");
 }

@@ -41,10 +41,8 @@ static fast_ns expected(const struct gw_function *fn, int before, fast_ns now)
 /* Who asks: who presents the same credentials, else who comes from the same address. */
 static uint64_t caller_of(const struct gw_job *j)
 {
-    if (j->batch) /* of the first who waits; when all have gone it does not matter */
-        j = gw_batch_first(j->batch) ? gw_batch_first(j->batch) : j;
-    if (!j->req)
-        return 0;
+    if (j->batch)
+        j = gw_batch_first(j->batch);
     const char *text = fast_http_req_text(j->req), *peer = fast_http_req_peer(j->req);
     const struct fast_http_head *h = fast_http_req_head(j->req);
     const struct fast_http_field *f = fast_http_head_find(h, text, "authorization");

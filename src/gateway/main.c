@@ -468,7 +468,6 @@ static void close_all(struct gateway *gw)
     fast_tls_free(gw->tls);
     fast_http_server_free(gw->metrics);
     gw_async_free(gw->async);
-    gw_invoke_fini(gw);
     free(gw->head);
     gw_tracer_free(gw->tracer);
     gw_sink_free(gw->access_log);

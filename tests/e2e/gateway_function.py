@@ -14,7 +14,7 @@
   --spin          (argument) uses a core all the time
   /late S         (argument) listens S seconds after its start
 
-What comes as a batch is answered as one, whatever its path.
+What comes as a batch is answered as one, whatever its path, but for status and until.
 With FAST_SOCKET it listens there as well; X-Door of /echo tells where a request came in.
 """
 import hashlib
@@ -105,7 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(digest.hexdigest().encode())
             return
         body = b"".join(self.pieces())
-        if self.headers.get("Content-Type") == BATCH and what != "status":
+        if self.headers.get("Content-Type") == BATCH and what not in ("status", "until"):
             self.answer_batch(what, body)
         elif what == "status":
             self.answer(b"status\n", int(arg), [("Location", "http://elsewhere/"), ("Host", "elsewhere")] +

@@ -84,6 +84,42 @@ class Batch(QueueTest):
         wait_until(lambda: self.inflight() == 0)
         self.assertEqual([a.text for _, a in self.ask_many("/function/f/x", 3)], ["PART 0", "PART 1", "PART 2"])
 
+    def send(self, path, body=b"part"):
+        """A request whose answer nobody reads; closed at the end at the latest."""
+        s = socket.create_connection(("127.0.0.1", self.gw.port), timeout=node.WAIT_S)
+        self.addCleanup(s.close)
+        s.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
+        return s
+
+    def test_a_batch_that_all_have_left_is_cut_off(self):
+        self.up("2,60s")
+        both = [self.send(self.hold("left")) for _ in range(2)]
+        self.wait_busy(1)
+        both[0].close()
+        wait_until(lambda: self.inflight() == 2)  # the other one, and what carries it
+        self.assertEqual(self.gw.replicas()[0]["in_flight"], 1)
+        both[1].close()
+        self.wait_busy(0)
+        self.release("left")
+        self.assertEqual([a.text for _, a in self.ask_many("/function/f/x", 2)], ["PART 0", "PART 1"])
+
+    def test_a_batch_that_all_have_left_is_not_sent(self):
+        self.up("2,60s", max_inflight="1")
+        asks = Asks(self.gw)
+        asks.ask("busy", self.hold("sent") + "?" + "x" * 600)  # too long a path for a batch
+        self.wait_busy(1)
+        both = [self.send("/function/f/left") for _ in range(2)]
+        wait_until(lambda: self.waiting() == 1)
+        for s in both:
+            s.close()
+        wait_until(lambda: self.waiting() == 0)
+        self.release("sent")
+        self.assertEqual([a.status for _, a in asks.join()], [200])
+        self.assertEqual(self.gw.get("/function/f/last").status, 200)
+        seen = lambda: self.gw.get("/system/logs?name=f&follow=false").text
+        wait_until(lambda: "/last" in seen())
+        self.assertNotIn("/left", seen())
+
     def test_with_a_limit_batches_wait(self):
         self.up("2,60s", max_inflight="1")
         rows = self.ask_many("/function/f/x", 8)

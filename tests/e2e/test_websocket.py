@@ -91,6 +91,12 @@ class Websocket(gateway.TestCase):
         self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
         self.assertIn(b'["Upgrade", "websocket"]', got)
 
+    def test_http_1_0_has_none(self):
+        ask = ASK.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"keep-alive, ", b"") % b"py"
+        got = self.gw.raw(ask)
+        self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
+        self.assertNotIn(b'"Upgrade"', got)
+
 
 if __name__ == "__main__":
     unittest.main()
