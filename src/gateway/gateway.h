@@ -382,6 +382,9 @@ void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
 /* Ends what takes too long: requests at replicas, and those that have waited out by now. */
 void gw_invoke_tick(struct gateway *gw);
 void gw_invoke_wait_out(struct gateway *gw);
+/* Whether a call has an end that is worth waiting for: its answer has not begun, or its length is known. Its own
+ * time-out sees to it that the end comes. */
+bool gw_invoke_has_end(const struct gateway *gw);
 
 /* ---- isolation.c ---- */
 

@@ -285,6 +285,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
         length = 0;
     if (h->chunked)
         length = -1;
+    j->sized = length >= 0;
     fast_http_req_start(j->req, h->status, lines, len, length);
     if (h->status == 101) { /* it may be silent for as long as it likes */
         j->tunnel = true;
@@ -607,4 +608,12 @@ void gw_invoke_tick(struct gateway *gw)
             expire(j);
             j = NULL;
         }
+}
+
+bool gw_invoke_has_end(const struct gateway *gw)
+{
+    for (const struct gw_job *j = gw->jobs; j; j = j->next)
+        if (j->req && (!j->answered || j->sized))
+            return true;
+    return false;
 }

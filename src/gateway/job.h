@@ -28,6 +28,7 @@ struct gw_job {
     uint32_t rest, rest_len; /* path and query for the function, within the head */
     bool upgrade, tunnel; /* the caller asks for another protocol; the function has agreed */
     bool cold, idempotent, answered, body_ended, counted;
+    bool sized; /* the answer's length is known */
     int attempts, connects, status;
     uint64_t avoid; /* key of the replica that failed it; 0: none */
     fast_ns began, sent, deadline;

@@ -24,7 +24,7 @@
 #include "io/tls.h"
 
 #define PATHS_MAX 32
-#define STOP_MAX FAST_S(10)
+#define STOP_MAX FAST_S(10) /* for events and tunnels, which may have no end */
 #define DESCRIPTORS_KEPT 64 /* for doors, databases, logs and callbacks */
 
 static const char help[] =
@@ -331,6 +331,10 @@ static void on_wait_timer(void *arg)
 static void on_stop_timeout(void *arg)
 {
     struct gateway *gw = arg;
+    if (gw_invoke_has_end(gw)) {
+        fast_timer_set(gw->stop_timer, fast_loop_now(gw->loop) + FAST_MS(100));
+        return;
+    }
     fast_log(WARN, "requests cut off", "connections=%zu", open_conns(gw));
     fast_loop_stop(gw->loop);
 }

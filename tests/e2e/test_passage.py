@@ -2,11 +2,15 @@
 """What passes between a caller and a function when one of the two does what few do."""
 import os
 import re
+import signal
 import socket
+import threading
+import time
 import unittest
 
 import gateway
 import node
+from gateway import wait_until
 
 RAW = os.path.join(node.HERE, "raw_function.py")
 
@@ -49,6 +53,28 @@ class Passage(gateway.TestCase):
                 while part := s.recv(65536):
                     got += part
                 self.assertTrue(got.endswith(b"5\r\nhello\r\n0\r\n\r\n"), got)
+
+    def test_a_stop_waits_for_calls_that_take_long(self):
+        """Longer than it waits for streams that may have no end: of these one is open as well."""
+        gw, seen, answers = self.gw, len(self.gw.log()), []
+        sign = os.path.join(self.node.root, "sign")
+        stream = self.connect()
+        stream.sendall(b"GET /function/raw/head HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.assertTrue(stream.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n"))
+        call = threading.Thread(target=lambda: answers.append(gw.get("/function/f/until" + sign).status))
+        call.start()
+        wait_until(lambda: gw.replicas("f")[0]["in_flight"] == 1)
+        gw.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping" in gw.log()[seen:])
+        time.sleep(10.5)
+        self.assertIsNone(gw.process.poll())
+        with open(sign, "w", encoding="utf-8"):
+            pass
+        call.join()
+        self.assertEqual(answers, [200])
+        self.assertEqual(gw.process.wait(node.WAIT_S), 0)
+        self.assertIn("requests cut off", gw.log()[seen:])
+        gw.start()
 
 
 if __name__ == "__main__":
