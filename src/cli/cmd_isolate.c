@@ -1,6 +1,7 @@
 /* fast isolate: becomes the program that it is given, with less around it. */
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,13 +37,23 @@ static const struct cli_opt opts[] = {
      "environment, where it is not set already"},
 };
 
+/* Of lists of libraries the machine's, for the hook and the driver, are looked into first. */
+static bool set_list(const char *name, const char *value)
+{
+    const char *set = getenv(name);
+    fast_autofree char *both = NULL;
+    if ((strcmp(name, "LD_LIBRARY_PATH") != 0 && strcmp(name, "LD_PRELOAD") != 0) || !set || !*set)
+        return false;
+    return asprintf(&both, "%s:%s", set, value) > 0 && !setenv(name, both, 1);
+}
+
 static void set_env(const struct cli_list *list)
 {
     for (int i = 0; i < list->n; i++) {
         const char *eq = strchr(list->v[i], '=');
         fast_autofree char *name = eq ? strndup(list->v[i], (size_t)(eq - list->v[i])) : NULL;
         /* PATH is the node's unless the image has its own, whose programs lie elsewhere. */
-        if (name)
+        if (name && !set_list(name, eq + 1))
             setenv(name, eq + 1, !strcmp(name, "PATH"));
     }
 }

@@ -113,12 +113,12 @@ static json_t *linux_of(bool gpu)
                      "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger");
 }
 
-static int write_config(const char *dir, json_t *process, const char *root, bool read_only, json_t *mounts, bool gpu,
+static int write_config(const char *dir, json_t *process, const char *root, json_t *mounts, bool gpu,
                         struct fast_err *err)
 {
     char path[PATH_MAX];
     json_t *o = json_pack("{s:s, s:o, s:{s:s, s:b}, s:o, s:o}", "ociVersion", "1.0.0", "process", process, "root",
-                          "path", root, "readonly", read_only, "mounts", mounts, "linux", linux_of(gpu));
+                          "path", root, "readonly", 1, "mounts", mounts, "linux", linux_of(gpu));
     fast_autofree char *text = o ? json_dumps(o, 0) : NULL;
     json_decref(o);
     if (!text || snprintf(path, sizeof(path), "%s/config.json", dir) >= (int)sizeof(path))
@@ -156,7 +156,7 @@ static void become_crun(const struct crun *c)
 int crun_exec(const struct crun *c, const struct isolation *is, const struct become *b, const char *cwd, char **argv,
               struct fast_err *err)
 {
-    int r = write_config(c->dir, process_of(b, cwd, argv), is->root, is->read_only, mounts_of(is), is->gpu, err);
+    int r = write_config(c->dir, process_of(b, cwd, argv), is->root, mounts_of(is), is->gpu, err);
     if (r)
         return r;
     become_crun(c);
@@ -195,7 +195,7 @@ static void try_it(const struct crun *c, int out)
     dup2(out, STDERR_FILENO);
     snprintf(root, sizeof(root), "%s/root", c->dir);
     if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) || crun_prepare(c, &err) ||
-        mkdir(root, 0755) || write_config(c->dir, process_of(&nobody, "/", argv), root, false, mounts, false, &err))
+        mkdir(root, 0755) || write_config(c->dir, process_of(&nobody, "/", argv), root, mounts, false, &err))
         dprintf(out, "no mount namespace for it\n");
     else
         become_crun(c);

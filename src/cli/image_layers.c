@@ -1,7 +1,7 @@
 /* Decides what becomes of the layers of an image. Each is unpacked with tar into a folder of its own, so that no link
  * of another layer can lead it astray (tar sees to those of the same archive), and then moved over what is there,
- * where no link is followed: no image can write outside its folder. It assumes that the folder is closed to all others until
- * it is done. What tar is about to write it tells first, and is stopped where that is too much. */
+ * where no link is followed: no image can write outside its folder. It assumes that the folder is closed to all others
+ * until it is done. What tar is about to write it tells first, and is stopped where that is too much. */
 
 #include "cli/image.h"
 

@@ -24,6 +24,7 @@
 #include "cli/become.h"
 #include "cli/crun.h"
 #include "io/file.h"
+#include "wire/page.h"
 
 #define PLACE "openfaas/secrets"
 
@@ -32,6 +33,7 @@ struct mount_bits {
     uint64_t set, clear, propagation, userns_fd;
 };
 #define READ_ONLY UINT64_C(1)
+#define NO_RIGHTS UINT64_C(6) /* neither set-user-ID nor devices */
 #define RECURSIVE 0x8000
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
@@ -168,11 +170,12 @@ static int check_links(const char *root, const char *path, struct fast_err *err)
     return 0;
 }
 
-static int show_in(const char *root, const char *path, struct fast_err *err)
+/* Shows |from| as |path| of the image. */
+static int show_in(const char *root, const char *from, const char *path, struct fast_err *err)
 {
     char to[PATH_MAX], parent[PATH_MAX];
     struct stat st;
-    if (stat(path, &st))
+    if (stat(from, &st))
         return 0; /* the machine has none */
     if (check_links(root, path, err))
         return -FAST_EINVAL;
@@ -182,7 +185,7 @@ static int show_in(const char *root, const char *path, struct fast_err *err)
     if (slash)
         *slash = 0;
     int r = fast_dir_make(parent, 0755, err);
-    return r ? r : show(path, to, err);
+    return r ? r : show(from, to, err);
 }
 
 static bool is_below(const char *path, const char *dir)
@@ -209,8 +212,22 @@ static bool may_see(const char *path, const char *hide)
     return false;
 }
 
+/* The watchdog lies beside this program. */
+static void need_watchdog(isolate_needed_fn *fn, void *arg)
+{
+    char self[PATH_MAX], path[PATH_MAX + 16];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(self, '/');
+    snprintf(path, sizeof(path), "%.*s/fast-watchdog", slash ? (int)(slash - self) : 0, self);
+    if (slash && !access(path, X_OK))
+        fn(arg, FAST_WATCHDOG_IN_IMAGE, path, false);
+}
+
 void isolate_needed(const struct isolation *is, isolate_needed_fn *fn, void *arg)
 {
+    if (is->root && is->program && !strcmp(is->program, FAST_WATCHDOG_IN_IMAGE))
+        need_watchdog(fn, arg);
     for (size_t i = 0; i < FAST_COUNT_OF(needed); i++)
         for (const char *list = getenv(needed[i].name); list && *list;) {
             char path[PATH_MAX], real[PATH_MAX];
@@ -236,22 +253,29 @@ static void show_needed(void *arg, const char *path, const char *real, bool writ
 {
     struct shown *s = arg;
     char to[PATH_MAX];
-    (void)real;
     if (!s->result)
-        s->result = show_in(s->root, path, s->err);
+        s->result = show_in(s->root, real, path, s->err);
     if (!s->result && !writable && snprintf(to, sizeof(to), "%s%s", s->root, path) < (int)sizeof(to))
         set_read_only(to, true, 0);
+}
+
+/* The image's folder as a mount of its own, which gives no rights. */
+static int isolate_root(const struct isolation *is, struct fast_err *err)
+{
+    const struct mount_bits bits = {.set = NO_RIGHTS};
+    if (mount(is->root, is->root, NULL, MS_BIND | MS_REC, NULL))
+        return failed("cannot show", is->root, err);
+    syscall(SYS_mount_setattr, AT_FDCWD, is->root, 0, &bits, sizeof(bits)); /* `fast image` lets neither in */
+    return 0;
 }
 
 static int enter_root(const struct isolation *is, struct fast_err *err)
 {
     static const char *const always[] = {"/dev", "/proc", "/sys", "/etc/resolv.conf", "/etc/hosts"};
     char dir[PATH_MAX];
-    int r = 0;
-    if (mount(is->root, is->root, NULL, MS_BIND | MS_REC, NULL))
-        return failed("cannot show", is->root, err);
+    int r = isolate_root(is, err);
     for (size_t i = 0; !r && i < FAST_COUNT_OF(always); i++)
-        r = show_in(is->root, always[i], err);
+        r = show_in(is->root, always[i], always[i], err);
     snprintf(dir, sizeof(dir), "%s/tmp", is->root);
     r = r ? r : check_links(is->root, "/tmp", err);
     r = r ? r : fast_dir_make(dir, 01777, err);
@@ -431,7 +455,10 @@ static int narrow(const struct isolation *is, bool *ret_read_only, struct fast_e
     if (hide && access(hide, F_OK))
         hide = NULL;
     keep_lists(&k, is);
-    *ret_read_only = is->read_only && make_read_only(is->root, err);
+    /* An image is one for all functions of it: what the one wrote another would run. */
+    *ret_read_only = (is->read_only || is->root) && make_read_only(is->root, err);
+    if (is->root && !*ret_read_only && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID, NULL))
+        r = failed("cannot make read-only", is->root, err);
     bool fresh_tmp = *ret_read_only && !is->root;
     if (fresh_tmp && mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
         r = failed("cannot mount", "/tmp", err);
@@ -474,6 +501,7 @@ static int choose_crun(const struct isolation *is, bool grouped, struct crun *re
         return 0;
     set_rlimits(is);
     int r = own_mounts(err);
+    r = r ? r : isolate_root(is, err);
     return r ? r : crun_prepare(ret, err);
 }
 

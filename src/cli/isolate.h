@@ -29,7 +29,7 @@ int isolate_self(const struct isolation *is, char *ret, size_t cap, struct becom
                  struct fast_err *err);
 
 /* Calls |fn| for each folder or file of the machine that the environment names and a function needs: its path there
- * and without links. */
+ * and without links; in an image also the watchdog, where it runs behind it. */
 typedef void isolate_needed_fn(void *arg, const char *path, const char *real, bool writable);
 void isolate_needed(const struct isolation *is, isolate_needed_fn *fn, void *arg);
 

@@ -10,6 +10,7 @@
 #include "base/words.h"
 #include "gateway/spec.h"
 #include "io/file.h"
+#include "wire/page.h"
 
 #define IMAGE_FILE_MAX (1 << 20)
 #define IMAGE_NAME_MAX 200 /* bytes, as `fast image add` has it */
@@ -151,9 +152,9 @@ static void add_bounds(struct argv *a, const struct gw_spec *s, const struct gw_
         add_option(a, "--secret", json_string_value(v));
 }
 
-static void add_watchdog(struct argv *a, const struct gw_paths *paths, const char *mode)
+static void add_watchdog(struct argv *a, const char *program, const char *mode)
 {
-    add(a, paths->tool);
+    add(a, program);
     add(a, "watchdog");
     add_option(a, "--mode", mode);
 }
@@ -216,20 +217,22 @@ static int add_stored(struct argv *a, struct gw_spec *s, const json_t *image,
     add_option(a, "--cwd", text_of(image, "cwd"));
     add_bounds(a, s, paths);
     json_object_foreach(json_object_get(image, "env"), name, v) {
-        char pair[8192];
-        snprintf(pair, sizeof(pair), "%s=%s", name, json_string_value(v) ? json_string_value(v) : "");
+        fast_autofree char *pair = NULL;
+        if (asprintf(&pair, "%s=%s", name, json_string_value(v) ? json_string_value(v) : "") < 0)
+            return fast_err_set(err, FAST_ENOMEM, "no memory for a command");
         add_option(a, "--env", pair);
     }
     add(a, "--");
     bool watched = mode && strcmp(mode, "port") != 0;
     if (watched) {
-        add_watchdog(a, paths, mode);
+        add_watchdog(a, root ? FAST_WATCHDOG_IN_IMAGE : paths->tool, mode);
         add(a, "--");
     }
     if (!watched || !text_of(s->json, "envProcess"))
         add_stored_words(a, image);
     s->runner = !watched ? "its own HTTP server"
                          : !strcmp(mode, "http") ? "http watchdog" : "classic watchdog";
+    snprintf(s->image_user, sizeof(s->image_user), "%s", text_of(image, "user") ? text_of(image, "user") : "");
     s->isolation = root ? "file system of the image, no_new_privs, rlimits"
                         : wants_secrets(s) ? "own mounts, no_new_privs, rlimits"
                                            : "no_new_privs, rlimits";
@@ -248,7 +251,7 @@ static int add_built_in(struct argv *a, struct gw_spec *s, const char *mode,
     add(a, "isolate");
     add_bounds(a, s, paths);
     add(a, "--");
-    add_watchdog(a, paths, mode);
+    add_watchdog(a, paths->tool, mode);
     s->runner = !strcmp(mode, "classic") ? "classic watchdog" : "watchdog";
     s->isolation = wants_secrets(s) ? "own mounts, no_new_privs, rlimits" : "no_new_privs, rlimits";
     return 0;

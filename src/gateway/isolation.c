@@ -81,13 +81,14 @@ static void tell_limits(json_t *to, const struct gw_spec *s, const char *groups,
 
 static void tell_user(json_t *to, const struct gw_spec *s, const char *status)
 {
-    if (number_of(status, "Uid:\t", 10) == geteuid())
-        tell(to, "user", "advisory",
-             geteuid() ? "the platform's: it takes root to give functions others"
-                       : "the platform's: fast-node says why when it starts (--function-users)");
-    else
-        tell(to, "user", s->gpu ? "soft" : "hard",
-             s->gpu ? "that of all functions with a GPU: MPS and the model store know one" : "its own");
+    char by[200];
+    bool own = number_of(status, "Uid:\t", 10) != geteuid();
+    snprintf(by, sizeof(by), "%s%s%s%s",
+             own        ? s->gpu ? "that of all functions with a GPU: MPS and the model store know one" : "its own"
+             : geteuid() ? "the platform's: it takes root to give functions others"
+                         : "the platform's: fast-node says why when it starts (--function-users)",
+             *s->image_user ? "; in place of the image's, \"" : "", s->image_user, *s->image_user ? "\"" : "");
+    tell(to, "user", !own ? "advisory" : s->gpu ? "soft" : "hard", by);
 }
 
 static void tell_rights(json_t *to, const struct gw_spec *s, const char *status)

@@ -56,6 +56,7 @@ struct gw_spec {
     const char *runner;      /* how requests reach the program, in words */
     char *listed;            /* what does not change of its status, NULL: not made yet */
     const char *isolation;   /* what is kept from it, in words */
+    char image_user[64];     /* "": its image names none */
     uint64_t memory_max, cpu_milli; /* of |limits|: bytes of the machine, thousandths of a core; 0: none */
 };
 

@@ -96,6 +96,7 @@ _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must not take a lock
 
 /* What the node puts into the environment of a replica for the hook. */
 #define FAST_ENV_SOCKET "FAST_NODE_SOCKET" /* path of node.sock */
+#define FAST_WATCHDOG_IN_IMAGE "/.fast-watchdog" /* where fast-run shows the watchdog in an image's file system */
 #define FAST_ENV_USER "FAST_FUNCTION_USER" /* UID:GID that fast-run becomes; "": it stays who it is */
 #define FAST_ENV_TICKET "FAST_TICKET"      /* 32 hex digits; whoever has them is the replica */
 #define FAST_ENV_FAIL "FAST_FAIL"          /* open (default) | closed: what to do without a node */

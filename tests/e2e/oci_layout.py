@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 
@@ -14,14 +15,32 @@ def libraries(program):
     return set(re.findall(r"(/\S+) \(0x", out))
 
 
+def static_busybox():
+    path = shutil.which("busybox")
+    done = subprocess.run(["ldd", path], capture_output=True, check=False) if path else None
+    return path if done and done.returncode else None
+
+
+DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+BUSYBOX = static_busybox()
+
+
+class Program:
+    """A file of this machine."""
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            self.data = f.read()
+
+
 def tar_of(*entries):
-    """A tar of (name, what, fields of TarInfo) in order; |what|: the text of a file, or a type of tarfile."""
+    """A tar of (name, what, fields of TarInfo) in order; |what|: the text of a file, a Program, or a type of tarfile."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for name, what, *more in entries:
             info = tarfile.TarInfo(name)
-            content = what.encode() if isinstance(what, str) else b""
-            info.type = tarfile.REGTYPE if isinstance(what, str) else what
+            content = what.encode() if isinstance(what, str) else getattr(what, "data", b"")
+            info.type = what if isinstance(what, bytes) else tarfile.REGTYPE
             info.size, info.mode = len(content), 0o755 if info.type == tarfile.DIRTYPE else 0o644
             for key, value in (more[0] if more else {}).items():
                 setattr(info, key, value)

@@ -12,12 +12,11 @@ import tempfile
 import unittest
 
 import node
-from oci_layout import Layout, tar_of
+from oci_layout import DIR, HARD, LINK, Layout, tar_of
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 ROOT = os.geteuid() == 0
 CONFIG = {"Entrypoint": ["/bin/true"]}
-DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 
 
 class ImageTest(unittest.TestCase):

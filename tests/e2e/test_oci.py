@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Functions of OCI images the whole way: an image layout, made here of programs of this machine and their libraries,
 is added to the store, deployed and called, by crun where it works and without it."""
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,7 @@ import store as e2e
 import gateway
 import node
 from gateway import wait_until
-from oci_layout import layer, write_layout
+from oci_layout import BUSYBOX, DIR, LINK, Program, layer, tar_of, write_layout
 
 FAST = os.path.join(node.BUILD, "src", "cli", "fast")
 FAST_RUN = os.path.join(node.BUILD, "src", "cli", "fast-run")
@@ -23,6 +25,12 @@ GPU = {"fastgshare/gpu_quota_request": "0.3", "fastgshare/gpu_quota_limit": "0.5
 ROOT = os.geteuid() == 0
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Oci(unittest.TestCase):
     def begin(self, path=None):
         self.node = node.Node(gpus=1, own_users=True, path=path)
@@ -30,10 +38,10 @@ class Oci(unittest.TestCase):
         self.gw = gateway.Gateway(self.node)
         self.addCleanup(self.gw.close)
 
-    def image(self, name, tar, config):
+    def image(self, name, tar, config, *more):
         with tempfile.TemporaryDirectory() as folder:
             write_layout(folder, tar, config)
-            subprocess.run([FAST, "image", "--state-dir", self.node.state_dir, "add", name, folder], check=True,
+            subprocess.run([FAST, "image", "--state-dir", self.node.state_dir, "add", name, folder, *more], check=True,
                            capture_output=True)
 
     def shell(self, **more):
@@ -72,10 +80,12 @@ class Oci(unittest.TestCase):
         self.assertRegex(self.sh(f"touch {self.node.path('run', 'mine')} 2>&1; true"), "Read-only|denied")
         self.assertRegex(self.sh("touch /sys/mine 2>&1; true"), "Read-only|denied")
         self.assertEqual(self.sh("cat /var/openfaas/secrets/key"), "value")
+        # All functions of an image have the same files.
+        self.assertIn("Read-only file system", self.sh("touch /work/mine 2>&1; true"))
+        self.assertEqual(self.levels()["read-only files"]["level"], "hard")
         if ROOT:
             self.assertEqual(self.sh("id -u; echo $HOME"), "200001\n/tmp\n")
             self.assertEqual(self.levels()["user"]["level"], "hard")
-            self.assertIn("denied", self.sh("touch /work/mine 2>&1; true"))
             self.assertIn("denied", self.sh(f"ls /proc/{self.node.process.pid}/root/ 2>&1; true"))
 
     def give_secret(self):
@@ -119,14 +129,72 @@ class Oci(unittest.TestCase):
             self.assertIn("crun is not used: not today", self.levels()["files"]["by"])
         self.assertEqual(self.sh("cat here"), "in the image\n")
 
-    def test_read_only(self):
-        self.begin()
-        self.shell(readOnlyRootFilesystem=True)
-        level = self.levels()["read-only files"]
-        if level["level"] != "hard":
-            self.skipTest(level["by"])
-        self.assertIn("Read-only file system", self.sh("touch /work/mine 2>&1; true"))
-        self.assertEqual(self.sh("touch /tmp/mine && ls /tmp/mine"), "/tmp/mine\n")
+    # ---- behind a watchdog that is not in the image ----
+
+    def busybox(self, mode, config, path, texts=(), **more):
+        """A function of an image with a static busybox in it and nothing else."""
+        if BUSYBOX is None:
+            self.skipTest("there is no static busybox here")
+        self.begin(path=path)
+        tar = tar_of(("bin", DIR), ("bin/busybox", Program(BUSYBOX), {"mode": 0o755}), ("home", DIR), ("tmp", DIR),
+                     *[(f"bin/{name}", LINK, {"linkname": "busybox"}) for name in ("sh", "cat", "tr", "echo", "env", "id")],
+                     ("etc", DIR), ("etc/passwd", "app:x:1000:1000::/home:/bin/sh\n"), *texts)
+        self.image("box", tar, {"Env": ["PATH=/bin", "OF_IMAGE=a b", "LD_LIBRARY_PATH=/opt/lib", "LONG=" + 9000 * "x"],
+                                **config}, "--mode", mode)
+        answer = self.gw.post("/system/functions", {"service": "f", "image": "box", **more})
+        self.assertEqual(answer.status, 202, answer.text)
+        self.gw.wait_ready()
+
+    def check_to_zero(self, ask, expected):
+        self.assertEqual(self.gw.post("/system/scale-function/f", {"replicas": 0}).status, 202)
+        wait_until(lambda: not self.gw.replicas(), "it stays")
+        self.assertEqual(ask(), expected)  # and back
+
+    def logs(self):
+        return [json.loads(line)["text"] for line in self.gw.get("/system/logs?name=f&tail=200").text.splitlines()]
+
+    def check_classic(self, path):
+        self.busybox("classic", {"Entrypoint": ["/bin/sh"], "Cmd": ["-c", "echo told >&2; . /dev/stdin"], "User": "app",
+                                 "WorkingDir": "/home"}, path, envVars={"combine_output": "false"})
+        self.assertEqual(self.gw.status()["runner"], "classic watchdog")
+        self.assertEqual(self.sh("pwd; echo $OF_IMAGE ${#LONG}"), "/home\na b 9000\n")
+        self.assertRegex(self.sh("echo $LD_LIBRARY_PATH"), "(^|:)/opt/lib\n")
+        by = self.levels()["user"]["by"]
+        self.assertIn('; in place of the image\'s, "app"', by)
+        if ROOT:
+            self.assertTrue(by.startswith("its own"), by)
+            self.assertEqual(self.sh("id -u"), "200001\n")
+        self.check_to_zero(lambda: self.sh("echo again"), "again\n")
+        self.assertTrue(any("told" in line for line in self.logs()), self.logs())
+
+    def check_http(self, path):
+        port = free_port()
+        self.busybox("http", {"Cmd": ["/bin/busybox", "httpd", "-f", "-vv", "-p", f"127.0.0.1:{port}", "-h", "/www"]}, path,
+                     [("www", DIR), ("www/page", "from the image")],
+                     envVars={"http_upstream_url": f"http://127.0.0.1:{port}"})
+        self.assertEqual(self.gw.status()["runner"], "http watchdog")
+
+        def page():
+            answer = self.gw.get("/function/f/page")
+            return answer.status, answer.text
+
+        self.assertEqual(page(), (200, "from the image"))
+        self.assertEqual(self.gw.get("/function/f/none").status, 404)
+        self.check_to_zero(page, (200, "from the image"))
+        wait_until(lambda: any("url:/page" in line for line in self.logs()), "its log is not told")
+
+    def test_classic(self):
+        self.check_classic(None)
+
+    def test_classic_without_crun(self):
+        self.check_classic("/nowhere")
+        self.assertIn("crun is not used", self.levels()["files"]["by"])
+
+    def test_http(self):
+        self.check_http(None)
+
+    def test_http_without_crun(self):
+        self.check_http("/nowhere")
 
     def test_with_a_gpu(self):
         self.begin()
