@@ -14,7 +14,8 @@ import unittest
 
 import store as e2e
 import node
-from test_oci import FAST_RUN, libraries
+from oci_layout import libraries
+from test_oci import FAST_RUN
 
 TOOL = os.path.join(node.BUILD, "tests", "e2e", "cgroup2_tool")
 INIT = os.path.join(node.HERE, "cgroup2_init.sh")
