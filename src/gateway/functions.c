@@ -10,14 +10,14 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-static unsigned hash_of(const char *name, size_t name_len, const char *ns, size_t ns_len)
+static uint32_t hash_of(const char *name, size_t name_len, const char *ns, size_t ns_len)
 {
     uint32_t h = 2166136261u;
     for (size_t i = 0; i < name_len; i++)
         h = (h ^ (unsigned char)name[i]) * 16777619u;
     for (size_t i = 0; i < ns_len; i++)
         h = (h ^ (unsigned char)ns[i]) * 16777619u;
-    return h % GW_BUCKETS;
+    return h;
 }
 
 static bool same(const char *text, const char *p, size_t len)
@@ -28,57 +28,102 @@ static bool same(const char *text, const char *p, size_t len)
 struct gw_function *gw_function_find(struct gateway *gw, const char *name, size_t name_len,
                                      const char *ns, size_t ns_len)
 {
-    struct gw_function *f = gw->hash[hash_of(name, name_len, ns, ns_len)];
-    while (f && !(same(f->spec->name, name, name_len) && same(f->spec->ns, ns, ns_len)))
+    uint32_t hash = hash_of(name, name_len, ns, ns_len);
+    struct gw_function *f = gw->hash[hash % GW_BUCKETS];
+    while (f && !(f->hash == hash && same(f->spec->name, name, name_len) && same(f->spec->ns, ns, ns_len)))
         f = f->hash_next;
     return f;
 }
 
 static void unhash(struct gateway *gw, struct gw_function *fn)
 {
-    const struct gw_spec *s = fn->spec;
-    struct gw_function **at =
-        &gw->hash[hash_of(s->name, strlen(s->name), s->ns, strlen(s->ns))];
+    struct gw_function **at = &gw->hash[fn->hash % GW_BUCKETS];
     while (*at && *at != fn)
         at = &(*at)->hash_next;
     if (*at)
         *at = fn->hash_next;
 }
 
+static void set_spec(struct gateway *gw, struct gw_function *fn, struct gw_spec *spec)
+{
+    bool trial = gw_spec_is_trial(spec);
+    gw->ntrials += trial - fn->trial;
+    fn->trial = trial;
+    fn->spec = spec;
+    gw->specs_changed = true;
+}
+
+/* Numbers go on where a removed function of this name left off: its replicas may still be going. */
+static uint32_t next_number(const struct gateway *gw, const struct gw_spec *spec)
+{
+    uint32_t next = 1;
+    for (const struct gw_function *fn = gw->nremoved ? gw->functions : NULL; fn; fn = fn->next)
+        if (fn->removed && !strcmp(fn->spec->name, spec->name) && !strcmp(fn->spec->ns, spec->ns))
+            next = fn->next_number;
+    return next;
+}
+
 /* Appends, so that lists are in the order of deployment. */
 static struct gw_function *add_function(struct gateway *gw, struct gw_spec *spec)
 {
-    struct gw_function *fn = calloc(1, sizeof(*fn)), **at = &gw->functions;
+    struct gw_function *fn = calloc(1, sizeof(*fn));
     if (!fn)
         return NULL;
-    fn->spec = spec;
-    fn->generation = fn->next_number = 1;
+    set_spec(gw, fn, spec);
+    fn->generation = 1;
+    fn->next_number = next_number(gw, spec);
     fast_balance_init(&fn->balance);
     fn->wanted_at = fast_loop_now(gw->loop);
     gw_stats_init(&fn->stats, fn->wanted_at);
-    unsigned h = hash_of(spec->name, strlen(spec->name), spec->ns, strlen(spec->ns));
-    fn->hash_next = gw->hash[h];
-    gw->hash[h] = fn;
-    while (*at) {
-        /* Numbers go on where a removed function of this name left off: its replicas may still be
-         * going. */
-        if (!strcmp((*at)->spec->name, spec->name) && !strcmp((*at)->spec->ns, spec->ns))
-            fn->next_number = (*at)->next_number;
-        at = &(*at)->next;
-    }
-    *at = fn;
+    fn->hash = hash_of(spec->name, strlen(spec->name), spec->ns, strlen(spec->ns));
+    struct gw_function **bucket = &gw->hash[fn->hash % GW_BUCKETS];
+    fn->hash_next = *bucket;
+    *bucket = fn;
+    fn->prev = gw->last_function;
+    *(fn->prev ? &fn->prev->next : &gw->functions) = fn;
+    gw->last_function = fn;
     return fn;
+}
+
+static void set_removed(struct gateway *gw, struct gw_function *fn)
+{
+    unhash(gw, fn);
+    fn->removed = true;
+    gw->nremoved++;
+}
+
+void gw_function_awake(struct gateway *gw, struct gw_function *fn)
+{
+    if (fn->awake)
+        return;
+    fn->awake = true;
+    fn->awake_next = NULL;
+    fn->awake_prev = gw->last_awake;
+    *(fn->awake_prev ? &fn->awake_prev->awake_next : &gw->awake) = fn;
+    gw->last_awake = fn;
+}
+
+void gw_function_sleep(struct gateway *gw, struct gw_function *fn)
+{
+    if (!fn->awake)
+        return;
+    *(fn->awake_prev ? &fn->awake_prev->awake_next : &gw->awake) = fn->awake_next;
+    *(fn->awake_next ? &fn->awake_next->awake_prev : &gw->last_awake) = fn->awake_prev;
+    fn->awake = false;
+    fn->slept = true;
 }
 
 static void free_function(struct gateway *gw, struct gw_function *fn)
 {
-    struct gw_function **at = &gw->functions;
-    while (*at && *at != fn)
-        at = &(*at)->next;
-    if (*at)
-        *at = fn->next;
-    if (!fn->removed)
+    gw_function_sleep(gw, fn);
+    *(fn->prev ? &fn->prev->next : &gw->functions) = fn->next;
+    *(fn->next ? &fn->next->prev : &gw->last_function) = fn->prev;
+    if (fn->removed)
+        gw->nremoved--;
+    else
         unhash(gw, fn);
+    gw->ntrials -= fn->trial;
+    gw_stats_fini(&fn->stats);
     fast_balance_fini(&fn->balance);
     gw_live_free(fn->live);
     gw_scaling_free(fn->scaling);
@@ -209,8 +254,7 @@ static int create(struct gateway *gw, struct gw_spec *spec, struct fast_err *err
     fn->created_ns = fast_clock_wall();
     r = gw_function_save(gw, fn, err);
     if (r) {
-        unhash(gw, fn);
-        fn->removed = true;
+        set_removed(gw, fn);
         fn->spec = NULL; /* still the caller's */
         free_function(gw, fn);
         return r;
@@ -257,12 +301,12 @@ static int change(struct gateway *gw, struct gw_function *fn, struct gw_spec *sp
         r = check_room(gw, spec, more, err);
     if (r)
         return r;
-    fn->spec = spec;
+    set_spec(gw, fn, spec);
     fn->desired = desired;
     fn->generation += restart;
     r = gw_function_save(gw, fn, err);
     if (r) {
-        fn->spec = old.spec;
+        set_spec(gw, fn, old.spec);
         fn->desired = old.desired;
         fn->generation = old.generation;
         return r;
@@ -304,8 +348,7 @@ int gw_function_remove(struct gateway *gw, struct gw_function *fn, struct fast_e
     if (r)
         return r;
     fast_log(INFO, "function removed", "name=%s.%s", fn->spec->name, fn->spec->ns);
-    unhash(gw, fn);
-    fn->removed = true;
+    set_removed(gw, fn);
     fn->desired = 0;
     fn->jobs++; /* so that it outlives its last replica here */
     gw_invoke_drop_queue(gw, fn);
@@ -376,6 +419,8 @@ static void load_one(void *arg, const struct gw_record *rec)
     fn->next_number = rec->next_number;
     fn->generation = rec->generation;
     fn->created_ns = rec->created_ns;
+    if (fn->desired)
+        gw_function_awake(gw, fn);
 }
 
 int gw_functions_load(struct gateway *gw, struct fast_err *err)
@@ -445,6 +490,9 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn)
     bool no_room = false;
     int live = live_count(fn);
     fast_ns now = fast_loop_now(gw->loop);
+    if (!fn->desired && !fn->nreplicas)
+        return;
+    gw_function_awake(gw, fn);
     if (!gw->loaded)
         return; /* what runs is not known yet */
     while (live < fn->desired && now >= fn->retry_at) {

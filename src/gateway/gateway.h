@@ -25,7 +25,7 @@
 #include "io/loop.h"
 
 #define GW_ID_MAX 200 /* bytes of a replica id, with its NUL */
-#define GW_BUCKETS 1024
+#define GW_BUCKETS 16384 /* few share one when there are 10,000 functions */
 
 /* Settings; nothing in here changes after the start. */
 struct gw_conf {
@@ -113,20 +113,25 @@ struct gw_replica {
 };
 
 struct gw_function {
-    struct gw_function *next, *hash_next;
+    struct gw_function *next, *prev, *hash_next;
+    struct gw_function *awake_next, *awake_prev;
+    uint32_t hash;
     struct gw_spec *spec;
+    bool awake;   /* in the list of those that the scaler looks at */
+    bool slept;   /* it was not, for a while */
     bool removed; /* its last replicas are going */
+    bool trial;   /* of `fast profile`, as |spec| says */
     bool yielded; /* a trial that made room: trials.c holds one of |jobs| */
     int desired;
+    int nreplicas; /* that are not gone */
+    int jobs;
     uint32_t next_number, generation;
     int64_t created_ns;
-    int nreplicas; /* that are not gone */
     struct fast_balance balance;
     struct fast_fair queue; /* requests that wait for a replica */
     bool handing_out;       /* invoke_queue.c is at it */
     fast_ns service_ns;     /* what an answer takes at a replica, mean of the last ones; 0: not known */
     uint64_t shed;          /* requests that were answered 429 or found no room to wait */
-    int jobs;
     struct gw_batch *batch; /* that is open for more requests; NULL: none */
     struct gw_stats stats;
     fast_ns last_up, last_down;
@@ -179,7 +184,11 @@ struct gateway {
     struct gw_gpu gpus[FAST_NODE_GPUS_MAX];
     int ngpus;
     struct gw_model *models; /* on them */
-    struct gw_function *functions;
+    struct gw_function *functions, *last_function; /* in the order of their deployment */
+    /* Of them, those that the scaler looks at: most of very many have no replica. */
+    struct gw_function *awake, *last_awake;
+    int nremoved, ntrials;     /* of them */
+    bool specs_changed; /* since profiles.c has looked */
     struct gw_function *hash[GW_BUCKETS];
     struct gw_replica *replicas;
     json_t *namespaces; /* that were created, by name */
@@ -225,6 +234,9 @@ void gw_function_reconcile(struct gateway *gw, struct gw_function *fn);
 /* Whether |count| more replicas have a place now: places them all and takes them back. */
 int gw_function_try_places(struct gateway *gw, const struct gw_spec *spec, int count,
                            struct fast_err *err);
+/* It has or shall have replicas: the scaler looks after it until gw_function_sleep(). */
+void gw_function_awake(struct gateway *gw, struct gw_function *fn);
+void gw_function_sleep(struct gateway *gw, struct gw_function *fn);
 /* Frees a removed function that nothing holds any more. */
 void gw_function_release(struct gateway *gw, struct gw_function *fn);
 void gw_functions_free(struct gateway *gw);

@@ -4,90 +4,158 @@
 #include "gateway/gateway.h"
 #include "gateway/metrics.h"
 
+#include "base/mem.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EACH_FUNCTION(gw, fn)                                                                      \
-    for (struct gw_function *fn = (gw)->functions; fn; fn = fn->next)                              \
-        if (!fn->removed)
+/* ---- functions ---- */
 
-static void histogram(struct gw_page *w, const struct gateway *gw)
+static void label(struct gw_page *w, const char *name, const struct gw_function *fn)
 {
-    gw_page_head(w, "gateway_functions_seconds", "histogram", "Function time taken");
-    EACH_FUNCTION(gw, fn)
-    for (int i = 0; i < fn->stats.ncodes; i++) {
-        const struct gw_code *c = &fn->stats.codes[i];
+    gw_page_put(w, name);
+    gw_page_put(w, "{function_name=\"");
+    gw_page_put(w, fn->spec->name);
+    gw_page_put(w, ".");
+    gw_page_put(w, fn->spec->ns);
+    gw_page_put(w, "\"");
+}
+
+#define COUNT(name, value)                                                                         \
+    static uint64_t name(const struct gw_function *fn)                                             \
+    {                                                                                              \
+        return (uint64_t)(value);                                                                  \
+    }
+
+COUNT(started, fn->stats.started)
+COUNT(in_flight, fn->jobs)
+COUNT(wanted, fn->desired)
+COUNT(ready, gw_function_ready(fn))
+COUNT(least, fn->spec->min)
+COUNT(queued, fn->queue.n)
+COUNT(shed, fn->shed)
+COUNT(late, fn->stats.slo_missed)
+
+static int ncodes(const struct gw_function *fn)
+{
+    return fn->stats.answers ? fn->stats.answers->ncodes : 0;
+}
+
+static void by_code(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
+{
+    (void)now;
+    for (int i = 0; i < ncodes(fn); i++) {
+        label(w, name, fn);
+        gw_page_add(w, ",code=\"%d\"} %llu\n", fn->stats.answers->codes[i].code,
+                    (unsigned long long)fn->stats.answers->codes[i].took.count);
+    }
+}
+
+static void seconds(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
+{
+    (void)now;
+    for (int i = 0; i < ncodes(fn); i++) {
+        const struct gw_code *c = &fn->stats.answers->codes[i];
         char labels[200];
         snprintf(labels, sizeof(labels), "function_name=\"%s.%s\",code=\"%d\"", fn->spec->name,
                  fn->spec->ns, c->code);
-        for (int k = 0; k < GW_BOUNDS; k++)
-            gw_page_add(w, "gateway_functions_seconds_bucket{%s,le=\"%s%s\"} %llu\n", labels,
-                        gw_stats_bound_names[k], w->open && !strchr(gw_stats_bound_names[k], '.') ? ".0" : "",
-                        (unsigned long long)c->le[k]);
-        gw_page_add(w, "gateway_functions_seconds_bucket{%s,le=\"+Inf\"} %llu\n", labels,
-                    (unsigned long long)c->count);
-        gw_page_add(w, "gateway_functions_seconds_sum{%s} %.15g\n", labels, c->sum_s);
-        gw_page_add(w, "gateway_functions_seconds_count{%s} %llu\n", labels, (unsigned long long)c->count);
+        gw_page_histogram(w, name, labels, &c->took);
     }
 }
 
-static void openfaas(struct gw_page *w, const struct gateway *gw)
+static void rate(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
 {
-    gw_page_head(w, "gateway_function_invocation_total", "counter", "Function metrics");
-    EACH_FUNCTION(gw, fn)
-    for (int i = 0; i < fn->stats.ncodes; i++)
-        gw_page_add(w, "gateway_function_invocation_total{function_name=\"%s.%s\",code=\"%d\"} %llu\n",
-                    fn->spec->name, fn->spec->ns, fn->stats.codes[i].code,
-                    (unsigned long long)fn->stats.codes[i].count);
-    gw_page_head(w, "gateway_function_invocation_started", "counter", "Function requests started");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "gateway_function_invocation_started{function_name=\"%s.%s\"} %llu\n", fn->spec->name,
-                fn->spec->ns, (unsigned long long)fn->stats.started);
-    gw_page_head(w, "gateway_function_invocation_inflight", "gauge", "Requests that are not answered yet");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "gateway_function_invocation_inflight{function_name=\"%s.%s\"} %d\n", fn->spec->name,
-                fn->spec->ns, fn->jobs);
-    gw_page_head(w, "gateway_service_count", "gauge", "Replicas wanted");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "gateway_service_count{function_name=\"%s.%s\"} %d\n", fn->spec->name, fn->spec->ns,
-                fn->desired);
-    gw_page_head(w, "gateway_service_ready_count", "gauge", "Replicas that are ready");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "gateway_service_ready_count{function_name=\"%s.%s\"} %d\n", fn->spec->name,
-                fn->spec->ns, gw_function_ready(fn));
-    histogram(w, gw);
+    int64_t milli = fn->stats.started ? gw_stats_rate_milli(&fn->stats, now) : 0;
+    label(w, name, fn);
+    gw_page_put(w, "} ");
+    gw_page_milli(w, (uint64_t)milli);
 }
 
-static void own(struct gw_page *w, const struct gateway *gw)
+static void quantiles(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
 {
+    for (int q = 500; fn->stats.answers && q <= 990; q += 490) {
+        double took = (double)gw_stats_quantile(&fn->stats, q, now) / 1e9;
+        if (took > 0) /* there were some */
+            gw_page_add(w, "%s{function_name=\"%s.%s\",quantile=\"%s\"} %.6f\n", name, fn->spec->name,
+                        fn->spec->ns, q == 500 ? "0.5" : "0.99", took);
+    }
+}
+
+/* Of one that is scaled by its load alone; requests/s for each replica. */
+static bool has_target(const struct gw_function *fn)
+{
+    return gw_spec_is_scaled(fn->spec) && !(fn->spec->profile && fn->spec->slo);
+}
+
+static void target(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
+{
+    (void)now;
+    if (!has_target(fn))
+        return;
+    label(w, name, fn);
+    gw_page_put(w, "} ");
+    gw_page_milli(w, (uint64_t)fn->spec->target_milli);
+}
+
+static void target_load(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now)
+{
+    (void)now;
+    if (!has_target(fn))
+        return;
+    label(w, name, fn);
+    gw_page_put(w, ",scaling_type=\"rps\"} ");
+    gw_page_milli(w, (uint64_t)fn->spec->target_milli);
+}
+
+static const struct family {
+    const char *name, *type, *help;
+    uint64_t (*count)(const struct gw_function *fn); /* else |put| */
+    void (*put)(struct gw_page *w, const char *name, struct gw_function *fn, fast_ns now);
+} families[] = {
+    {"gateway_function_invocation_total", "counter", "Function metrics", NULL, by_code},
+    {"gateway_function_invocation_started", "counter", "Function requests started", started, NULL},
+    {"gateway_function_invocation_inflight", "gauge", "Requests that are not answered yet", in_flight, NULL},
+    {"gateway_functions_seconds", "histogram", "Function time taken", NULL, seconds},
+    {"gateway_service_count", "gauge", "Replicas wanted", wanted, NULL},
+    {"gateway_service_ready_count", "gauge", "Replicas that are ready", ready, NULL},
+    {"gateway_service_min", "gauge", "The fewest replicas there may be", least, NULL},
+    {"gateway_service_target", "gauge", "Load of one replica that is scaled for", NULL, target},
+    {"gateway_service_target_load", "gauge", "The same, by what the load is", NULL, target_load},
+    {"fast_function_queued", "gauge", "Requests that wait for a replica", queued, NULL},
+    {"fast_function_shed_total", "counter", "Requests that could not be served in time or found no room to wait",
+     shed, NULL},
+    {"fast_function_requests_per_second", "gauge", "Over the last 10 seconds", NULL, rate},
+    {"fast_function_slo_missed_total", "counter", "Requests slower than the SLO, or failed", late, NULL},
+    {"fast_function_latency_seconds", "summary", "Quantiles over the last 10 to 20 seconds", NULL, quantiles},
+};
+
+/* All of a function at once, since each is far away in memory when there are many: a page for each family,
+ * and then one after the other. */
+static void functions(struct gw_page *w, const struct gateway *gw)
+{
+    struct gw_page part[FAST_COUNT_OF(families)] = {0};
     fast_ns now = fast_loop_now(gw->loop);
-    gw_page_head(w, "fast_function_queued", "gauge", "Requests that wait for a replica");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "fast_function_queued{function_name=\"%s.%s\"} %d\n", fn->spec->name, fn->spec->ns,
-                fn->queue.n);
-    gw_page_head(w, "fast_function_shed_total", "counter",
-                 "Requests that could not be served in time or found no room to wait");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "fast_function_shed_total{function_name=\"%s.%s\"} %llu\n", fn->spec->name, fn->spec->ns,
-                (unsigned long long)fn->shed);
-    gw_page_head(w, "fast_function_requests_per_second", "gauge", "Over the last 10 seconds");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "fast_function_requests_per_second{function_name=\"%s.%s\"} %.3f\n", fn->spec->name,
-                fn->spec->ns, (double)gw_stats_rate_milli(&fn->stats, now) / 1000);
-    gw_page_head(w, "fast_function_slo_missed_total", "counter", "Requests slower than the SLO, or failed");
-    EACH_FUNCTION(gw, fn)
-    gw_page_add(w, "fast_function_slo_missed_total{function_name=\"%s.%s\"} %llu\n", fn->spec->name,
-                fn->spec->ns, (unsigned long long)fn->stats.slo_missed);
-    gw_page_head(w, "fast_function_latency_seconds", "summary", "Quantiles over the last 10 to 20 seconds");
-    EACH_FUNCTION(gw, fn)
-    for (int q = 500; q <= 990; q += 490) {
-        double seconds = (double)gw_stats_quantile(&fn->stats, q, now) / 1e9;
-        if (seconds > 0) /* there were some */
-            gw_page_add(w, "fast_function_latency_seconds{function_name=\"%s.%s\",quantile=\"%s\"} %.6f\n",
-                        fn->spec->name, fn->spec->ns, q == 500 ? "0.5" : "0.99", seconds);
+    for (size_t i = 0; i < FAST_COUNT_OF(families); i++) {
+        part[i].open = w->open;
+        gw_page_head(&part[i], families[i].name, families[i].type, families[i].help);
     }
+    for (struct gw_function *fn = gw->functions; fn; fn = fn->next)
+        for (size_t i = 0; !fn->removed && i < FAST_COUNT_OF(families); i++) {
+            const struct family *f = &families[i];
+            if (f->put) {
+                f->put(&part[i], f->name, fn, now);
+                continue;
+            }
+            label(&part[i], f->name, fn);
+            gw_page_put(&part[i], "} ");
+            gw_page_count(&part[i], f->count(fn));
+        }
+    for (size_t i = 0; i < FAST_COUNT_OF(families); i++)
+        gw_page_join(w, &part[i]);
 }
+
+/* ---- the page ---- */
 
 /* Whether Accept names OpenMetrics. Who takes both formats, as Prometheus does, gets it: it is the newer
  * one of them. */
@@ -114,8 +182,7 @@ void gw_api_metrics(void *arg, struct fast_http_req *req)
         return;
     }
     w.open = wants_open(req);
-    openfaas(&w, gw);
-    own(&w, gw);
+    functions(&w, gw);
     uint64_t waiting, dead;
     int running;
     gw_async_counts(gw->async, &waiting, &dead, &running);

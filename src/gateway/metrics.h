@@ -6,8 +6,10 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct gateway;
+struct gw_times;
 
 struct gw_page {
     char *p; /* NULL: nothing written, or no memory */
@@ -17,6 +19,14 @@ struct gw_page {
 };
 
 void gw_page_add(struct gw_page *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same without a format: a page of 10,000 functions is mostly of these. */
+void gw_page_put(struct gw_page *w, const char *text);
+void gw_page_count(struct gw_page *w, uint64_t value); /* and the end of the line */
+void gw_page_milli(struct gw_page *w, uint64_t milli); /* the same, thousandths */
+/* |from| behind |w|; it is empty then, and nothing is left to be freed. */
+void gw_page_join(struct gw_page *w, struct gw_page *from);
+/* The series of a histogram with |labels|, without braces. */
+void gw_page_histogram(struct gw_page *w, const char *name, const char *labels, const struct gw_times *times);
 /* Begins a family. A counter's |name| is that of its samples; OpenMetrics knows only those as counters that
  * end in "_total", and the others, which are OpenFaaS' own, are of type unknown there. */
 void gw_page_head(struct gw_page *w, const char *name, const char *type, const char *help);

@@ -1,6 +1,8 @@
 /* The text of the metrics page, whatever is on it. */
 #include "gateway/metrics.h"
 
+#include "gateway/stats.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +43,57 @@ void gw_page_add(struct gw_page *w, const char *fmt, ...)
         }
         return;
     }
+}
+
+static void put(struct gw_page *w, const char *text, size_t len)
+{
+    if (!make_room(w, len))
+        return;
+    memcpy(w->p + w->len, text, len);
+    w->len += len;
+}
+
+void gw_page_put(struct gw_page *w, const char *text)
+{
+    put(w, text, strlen(text));
+}
+
+void gw_page_count(struct gw_page *w, uint64_t value)
+{
+    char line[24];
+    size_t at = sizeof(line);
+    line[--at] = '\n';
+    do
+        line[--at] = (char)('0' + value % 10);
+    while (value /= 10);
+    put(w, line + at, sizeof(line) - at);
+}
+
+void gw_page_milli(struct gw_page *w, uint64_t milli)
+{
+    if (milli % 1000)
+        gw_page_add(w, "%llu.%03llu\n", (unsigned long long)(milli / 1000), (unsigned long long)(milli % 1000));
+    else
+        gw_page_count(w, milli / 1000);
+}
+
+void gw_page_join(struct gw_page *w, struct gw_page *from)
+{
+    if (from->p)
+        put(w, from->p, from->len);
+    w->failed = w->failed || from->failed;
+    free(from->p);
+    *from = (struct gw_page){0};
+}
+
+void gw_page_histogram(struct gw_page *w, const char *name, const char *labels, const struct gw_times *t)
+{
+    for (int i = 0; i < GW_BOUNDS; i++)
+        gw_page_add(w, "%s_bucket{%s,le=\"%s%s\"} %llu\n", name, labels, gw_stats_bound_names[i],
+                    w->open && !strchr(gw_stats_bound_names[i], '.') ? ".0" : "", (unsigned long long)t->le[i]);
+    gw_page_add(w, "%s_bucket{%s,le=\"+Inf\"} %llu\n", name, labels, (unsigned long long)t->count);
+    gw_page_add(w, "%s_sum{%s} %.15g\n%s_count{%s} %llu\n", name, labels, t->sum_s, name, labels,
+                (unsigned long long)t->count);
 }
 
 void gw_page_head(struct gw_page *w, const char *name, const char *type, const char *help)

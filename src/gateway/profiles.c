@@ -293,9 +293,10 @@ void gw_profiles_tick(struct gateway *gw)
 {
     fast_ns now = fast_loop_now(gw->loop);
     bool changed = fast_trials_changed(gw->profiles->db), due = now - gw->profiles->saved >= SAVE_EVERY;
-    for (struct gw_function *fn = gw->functions; fn; fn = fn->next)
+    for (struct gw_function *fn = changed || gw->specs_changed ? gw->functions : NULL; fn; fn = fn->next)
         if (!fn->removed && (changed || !fn->spec->profile_seen))
             reload(gw, fn);
+    gw->specs_changed = false;
     for (struct gw_replica *r = gw->replicas; r; r = r->next)
         if (r->fn->live && !r->fn->removed)
             observe(gw, r);

@@ -82,6 +82,7 @@ struct gw_replica *replica_add(struct gateway *gw, struct gw_function *fn, const
         return NULL;
     }
     fn->nreplicas++;
+    gw_function_awake(gw, fn);
     while (*at)
         at = &(*at)->next;
     *at = r;
@@ -96,6 +97,7 @@ static void free_replica(struct gateway *gw, struct gw_replica *r)
     if (*at)
         *at = r->next;
     fast_http_pool_free(r->pool);
+    gw_stats_fini(&r->stats);
     free(r->more_stats);
     free(r->log_path);
     free(r->text);

@@ -16,6 +16,7 @@
 #define START_DEFAULT FAST_S(2) /* until one has been seen */
 #define START_MAX FAST_S(60)
 #define SECONDS_MAX 60 /* that are caught up with */
+#define SLEEP_MAX 3600 /* seconds of a sleep: the forecast looks back less far */
 #define RUSH 4         /* requests for each that serves, and one */
 #define RUSH_PAUSE FAST_MS(300)
 #define RUNNING_MIN FAST_MS(200) /* less of a second is mostly chance */
@@ -43,10 +44,22 @@ void gw_scaling_free(struct gw_scaling *s)
     free(s);
 }
 
+/* Nothing came while it slept, and what woke it came in the last second. */
+static void observe_sleep(struct gw_scaling *s, fast_ns now)
+{
+    for (int i = 0; now - s->second_at >= FAST_S(2) && i < SLEEP_MAX; i++, s->second_at += FAST_S(1))
+        fast_scale_load_second(&s->load, 0, 0);
+    if (now - s->second_at >= FAST_S(2))
+        s->second_at = now - FAST_S(1);
+}
+
 /* Seconds that are over. Ticks come about once a second; one that is late counts for all it missed. */
 static void observe(struct gw_function *fn, struct gw_scaling *s, fast_ns now)
 {
     int busy = fast_balance_in_flight(&fn->balance) + fn->queue.n;
+    if (fn->slept)
+        observe_sleep(s, now);
+    fn->slept = false;
     for (int i = 0; now - s->second_at >= FAST_S(1) && i < SECONDS_MAX; i++) {
         uint64_t seconds = (uint64_t)((now - s->second_at) / FAST_S(1));
         uint64_t part = (fn->stats.started - s->seen) / seconds;
@@ -282,8 +295,7 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
 
 static void tick_function(struct gateway *gw, struct gw_function *fn)
 {
-    bool asleep = !fn->scaling && !fn->desired && !fn->stats.started; /* as most of many are */
-    if (gw_spec_is_scaled(fn->spec) && !asleep) {
+    if (gw_spec_is_scaled(fn->spec)) {
         struct gw_scaling *s = scaling_of(gw, fn);
         if (s) {
             observe(fn, s, fast_loop_now(gw->loop));
@@ -307,8 +319,8 @@ void gw_scaler_rush(struct gateway *gw)
     fast_ns now = fast_loop_now(gw->loop);
     if (!gw->jobs || gw->conf->scaler != FAST_SCALER_QUEUE || !gw_link_synced(gw->link))
         return;
-    for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
-        next = fn->next;
+    for (struct gw_function *fn = gw->awake, *next; fn; fn = next) {
+        next = fn->awake_next;
         if (fn->removed || !fn->jobs || !fn->scaling || !fn->spec->profile || !fn->spec->slo ||
             !gw_spec_is_scaled(fn->spec) || !is_rush(fn, now))
             continue;
@@ -317,21 +329,31 @@ void gw_scaler_rush(struct gateway *gw)
     }
 }
 
+static bool is_asleep(const struct gw_function *fn)
+{
+    return !fn->desired && !fn->nreplicas && !fn->jobs;
+}
+
 void gw_scaler_tick(struct gateway *gw)
 {
     int level = INT_MAX;
     if (!gw_link_synced(gw->link))
         return;
+    for (struct gw_function *fn = gw->awake, *next; fn; fn = next) {
+        next = fn->awake_next;
+        if (is_asleep(fn))
+            gw_function_sleep(gw, fn);
+    }
     for (;;) {
         int next_level = INT_MIN;
-        for (const struct gw_function *fn = gw->functions; fn; fn = fn->next)
+        for (const struct gw_function *fn = gw->awake; fn; fn = fn->awake_next)
             if (!fn->removed && fn->spec->priority < level && fn->spec->priority > next_level)
                 next_level = fn->spec->priority;
         if (next_level == INT_MIN)
             return;
         level = next_level;
-        for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
-            next = fn->next;
+        for (struct gw_function *fn = gw->awake, *next; fn; fn = next) {
+            next = fn->awake_next;
             if (!fn->removed && fn->spec->priority == level)
                 tick_function(gw, fn);
         }

@@ -89,6 +89,11 @@ const char *gw_spec_map(const struct gw_spec *s, const char *key, const char *na
     return text_of(json_object_get(s->json, key), name);
 }
 
+bool gw_spec_is_trial(const struct gw_spec *s)
+{
+    return gw_spec_map(s, "labels", NOTE "trial") != NULL;
+}
+
 /* ---- annotations and labels ---- */
 
 /* Every annotation of ours, behind "fastgshare/": one with another name is a typing error, which would

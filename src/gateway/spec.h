@@ -88,6 +88,9 @@ int64_t gw_spec_weight(const struct gw_spec *spec, const struct fast_slice *slic
 /* Whether there is anything to scale. */
 bool gw_spec_is_scaled(const struct gw_spec *spec);
 
+/* One of `fast profile`, which goes when its profiler does. */
+bool gw_spec_is_trial(const struct gw_spec *spec);
+
 /* A value of the map |key| of the deployment; NULL: not there or empty. */
 const char *gw_spec_map(const struct gw_spec *spec, const char *key, const char *name);
 

@@ -1,6 +1,6 @@
 #include "gateway/stats.h"
 
-#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TURN FAST_S(10)
@@ -15,19 +15,31 @@ void gw_stats_init(struct gw_stats *s, fast_ns now)
 {
     memset(s, 0, sizeof(*s));
     fast_rate_init(&s->rate, FAST_RATE_WINDOW, now);
-    s->turned = now;
 }
 
-static void turn(struct gw_stats *s, fast_ns now)
+void gw_stats_fini(struct gw_stats *s)
 {
-    if (now - s->turned < TURN)
+    free(s->answers);
+    s->answers = NULL;
+}
+
+static void turn(struct gw_answers *a, fast_ns now)
+{
+    if (now - a->turned < TURN)
         return;
-    if (now - s->turned < 2 * TURN)
-        s->recent[1] = s->recent[0];
+    if (now - a->turned < 2 * TURN)
+        a->recent[1] = a->recent[0];
     else
-        fast_hist_init(&s->recent[1]);
-    fast_hist_init(&s->recent[0]);
-    s->turned = now;
+        fast_hist_init(&a->recent[1]);
+    fast_hist_init(&a->recent[0]);
+    a->turned = now;
+}
+
+static struct gw_answers *answers_of(struct gw_stats *s, fast_ns now)
+{
+    if (!s->answers && (s->answers = calloc(1, sizeof(*s->answers))))
+        s->answers->turned = now;
+    return s->answers;
 }
 
 void gw_stats_start(struct gw_stats *s, fast_ns now)
@@ -39,7 +51,7 @@ void gw_stats_start(struct gw_stats *s, fast_ns now)
 
 /* The codes of a function are few; when there are more than the table has room for, the rest is
  * counted with the last one, so that the sum stays right. */
-static struct gw_code *code_of(struct gw_stats *s, int code)
+static struct gw_code *code_of(struct gw_answers *s, int code)
 {
     for (int i = 0; i < s->ncodes; i++)
         if (s->codes[i].code == code)
@@ -50,6 +62,14 @@ static struct gw_code *code_of(struct gw_stats *s, int code)
     return &s->codes[s->ncodes++];
 }
 
+void gw_times_add(struct gw_times *t, fast_ns took)
+{
+    t->count++;
+    t->sum_s += (double)took / 1e9;
+    for (int i = GW_BOUNDS - 1; i >= 0 && took <= gw_stats_bounds[i]; i--)
+        t->le[i]++;
+}
+
 void gw_stats_end(struct gw_stats *s, int code, fast_ns took, fast_ns slo, fast_ns now)
 {
     s->requests++;
@@ -57,13 +77,12 @@ void gw_stats_end(struct gw_stats *s, int code, fast_ns took, fast_ns slo, fast_
         return;
     s->failures += code >= 500;
     s->slo_missed += slo && (took > slo || code >= 500);
-    turn(s, now);
-    fast_hist_add(&s->recent[0], took);
-    struct gw_code *c = code_of(s, code);
-    c->count++;
-    c->sum_s += (double)took / 1e9;
-    for (int i = GW_BOUNDS - 1; i >= 0 && took <= gw_stats_bounds[i]; i--)
-        c->le[i]++;
+    struct gw_answers *a = answers_of(s, now);
+    if (!a)
+        return; /* no memory: how long this one took is not told */
+    turn(a, now);
+    fast_hist_add(&a->recent[0], took);
+    gw_times_add(&code_of(a, code)->took, took);
 }
 
 int64_t gw_stats_rate_milli(struct gw_stats *s, fast_ns now)
@@ -73,8 +92,11 @@ int64_t gw_stats_rate_milli(struct gw_stats *s, fast_ns now)
 
 int64_t gw_stats_quantile(struct gw_stats *s, int milli, fast_ns now)
 {
-    turn(s, now);
-    struct fast_hist both = s->recent[0];
-    fast_hist_merge(&both, &s->recent[1]);
+    struct gw_answers *a = s->answers;
+    if (!a)
+        return 0;
+    turn(a, now);
+    struct fast_hist both = a->recent[0];
+    fast_hist_merge(&both, &a->recent[1]);
     return fast_hist_quantile(&both, milli);
 }

@@ -11,11 +11,6 @@
 #define TRIALS_MAX 16
 #define IDLE_MAX FAST_S(120) /* its profiler sends the first request within 60 s, and then always one */
 
-static bool is_trial(const struct gw_spec *spec)
-{
-    return gw_spec_map(spec, "labels", "fastgshare/trial") != NULL;
-}
-
 /* Back to where it was, unless somebody has taken its place meanwhile. */
 static bool put_back(struct gateway *gw, struct gw_replica *r)
 {
@@ -47,10 +42,10 @@ int gw_trials_make_room(struct gateway *gw, const struct gw_spec *spec, gw_attem
 {
     struct gw_replica *out[TRIALS_MAX];
     int n = 0, rc = attempt(gw, arg, err);
-    if (rc != -FAST_ENOROOM || is_trial(spec))
+    if (rc != -FAST_ENOROOM || gw_spec_is_trial(spec))
         return rc;
     for (struct gw_replica *r = gw->replicas; r && n < TRIALS_MAX && rc == -FAST_ENOROOM; r = r->next) {
-        if (!r->in_fleet || !is_trial(r->fn->spec))
+        if (!r->in_fleet || !r->fn->trial)
             continue;
         gw_replica_take_out(gw, r);
         out[n++] = r;
@@ -66,7 +61,7 @@ int gw_trials_make_room(struct gateway *gw, const struct gw_spec *spec, gw_attem
 void gw_trials_tick(struct gateway *gw)
 {
     struct fast_err err;
-    for (struct gw_function *fn = gw->functions, *next; fn; fn = next) {
+    for (struct gw_function *fn = gw->ntrials ? gw->functions : NULL, *next; fn; fn = next) {
         next = fn->next;
         if (fn->yielded) {
             fn->yielded = false;
@@ -74,7 +69,7 @@ void gw_trials_tick(struct gateway *gw)
             gw_function_release(gw, fn);
             continue;
         }
-        if (fn->removed || !is_trial(fn->spec))
+        if (fn->removed || !fn->trial)
             continue;
         fast_ns quiet = fast_clock_wall() - fn->created_ns;
         if (fn->stats.last && fast_loop_now(gw->loop) - fn->stats.last < quiet)

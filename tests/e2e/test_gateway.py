@@ -248,7 +248,8 @@ class Api(GatewayTest):
                      'gateway_function_invocation_started{function_name="f.openfaas-fn"} 2',
                      'gateway_functions_seconds_count{function_name="f.openfaas-fn",code="200"} 1',
                      'gateway_functions_seconds_bucket{function_name="f.openfaas-fn",code="200",le="+Inf"} 1',
-                     'gateway_service_count{function_name="f.openfaas-fn"} 1', "fast_node_up 1"):
+                     'gateway_service_count{function_name="f.openfaas-fn"} 1',
+                     'gateway_service_min{function_name="f.openfaas-fn"} 1', "fast_node_up 1"):
             self.assertIn(line + "\n", text)
         self.assertEqual(gw.get("/metrics").status, 404)
 

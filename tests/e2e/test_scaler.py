@@ -73,6 +73,9 @@ class Ramp(Scaler):
         self.assertTrue(self.did("ramp", do="stop", cause="load"))
         self.assertEqual(gw.post("/function/ramp").status, 200)
         self.assertEqual(self.explain("ramp")["decisions"][0]["cause"], "request")
+        again = self.steady("ramp", 6)  # the load after a sleep counts as much as the one before it
+        wait_until(grown, "it is not scaled up after it slept")
+        self.assertEqual(set(again.stop()), {200})
 
         told = json.loads(self.fast("explain", "ramp", "--json"))
         self.assertEqual(told["name"], "ramp")

@@ -1,5 +1,6 @@
 /* The text of the metrics page: heads in both formats, labels that nobody has checked, long lines. */
 #include "gateway/metrics.h"
+#include "gateway/stats.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -75,9 +76,53 @@ static void long_lines(void **state)
     free(w.p);
 }
 
+static void numbers(void **state)
+{
+    (void)state;
+    struct gw_page w = {0}, more = {0}, none = {0};
+    gw_page_put(&w, "a ");
+    gw_page_count(&w, 0);
+    gw_page_count(&w, UINT64_MAX);
+    gw_page_milli(&w, 50000);
+    gw_page_milli(&w, 1005);
+    gw_page_put(&more, "b\n");
+    gw_page_join(&w, &more);
+    gw_page_join(&w, &none);
+    gw_page_put(&w, "");
+    assert_null(more.p);
+    assert_int_equal(more.len, 0);
+    char want[] = "a 0\n18446744073709551615\n50\n1.005\nb\n";
+    assert_int_equal(w.len, strlen(want));
+    assert_memory_equal(w.p, want, w.len);
+    none.failed = true; /* what is missing from a part is missing from the whole */
+    gw_page_join(&w, &none);
+    assert_true(w.failed);
+    free(w.p);
+}
+
+static void histograms(void **state)
+{
+    (void)state;
+    for (int open = 0; open < 2; open++) {
+        struct gw_page w = {.open = open};
+        struct gw_times t = {0};
+        gw_times_add(&t, FAST_MS(5)); /* at a bound: below it */
+        gw_times_add(&t, FAST_MS(5) + 1);
+        gw_times_add(&t, FAST_S(11));
+        gw_page_histogram(&w, "h", "a=\"b\"", &t);
+        gw_page_add(&w, "%c", '\0');
+        assert_non_null(strstr(w.p, "h_bucket{a=\"b\",le=\"0.005\"} 1\nh_bucket{a=\"b\",le=\"0.01\"} 2\n"));
+        assert_non_null(strstr(w.p, open ? "le=\"10.0\"} 2\n" : "le=\"10\"} 2\n"));
+        assert_non_null(strstr(w.p, "h_bucket{a=\"b\",le=\"+Inf\"} 3\nh_sum{a=\"b\"} 11.010000001\n"
+                                    "h_count{a=\"b\"} 3\n"));
+        free(w.p);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(heads), cmocka_unit_test(labels), cmocka_unit_test(long_lines)};
+        cmocka_unit_test(heads), cmocka_unit_test(labels), cmocka_unit_test(long_lines),
+        cmocka_unit_test(numbers), cmocka_unit_test(histograms)};
     return cmocka_run_group_tests_name("metrics_page", tests, NULL, NULL);
 }
