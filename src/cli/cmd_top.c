@@ -163,7 +163,7 @@ static void draw_replicas(const json_t *list, const json_t *before, double secon
 {
     static const char *const heads[] = {"REPLICA", "STATE", "GPU", "SM%", "QUOTA", "USED", "REQ/S",
                                         "IN", "P50 ms", "P99 ms", "TOKENS", "WAIT ms", "MEMORY",
-                                        NULL};
+                                        "CONTEXT", NULL};
     struct table *t = table_new(heads);
     json_t *r;
     size_t i;
@@ -182,6 +182,7 @@ static void draw_replicas(const json_t *list, const json_t *before, double secon
         table_add(t, "%.0f", json_num(r, "tokens"));
         table_add(t, "%.0f", json_num(r, "wait_ms"));
         table_add(t, "%s", view_bytes(json_num(r, "memory_used_bytes"), mem, sizeof(mem)));
+        table_add(t, "%s", view_bytes(json_num(r, "memory_context_bytes"), mem, sizeof(mem)));
     }
     table_print(t, stdout, 0);
 }

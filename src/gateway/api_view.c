@@ -141,6 +141,7 @@ static json_t *gpus_json(const struct gw_replica *r)
         json_t *o = json_object();
         set(o, "gpu", json_integer(__builtin_ctz(gpus)));
         set_int(o, "memory_used_bytes", n.mem_bytes);
+        set_int(o, "memory_context_bytes", n.mem_context);
         set_int(o, "launches", n.launches);
         set_int(o, "tokens", n.tokens);
         set(o, "busy_ms", ms(n.busy_ns));
@@ -169,6 +170,7 @@ static json_t *replica_json(struct gateway *gw, struct gw_replica *r)
     set(o, "quota_limit", fraction(r->slice.limit_milli));
     set_int(o, "memory_cap_bytes", r->slice.mem_bytes);
     set_int(o, "memory_used_bytes", n->mem_bytes);
+    set_int(o, "memory_context_bytes", n->mem_context);
     set_int(o, "memory_refused", n->mem_refused);
     set(o, "state", json_string(state_of(r)));
     set_int(o, "pid", r->pid);

@@ -299,13 +299,14 @@ static void families_of(struct gw_page *w, const struct gw_replica *r, const cha
         add_value(w, r, gpu, name, ",family=\"pool\"", (double)s.mem_pool);
         add_value(w, r, gpu, name, ",family=\"vmm\"", (double)s.mem_vmm);
         add_value(w, r, gpu, name, ",family=\"array\"", (double)s.mem_array);
+        add_value(w, r, gpu, name, ",family=\"context\"", (double)s.mem_context);
     }
 }
 
 static void families(struct gw_page *w, const struct gateway *gw)
 {
     static const char name[] = "fast_replica_memory_bytes";
-    gw_page_head(w, name, "gauge", "Device memory as it was allocated");
+    gw_page_head(w, name, "gauge", "Device memory as it was allocated; context: what a driver keeps beside it");
     for (const struct gw_replica *r = gw->replicas; r; r = r->next)
         families_of(w, r, name);
 }

@@ -137,6 +137,7 @@ struct fast_msg_replica_stats gw_replica_used(const struct gw_replica *r)
         sum.overrun_ns += s.overrun_ns;
         sum.mem_bytes += s.mem_bytes;
         sum.mem_refused += s.mem_refused;
+        sum.mem_context += s.mem_context;
     }
     return sum;
 }

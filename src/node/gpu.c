@@ -55,6 +55,7 @@ void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret)
     uint64_t used, available;
     if (g->nvml)
         s = node_nvml_shares(g->nvml, gpu, fast_clock_now());
+    node_measure(node, gpu, fast_clock_now());
     *ret = (struct fast_msg_gpu_row){
         .gpu = gpu, .uuid = fast_str(info->uuid), .name = fast_str(info->name),
         .sms = info->sms, .mem_total = info->mem_total, .mem_used = pool->device.used,
@@ -97,6 +98,11 @@ bool node_gpu_free(const struct node_gpus *g, uint32_t gpu, uint64_t *ret)
 {
     uint64_t used;
     return gpu < (uint32_t)g->count && g->nvml && node_nvml_memory(g->nvml, gpu, &used, ret);
+}
+
+int node_gpu_processes(const struct node_gpus *g, uint32_t gpu, struct node_nvml_process *ret, int max)
+{
+    return g->nvml ? node_nvml_processes(g->nvml, gpu, ret, max) : -1;
 }
 
 const char *node_gpu_driver(const struct node_gpus *g)

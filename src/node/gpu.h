@@ -4,6 +4,7 @@
 /* The GPUs of this machine and their metrics, through the driver's libraries. */
 
 #include "node/node.h"
+#include "node/nvml.h"
 
 #define NODE_UUID_MAX 48
 
@@ -20,6 +21,9 @@ int node_gpus_new(const char *sim_libs, struct node_gpus **ret, struct fast_err 
 void node_gpus_free(struct node_gpus *gpus);
 const char *node_gpu_uuid(const struct node_gpus *gpus, uint32_t gpu);
 const struct node_gpu_info *node_gpu_info(const struct node_gpus *gpus, uint32_t gpu);
+
+/* node_nvml_processes() */
+int node_gpu_processes(const struct node_gpus *gpus, uint32_t gpu, struct node_nvml_process *ret, int max);
 
 /* ---- gpu_cuda.c: what only the CUDA driver knows ---- */
 

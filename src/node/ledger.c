@@ -8,9 +8,15 @@ static uint64_t pages(uint64_t bytes)
     return (bytes + NODE_LEDGER_PAGE - 1) / NODE_LEDGER_PAGE * NODE_LEDGER_PAGE;
 }
 
+/* What the process is charged for when it has allocated |bytes|. */
+static uint64_t charged(const struct node_ledger_process *p, uint64_t bytes)
+{
+    return pages(bytes) + (p->of->all ? pages(p->context) : 0);
+}
+
 uint64_t node_ledger_charged(const struct node_ledger_process *p)
 {
-    return pages(p->bytes);
+    return charged(p, p->bytes);
 }
 
 uint64_t node_ledger_free(const struct node_ledger *l)
@@ -19,13 +25,14 @@ uint64_t node_ledger_free(const struct node_ledger *l)
     return cap > l->used ? cap - l->used : 0;
 }
 
-static void charge(struct node_ledger_process *p, uint64_t bytes)
+static void charge(struct node_ledger_process *p, uint64_t bytes, uint64_t context)
 {
-    uint64_t before = pages(p->bytes), after = pages(bytes);
+    uint64_t before = charged(p, p->bytes);
     struct node_ledger *l = p->of;
     uint64_t cap = l->cap ? l->cap : l->device->total, was = l->on_device;
     p->bytes = bytes;
-    l->used = l->used - before + after;
+    p->context = context;
+    l->used = l->used - before + charged(p, bytes);
     l->on_device = l->used < cap ? l->used : cap;
     l->device->used = l->device->used - was + l->on_device;
 }
@@ -51,7 +58,7 @@ bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes, uint32_t
     if (bytes <= d->total) {
         uint64_t more = pages(p->bytes + bytes) - pages(p->bytes);
         if (more <= node_ledger_free(p->of) && more <= room(d)) {
-            charge(p, p->bytes + bytes);
+            charge(p, p->bytes + bytes, p->context);
             if (family < FAST_FAMILY_COUNT)
                 p->family[family] += bytes;
             return true;
@@ -81,14 +88,20 @@ static void uncount(struct node_ledger_process *p, uint64_t bytes, uint32_t fami
 bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes, uint32_t family)
 {
     bool known = bytes <= p->bytes;
-    charge(p, known ? p->bytes - bytes : 0);
+    charge(p, known ? p->bytes - bytes : 0, p->context);
     uncount(p, bytes, family);
     return known;
+}
+
+void node_ledger_context(struct node_ledger_process *p, uint64_t bytes)
+{
+    uint64_t total = p->of->device->total;
+    charge(p, p->bytes, bytes < total ? bytes : total);
 }
 
 void node_ledger_set(struct node_ledger_process *p, uint64_t bytes)
 {
     uint64_t total = p->of->device->total;
-    charge(p, bytes < total ? bytes : total);
+    charge(p, bytes < total ? bytes : total, p->context);
     uncount(p, 0, FAST_FAMILY_COUNT);
 }

@@ -24,11 +24,13 @@ struct node_ledger {
     uint64_t used;
     uint64_t on_device; /* of |used|, what counts there: not beyond the cap */
     uint64_t refused; /* reservations */
+    bool all; /* what processes have beside their allocations counts as well */
 };
 
 struct node_ledger_process {
     struct node_ledger *of;
     uint64_t bytes; /* as it reserved them */
+    uint64_t context; /* what it has beside them: contexts, modules and what else a driver keeps */
     uint64_t family[FAST_FAMILY_COUNT]; /* the part of |bytes| of which it is known how it was allocated */
 };
 
@@ -44,6 +46,8 @@ bool node_ledger_reserve(struct node_ledger_process *p, uint64_t bytes, uint32_t
 uint64_t node_ledger_lacks(const struct node_ledger_process *p, uint64_t bytes);
 /* Gives back; more than it has counts as all it has, and is told by false. */
 bool node_ledger_release(struct node_ledger_process *p, uint64_t bytes, uint32_t family);
+/* What it has beside its allocations, as measured: it is there already, so that the cap may be exceeded. */
+void node_ledger_context(struct node_ledger_process *p, uint64_t bytes);
 /* The process holds |bytes|, whatever was known before (after a restart of the node): memory that
  * is there already cannot be refused, so that the cap may be exceeded. At most the device. It is only
  * what a process says: beyond the cap it takes nothing from others. */

@@ -91,9 +91,12 @@ static void on_pulse(void *arg)
     for (struct node_session *s = m->sessions; s; s = s->next)
         if (s->share)
             atomic_store(&s->pages.limits->pulse_ns, now);
-    for (int i = 0; i < m->pools; i++)
+    for (int i = 0; i < m->pools; i++) {
         for (struct node_share *s = m->pool[i].shares; s; s = s->next)
             node_share_check(s, now);
+        if (m->node->conf->mem_all)
+            node_measure(m->node, (uint32_t)i, now);
+    }
     fast_timer_set(m->pulse, now + FAST_PULSE_NS);
 }
 

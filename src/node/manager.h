@@ -25,6 +25,7 @@ struct node_pool {
     struct node_share *shares; /* a list */
     struct node_share **by_client; /* of the scheduler's numbers, |by_client_len| long */
     int by_client_len;
+    fast_ns measured; /* node_measure() was at it, 0: never */
     bool contended; /* as told last: somebody waits for a token */
     fast_ns contended_at; /* since when */
 };

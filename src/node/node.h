@@ -44,6 +44,7 @@ struct node_conf {
     const char *model_limit; /* core/limit.h; checked */
     struct fast_sched_conf sched;
     uint64_t descriptors; /* that a replica may have, as this program was given; 0: no matter */
+    bool mem_all; /* contexts and modules count against a memory quota too */
     fast_ns overrun_max; /* a replica that keeps a token for so long after its end is killed; 0: never */
 };
 
@@ -131,6 +132,9 @@ const struct fast_sched_conf *node_policy(const struct node_manager *m);
 typedef void node_env_fn(void *arg, const char *name, const char *value);
 void node_env(const struct node *node, const struct node_replica *replica, node_env_fn *add,
               void *arg);
+
+/* Measures what the processes of all replicas have on the GPU beside their allocations, unless it has just done so. */
+void node_measure(struct node *node, uint32_t gpu, fast_ns now);
 
 int node_gpu_count(const struct node_gpus *gpus);
 uint64_t node_gpu_mem(const struct node_gpus *gpus, uint32_t gpu); /* bytes, total */

@@ -22,6 +22,12 @@ struct nvml_utilization {
     unsigned gpu, memory; /* per cent */
 };
 
+struct nvml_process {
+    unsigned pid;
+    unsigned long long used; /* all bits set: unknown */
+    unsigned gpu_instance, compute_instance;
+};
+
 struct nvml_gpm_support {
     unsigned version, supported;
 };
@@ -59,6 +65,7 @@ struct node_nvml {
     int (*init)(void);
     int (*by_uuid)(const char *, nvml_device *);
     int (*memory)(nvml_device, struct nvml_memory *);
+    int (*processes[2])(nvml_device, unsigned *, struct nvml_process *); /* [1]: clients of MPS */
     int (*utilization)(nvml_device, struct nvml_utilization *);
     int (*driver)(char *, unsigned);
     int (*gpm_support)(nvml_device, struct nvml_gpm_support *);
@@ -83,6 +90,8 @@ struct node_nvml *node_nvml_new(const char *path)
     } names[] = {{&n->init, "nvmlInit_v2"},
                  {&n->by_uuid, "nvmlDeviceGetHandleByUUID"},
                  {&n->memory, "nvmlDeviceGetMemoryInfo"},
+                 {&n->processes[0], "nvmlDeviceGetComputeRunningProcesses_v3"},
+                 {&n->processes[1], "nvmlDeviceGetMPSComputeRunningProcesses_v3"},
                  {&n->utilization, "nvmlDeviceGetUtilizationRates"},
                  {&n->driver, "nvmlSystemGetDriverVersion"},
                  {&n->gpm_support, "nvmlGpmQueryDeviceSupport"},
@@ -200,6 +209,39 @@ struct node_gpu_shares node_nvml_shares(struct node_nvml *n, uint32_t gpu, fast_
     if (!(g->shares.known & FAST_KNOWN_UTIL) && n->utilization && !n->utilization(g->dev, &u))
         learn(&g->shares, FAST_KNOWN_UTIL, &g->shares.util_milli, u.gpu);
     return g->shares;
+}
+
+/* A client of MPS may be told in both lists. */
+static int add_process(struct node_nvml_process *list, int n, int max, const struct nvml_process *p)
+{
+    int i = 0;
+    if (p->used == ~0ull)
+        return n;
+    while (i < n && list[i].pid != (int)p->pid)
+        i++;
+    if (i == max)
+        return n;
+    if (i == n)
+        list[n++] = (struct node_nvml_process){(int)p->pid, p->used};
+    else if (p->used > list[i].bytes)
+        list[i].bytes = p->used;
+    return n;
+}
+
+int node_nvml_processes(struct node_nvml *n, uint32_t gpu, struct node_nvml_process *ret, int max)
+{
+    struct nvml_process all[NODE_NVML_PROCESSES];
+    nvml_device dev = n->gpu[gpu].dev;
+    int found = -1;
+    for (int k = 0; k < 2; k++) {
+        unsigned count = NODE_NVML_PROCESSES;
+        if (!dev || !n->processes[k] || n->processes[k](dev, &count, all))
+            continue;
+        found = found < 0 ? 0 : found;
+        for (unsigned i = 0; i < count && i < NODE_NVML_PROCESSES; i++)
+            found = add_process(ret, found, max, &all[i]);
+    }
+    return found;
 }
 
 bool node_nvml_memory(struct node_nvml *n, uint32_t gpu, uint64_t *ret_used, uint64_t *ret_free)

@@ -20,7 +20,7 @@
 #define USERS_DEFAULT "200000-265535"
 #define USERS_MAX 1000000
 
-enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, WINDOW, TOKEN, OVERRUN, MPS, MPS_CONTROL, MODEL_LIMIT, USERS, NAME,
+enum { STATE_DIR, HOOK, SIM, POLICY, CHARGE, MEMORY, WINDOW, TOKEN, OVERRUN, MPS, MPS_CONTROL, MODEL_LIMIT, USERS, NAME,
        LOG_LEVEL, HELP, VERSION, COUNT };
 
 static const struct {
@@ -38,6 +38,9 @@ static const struct {
                                "no tokens and no partitions. To compare them"},
     [CHARGE] = {"charge", "C", "what counts against a time quota: busy (default), the time that the\n"
                                "GPU worked for a replica, or held, the time it had a token"},
+    [MEMORY] = {"charge-memory", "M",
+                "what counts against a memory quota: allocated (default), or all, with contexts and\n"
+                "modules, as NVML tells them; of a GPU of today that is 300 to 500 MiB a process"},
     [WINDOW] = {"window", "TIME", "the period of time quotas, 10ms to 10s; default 100ms"},
     [TOKEN] = {"token", "TIME", "the longest token, 100us to the window; default 10ms"},
     [OVERRUN] = {"overrun", "TIME", "a replica that keeps a token for so long after its end, while others\n"
@@ -125,6 +128,16 @@ static int parse_level(const char *text, enum fast_log_level *ret, struct fast_e
                         text);
 }
 
+static int parse_memory(const char *text, bool *ret, struct fast_err *err)
+{
+    static const char *const names[] = {"allocated", "all"};
+    int found = fast_parse_name_of(names, FAST_COUNT_OF(names), text);
+    if (found < 0)
+        return fast_err_set(err, FAST_EINVAL, "--charge-memory: \"%.40s\" is not allocated or all", text);
+    *ret = found == 1;
+    return 0;
+}
+
 static int parse_name(const char *text, struct fast_err *err)
 {
     size_t n = strlen(text);
@@ -155,6 +168,8 @@ static int take(struct node_options *o, int which, const char *value, struct fas
         return fast_policy_parse(value, &c->sched.policy, err);
     case CHARGE:
         return fast_charge_parse(value, &c->sched.charge, err);
+    case MEMORY:
+        return parse_memory(value, &c->mem_all, err);
     case WINDOW:
         return fast_parse_duration(value, "--window", FAST_WINDOW_MIN, FAST_WINDOW_MAX,
                                    &c->sched.window_ns, err);

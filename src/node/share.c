@@ -269,6 +269,7 @@ static void leave(struct node_share *s, struct node_session *x)
     s->dead_launches += fast_counters_launches(&x->pages.counters->gpu[s->index]);
     s->dead_busy_ns += busy_of(x, s->index, fast_clock_now());
     node_ledger_set(&x->seat[s->index].mem, 0);
+    node_ledger_context(&x->seat[s->index].mem, 0);
     queue_remove(s, x);
     if (s->holder == x) {
         end_holding(s, INT64_MAX); /* what it ran is unknown: all the time counts */
@@ -391,6 +392,7 @@ static struct node_share *parts_new(struct node_manager *m, struct node_replica 
         s->client = -1;
         s->mem.device = &s->pool->device;
         s->mem.cap = replica->slice.mem_bytes;
+        s->mem.all = s->pool->m->node->conf->mem_all;
         s->first = first ? first : s;
         *at = s;
         at = &s->next_part;
@@ -554,6 +556,7 @@ static void add_used(const struct node_share *s, fast_ns now, struct fast_msg_re
         ret->mem_pool += family[FAST_FAMILY_POOL];
         ret->mem_vmm += family[FAST_FAMILY_VMM];
         ret->mem_array += family[FAST_FAMILY_ARRAY];
+        ret->mem_context += x->seat[s->index].mem.context;
     }
 }
 

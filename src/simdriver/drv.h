@@ -136,6 +136,7 @@ struct image {
     void *dl;
     const struct fast_sim_module *desc;
     const char *ptx; /* belongs to the caller */
+    size_t bytes;
 };
 
 struct module {
@@ -143,6 +144,7 @@ struct module {
     struct module *next; /* in ctx->modules */
     struct ctx *ctx;     /* NULL: of a library, good in all contexts */
     struct image image;
+    uint64_t charged; /* on the device of |ctx| */
     struct function *functions;
 };
 

@@ -17,6 +17,7 @@
 #define FATBIN_MAGIC 0xba55ed50u
 #define FATBIN_WRAPPER_MAGIC 0x466243b1u
 #define IMAGE_MAX FAST_GIB(1)
+#define PAGE 4096ull /* that a module is charged in */
 
 struct function *module_function(const struct module *m, const char *name)
 {
@@ -96,6 +97,7 @@ static CUresult open_elf(const void *image, struct image *ret)
     if (ret->fd < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", ret->fd);
+    ret->bytes = size;
     if (write_all(ret->fd, image, size))
         ret->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (ret->dl)
@@ -132,6 +134,7 @@ CUresult image_open(const void *data, struct image *ret)
         return open_elf(data, ret);
     if (strstr(data, ".version") && strstr(data, ".target")) {
         ret->ptx = data;
+        ret->bytes = strlen(data);
         return CUDA_SUCCESS;
     }
     return CUDA_ERROR_INVALID_IMAGE;
@@ -233,6 +236,8 @@ void module_unload(struct module *m)
         p = &(*p)->next;
     if (*p)
         *p = m->next;
+    if (m->ctx && m->charged)
+        shared_uncharge(&drv.shared, m->ctx->device, m->charged);
     free_functions(m);
     image_close(&m->image);
     handle_free(m);
@@ -260,6 +265,11 @@ static CUresult load(CUmodule *ret, const void *data)
     m->next = ctx->modules;
     ctx->modules = m;
     rc = module_fill(m, &image);
+    uint64_t bytes = (image.bytes + PAGE - 1) / PAGE * PAGE;
+    if (!rc && shared_charge(&drv.shared, ctx->device, bytes))
+        rc = CUDA_ERROR_OUT_OF_MEMORY;
+    else if (!rc)
+        m->charged = bytes;
     if (rc)
         module_unload(m);
     else

@@ -117,6 +117,13 @@ uint32_t node_gpu_sms(const struct node_gpus *gpus, uint32_t gpu)
     return 80;
 }
 
+void node_measure(struct node *node, uint32_t gpu, fast_ns now)
+{
+    (void)node;
+    (void)gpu;
+    (void)now;
+}
+
 struct node_replica *node_ticket_find(struct node_agent *agent, uint64_t hi, uint64_t lo)
 {
     (void)agent;

@@ -110,6 +110,8 @@ class Gpu(GatewayTest):
         self.assertEqual(value("fast_replica_memory_cap_bytes"), 1800 << 20)
         self.assertGreater(value("fast_replica_memory_bytes", family="device"), 0)
         self.assertEqual(value("fast_replica_memory_bytes", family="array"), 0)
+        # The context of the simulated driver, and a module.
+        wait_until(lambda: 300 << 20 < value("fast_replica_memory_bytes", family="context") < 302 << 20)
         self.assertEqual(value("fast_gpu_limit", limit="memory", holds="soft"), 1)
 
         # What dcgm-exporter calls it, with its labels and units.

@@ -102,6 +102,31 @@ class HookNodeTest(unittest.TestCase):
         node.wait_until(lambda: self.stats("hoarder").mem_bytes == before,
                         "the node takes freed memory for used")
 
+    def test_contexts_are_told(self):
+        """A context and its modules are not charged; they are told by who asks NVML."""
+        row = self.start("hoarder", [HOARDER], mem_bytes=200 << 20)
+
+        def context():
+            self.session.ask("gpu_list")
+            return self.stats("hoarder").mem_context
+
+        node.wait_until(lambda: context() >= 300 << 20, "its context is not told")
+        self.assertEqual(post(row.port, path="hold"), (200, b"2000"))
+        self.assertLess(self.stats("hoarder").mem_bytes, 200 << 20)
+
+    def test_contexts_count_when_told_to(self):
+        self.node.close()
+        self.node = node.Node(gpus=1, args=("--charge-memory", "all"))
+        self.addCleanup(self.node.close)
+        self.open()
+        row = self.start("hoarder", [HOARDER], mem_bytes=400 << 20)
+        node.wait_until(lambda: self.stats("hoarder").mem_bytes >= 300 << 20, "its context is not charged")
+        status, held = post(row.port, path="hold")
+        self.assertEqual(status, 200)
+        self.assertTrue(1000 < int(held) <= 1600, held)  # of 64 KiB, in what the context left
+        self.assertLessEqual(self.stats("hoarder").mem_bytes, 400 << 20)
+        self.assertEqual(post(row.port, path="free"), (200, held))
+
     def test_processes_share_events(self):
         """Two processes of a replica wait for each other's work on the device, each with its own tokens."""
         row = self.start("relay", [RELAY])

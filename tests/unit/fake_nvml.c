@@ -50,6 +50,32 @@ NVML nvmlDeviceGetMemoryInfo(void *dev, unsigned long long ret[3])
     return OK;
 }
 
+static int processes(int which, unsigned *count, struct fake_process *ret)
+{
+    unsigned n = 0;
+    if (fails(FAKE_PROCESSES))
+        return UNKNOWN;
+    while (n < 4 && fake_nvml.process[which][n].pid)
+        n++;
+    if (*count < n)
+        return INVALID;
+    memcpy(ret, fake_nvml.process[which], n * sizeof(*ret));
+    *count = n;
+    return OK;
+}
+
+NVML nvmlDeviceGetComputeRunningProcesses_v3(void *dev, unsigned *count, struct fake_process *ret)
+{
+    (void)dev;
+    return processes(0, count, ret);
+}
+
+NVML nvmlDeviceGetMPSComputeRunningProcesses_v3(void *dev, unsigned *count, struct fake_process *ret)
+{
+    (void)dev;
+    return processes(1, count, ret);
+}
+
 NVML nvmlDeviceGetUtilizationRates(void *dev, unsigned ret[2])
 {
     (void)dev;

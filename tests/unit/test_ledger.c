@@ -43,6 +43,30 @@ static void families(void **state)
     assert_int_equal(p.family[FAST_FAMILY_POOL], 0);
 }
 
+/* Contexts and modules are there already when they are seen: they take from what may be allocated next, if the node
+ * counts them. */
+static void contexts_count_when_told_to(void **state)
+{
+    (void)state;
+    for (int all = 0; all < 2; all++) {
+        struct node_ledger_device d = {.total = MIB(100)};
+        struct node_ledger l = {.device = &d, .cap = MIB(10), .all = all};
+        struct node_ledger_process p = {.of = &l};
+        assert_true(node_ledger_reserve(&p, MIB(4), FAST_FAMILY_DEVICE));
+        node_ledger_context(&p, MIB(3));
+        assert_int_equal(l.used, all ? MIB(8) : MIB(4)); /* whole pages */
+        assert_int_equal(node_ledger_reserve(&p, MIB(4), FAST_FAMILY_DEVICE), !all);
+        node_ledger_context(&p, MIB(30));
+        assert_int_equal(node_ledger_free(&l), all ? 0 : MIB(2));
+        assert_int_equal(d.used, all ? MIB(10) : MIB(8)); /* beyond the cap it takes nothing from others */
+        assert_int_equal(node_ledger_reserve(&p, 1, FAST_FAMILY_DEVICE), !all);
+        node_ledger_set(&p, 0);
+        node_ledger_context(&p, 0);
+        assert_int_equal(l.used, 0);
+        assert_int_equal(d.used, 0);
+    }
+}
+
 static void cap_over_all_processes(void **state)
 {
     (void)state;
@@ -133,6 +157,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_pages_count), cmocka_unit_test(families),
+        cmocka_unit_test(contexts_count_when_told_to),
         cmocka_unit_test(cap_over_all_processes),
         cmocka_unit_test(device_over_all_replicas),
         cmocka_unit_test(shared_models_take_room_and_may_go),

@@ -183,12 +183,35 @@ static void not_there(void **state)
     end(n);
 }
 
+/* A client of MPS may be in both lists, and of some the driver does not say what they have. */
+static void processes_are_told_once(void **state)
+{
+    (void)state;
+    struct node_nvml_process p[4];
+    reset(path_new);
+    fake->process[0][0] = (struct fake_process){.pid = 7, .bytes = 700};
+    fake->process[0][1] = (struct fake_process){.pid = 8, .bytes = ~0ull};
+    fake->process[1][0] = (struct fake_process){.pid = 7, .bytes = 900};
+    fake->process[1][1] = (struct fake_process){.pid = 9, .bytes = 10};
+    struct node_nvml *n = open_one();
+    assert_int_equal(node_nvml_processes(n, 3, p, 4), 2);
+    assert_int_equal(p[0].pid, 7);
+    assert_int_equal(p[0].bytes, 900);
+    assert_int_equal(p[1].pid, 9);
+    assert_int_equal(node_nvml_processes(n, 3, p, 1), 1);
+    fake->fails[FAKE_PROCESSES] = ~0u;
+    assert_int_equal(node_nvml_processes(n, 3, p, 4), -1);
+    assert_int_equal(node_nvml_processes(n, 2, p, 4), -1);
+    end(n);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tells_all),           cmocka_unit_test(without_gpm),
         cmocka_unit_test(samples_fail),        cmocka_unit_test(no_room_for_samples),
         cmocka_unit_test(nonsense),            cmocka_unit_test(not_there),
+        cmocka_unit_test(processes_are_told_once),
     };
     if (argc < 3)
         return 2;
