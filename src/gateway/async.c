@@ -12,6 +12,11 @@
 #define HEAL FAST_S(1)    /* how often a queue is tried that could not be written */
 #define DOOR_MAX ((size_t)2 * GW_ASYNC_RUNNING_ALL)
 
+int64_t gw_async_now(const struct gw_async *a)
+{
+    return a->epoch + fast_loop_now(a->gw->loop);
+}
+
 /* ---- durable changes ---- */
 
 void gw_async_ail(struct gw_async *a, const char *why)
@@ -77,7 +82,7 @@ static bool heal(struct gw_async *a)
  * nothing. */
 void gw_async_plan(struct gw_async *a)
 {
-    int64_t now = fast_clock_wall();
+    int64_t now = gw_async_now(a);
     if (a->gathering) /* what is not written down yet is not begun, nor lost unnoticed: on_gather comes back here */
         return;
     if (a->gw->stopping || !a->gw->loaded) {
@@ -90,7 +95,7 @@ void gw_async_plan(struct gw_async *a)
     }
     int64_t due = INT64_MAX;
     for (int taken = 1; taken > 0 && a->running < GW_ASYNC_RUNNING_ALL;) {
-        fast_autofree char *busy = gw_async_busy(a);
+        json_t *busy = gw_async_busy(a);
         taken = a->queue->ops->take(a->queue, now, busy, gw_async_begin, a);
         if (taken < 0)
             gw_async_ail(a, "a call cannot be taken");
@@ -98,6 +103,7 @@ void gw_async_plan(struct gw_async *a)
             gw_async_gather(a);
         else
             due = a->queue->ops->next_due(a->queue, busy);
+        json_decref(busy);
     }
     fast_timer_set(a->wake, due == INT64_MAX ? FAST_NEVER
                             : due <= now     ? fast_loop_now(a->gw->loop) + GATHER
@@ -134,6 +140,7 @@ int gw_async_new(struct gateway *gw, struct gw_queue *queue, struct gw_async **r
         return fast_err_set(err, FAST_ENOMEM, "no memory for asynchronous calls");
     a->gw = gw;
     a->waiters_end = &a->waiters;
+    a->epoch = fast_clock_wall() - fast_clock_now();
     a->gather = fast_timer_new(gw->loop, on_gather, a);
     a->wake = fast_timer_new(gw->loop, on_wake, a);
     int r = a->gather && a->wake ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory for timers");

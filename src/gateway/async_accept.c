@@ -152,10 +152,10 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
         gw_call_id(a->gw, w->call_id);
     fast_http_req_note(req, w->call_id);
     w->began = fast_clock_wall();
+    int64_t now = gw_async_now(a);
     struct gw_call call = {.call_id = w->call_id, .function = function, .method = "POST",
                            .target = rest, .headers = headers, .callback = callback,
-                           .body = body, .body_len = len, .created_ns = w->began,
-                           .due_ns = w->began};
+                           .body = body, .body_len = len, .created_ns = now, .due_ns = now};
     bool has_url = fast_http_head_find(h, text, "x-callback-url");
     if (has_url && !gw_fetch_is_url(callback)) {
         fast_http_req_text_reply(req, 400, "X-Callback-Url: this is not an http or https URL");

@@ -28,6 +28,7 @@ struct gw_async {
     struct gw_fetcher *fetcher;
     struct fast_http_server *door; /* on the loopback, for this program alone */
     struct fast_timer *gather, *wake;
+    int64_t epoch; /* wall clock when the monotonic one was 0, as it was at the start */
     bool gathering;
     bool ailing; /* a change was lost: nothing is begun until what is held is written down anew */
     fast_ns heal_at;
@@ -39,6 +40,9 @@ struct gw_async {
 
 /* ---- async.c ---- */
 
+/* The wall clock as it would be if nobody had set it since the start: what is put off is neither hastened nor
+ * delayed by that. Differs by as much in the next life, for which gw_call.wait_ns is kept. */
+int64_t gw_async_now(const struct gw_async *a);
 /* What was changed is written down soon, together with other changes. */
 void gw_async_gather(struct gw_async *a);
 /* Writes it down now, and tells those whose calls wait for that. */
@@ -61,7 +65,7 @@ void gw_async_begin(void *async, const struct gw_call *call);
 /* It is done with: out of the queue. */
 void gw_async_forget(struct gw_async_work *w);
 void gw_async_free_work(struct gw_async_work *w);
-/* The functions that may have no more calls at a time, as take wants to know them; to be freed. NULL: none. */
-char *gw_async_busy(const struct gw_async *a);
+/* The functions that may have no more calls at a time, as take wants to know them. NULL: none. */
+json_t *gw_async_busy(const struct gw_async *a);
 
 #endif

@@ -54,18 +54,16 @@ static void leave_lane(struct gw_async *a, struct gw_async_lane *l)
     free(l);
 }
 
-char *gw_async_busy(const struct gw_async *a)
+json_t *gw_async_busy(const struct gw_async *a)
 {
     int max = a->running < RUNNING_MAX ? LANE_MAX : LANE_OWN;
     if (!a->full && max == LANE_MAX)
         return NULL;
-    json_t *list = json_array();
+    json_t *busy = json_object();
     for (const struct gw_async_lane *l = a->lanes; l; l = l->next)
         if (l->running >= max)
-            json_array_append_new(list, json_string(l->function));
-    char *text = json_dumps(list, JSON_COMPACT);
-    json_decref(list);
-    return text;
+            json_object_set_new(busy, l->function, json_true());
+    return busy;
 }
 
 /* ---- what becomes of it ---- */
@@ -92,6 +90,12 @@ static struct gw_retry retry_of(const struct gw_async *a, const struct gw_call *
     const struct gw_function *fn =
         gw_function_find(a->gw, c->function, (size_t)(dot - c->function), dot + 1, strlen(dot + 1));
     return gw_retry_of(fn ? fn->spec : NULL);
+}
+
+static void put_off(struct gw_async_work *w, fast_ns wait)
+{
+    w->call.wait_ns = wait;
+    w->call.due_ns = gw_async_now(w->async) + wait;
 }
 
 static void settle(struct gw_async_work *w, bool answer)
@@ -138,13 +142,13 @@ static void on_called(void *arg, const struct gw_fetched *f)
     snprintf(why, sizeof(why), "%.150s", f->status == 0 ? f->why : good ? "" : f->body);
     if (gw_retry_passes(&retry, f->status) && c->attempts < retry.attempts) {
         fast_ns wait = gw_retry_wait(&retry, c->attempts);
-        c->due_ns = fast_clock_wall() + (wait > f->retry_after ? wait : f->retry_after);
+        put_off(w, wait > f->retry_after ? wait : f->retry_after);
         c->why = why;
         settle(w, false);
     } else if (*c->callback) { /* who asked is told of a failure too */
         c->stage = GW_CALL_CALLBACK;
         c->attempts = 0;
-        c->due_ns = fast_clock_wall();
+        put_off(w, 0);
         c->body = f->cut ? too_large : f->body;
         c->body_len = f->cut ? sizeof(too_large) - 1 : f->len;
         c->answer_headers = f->cut ? "Content-Type: text/plain; charset=utf-8\r\n" : f->headers;
@@ -176,7 +180,7 @@ static void on_called_back(void *arg, const struct gw_fetched *f)
         give_up(w, why);
         return;
     }
-    w->call.due_ns = fast_clock_wall() + gw_retry_wait(&retry, w->call.attempts);
+    put_off(w, gw_retry_wait(&retry, w->call.attempts));
     w->call.why = why;
     settle(w, false);
 }
@@ -280,13 +284,13 @@ void gw_async_begin(void *arg, const struct gw_call *c)
     struct fast_err err;
     struct gw_async_work *w = new_work(a, c);
     if (!w) {
-        fast_log(ERROR, "no memory for a call", "call=%s", c->call_id);
+        gw_async_ail(a, "no memory for a call"); /* it is taken back with what else nobody holds */
         return;
     }
     int r = c->stage == GW_CALL_RUN ? call_function(w, &err) : call_back(w, &err);
     if (!r)
         return;
-    w->call.due_ns = fast_clock_wall() + SOON;
+    put_off(w, SOON);
     w->call.why = err.msg;
     settle(w, false);
 }

@@ -6,35 +6,41 @@
 
 #define LIST_MAX 1000
 
+struct view {
+    json_t *calls;
+    int64_t now;
+};
+
 static void add_call(void *arg, const struct gw_call *c)
 {
+    const struct view *v = arg;
     static const char *const stages[] = {"waiting", "callback", "dead"};
     json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:i}", "callId", c->call_id, "function", c->function,
                           "state", stages[c->stage], "attempts", c->attempts, "status", c->status);
-    json_object_set_new(o, "ageSeconds",
-                        json_real((double)(fast_clock_wall() - c->created_ns) / 1e9));
-    int64_t wait = c->due_ns - fast_clock_wall();
+    int64_t age = v->now - c->created_ns, wait = c->due_ns - v->now;
+    json_object_set_new(o, "ageSeconds", json_real(age > 0 ? (double)age / 1e9 : 0));
     if (c->stage != GW_CALL_DEAD && c->attempts)
         json_object_set_new(o, "retryInSeconds", json_real(wait > 0 ? (double)wait / 1e9 : 0));
     if (*c->callback)
         json_object_set_new(o, "callback", json_string(c->callback));
     if (*c->why)
         json_object_set_new(o, "why", json_string(c->why));
-    json_array_append_new(arg, o);
+    json_array_append_new(v->calls, o);
 }
 
 void gw_api_async(const struct gw_request *rq)
 {
-    struct gw_queue *q = rq->gw->async->queue;
+    struct gw_async *a = rq->gw->async;
+    struct gw_queue *q = a->queue;
     char dead[8] = "";
     uint64_t waiting, gone;
-    json_t *calls = json_array();
+    struct view v = {json_array(), gw_async_now(a)};
     gw_query_get(rq->query, "dead", dead, sizeof(dead));
-    q->ops->list(q, !strcmp(dead, "true"), LIST_MAX, add_call, calls);
+    q->ops->list(q, !strcmp(dead, "true"), LIST_MAX, add_call, &v);
     q->ops->count(q, &waiting, &gone);
     gw_reply_json(rq->req, 200,
                   json_pack("{s:I, s:I, s:i, s:o}", "waiting", (json_int_t)waiting, "dead",
-                            (json_int_t)gone, "running", rq->gw->async->running, "calls", calls));
+                            (json_int_t)gone, "running", a->running, "calls", v.calls));
 }
 
 /* The function, or the queue for its replicas, sees its caller go away. Returns how many. */

@@ -414,7 +414,7 @@ static int open_queue(struct gateway *gw, struct fast_err *err)
     char path[PATH_MAX + 16];
     struct gw_queue *queue = NULL;
     snprintf(path, sizeof(path), "%s/async.db", gw->conf->state_dir);
-    int r = gw_queue_sqlite_open(path, &queue, err);
+    int r = gw_queue_sqlite_open(path, fast_clock_wall(), &queue, err);
     if (r)
         return r;
     r = gw_async_new(gw, queue, &gw->async, err);

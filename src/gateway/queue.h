@@ -8,6 +8,7 @@
  *
  * Changes are durable when commit has returned 0, many with one write to the disk. */
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -30,7 +31,8 @@ struct gw_call {
     const char *callback;        /* "" : none */
     const void *body;            /* of the request; in stage CALLBACK of the answer */
     size_t body_len;
-    int64_t created_ns, due_ns; /* wall clock */
+    int64_t created_ns, due_ns; /* wall clock, less its jumps: see gw_async_now() */
+    int64_t wait_ns; /* how far off |due_ns| was when it was set */
     int stage, attempts, status;
     double seconds;             /* that the function took */
     const char *answer_headers; /* in stage CALLBACK */
@@ -44,10 +46,10 @@ struct gw_queue;
 struct gw_queue_ops {
     int (*put)(struct gw_queue *q, const struct gw_call *call, struct fast_err *err);
     /* Hands out the call that has been due longest, that nobody has, and whose function is not in
-     * |busy| (a JSON array of NAME.NAMESPACE; NULL: none is); it is the caller's until it is renewed
-     * or removed, or this program ends. Returns 1, 0 when there is none, or a negative error. */
-    int (*take)(struct gw_queue *q, int64_t now_ns, const char *busy, gw_call_fn *fn, void *arg);
-    /* Stores stage, attempts, due time, status, why, and with |answer| the body and headers of it. */
+     * |busy| (an object with a member for each NAME.NAMESPACE; NULL: none is); it is the caller's until it is
+     * renewed or removed, or this program ends. Returns 1, 0 when there is none, or a negative error. */
+    int (*take)(struct gw_queue *q, int64_t now_ns, const json_t *busy, gw_call_fn *fn, void *arg);
+    /* Stores stage, attempts, due time and wait, status, why, and with |answer| the body and headers of it. */
     int (*renew)(struct gw_queue *q, const struct gw_call *call, bool answer, struct fast_err *err);
     int (*remove)(struct gw_queue *q, int64_t id, struct fast_err *err);
     /* FAST_ENOENT: there is no such call, or it is being executed. */
@@ -60,7 +62,7 @@ struct gw_queue_ops {
     int (*list)(struct gw_queue *q, bool dead, int max, gw_call_fn *fn, void *arg);
     void (*count)(struct gw_queue *q, uint64_t *ret_waiting, uint64_t *ret_dead);
     /* When the next one that take would hand out is due; INT64_MAX: there is none. */
-    int64_t (*next_due)(struct gw_queue *q, const char *busy);
+    int64_t (*next_due)(struct gw_queue *q, const json_t *busy);
     void (*close)(struct gw_queue *q);
 };
 
@@ -69,6 +71,7 @@ struct gw_queue {
     const struct gw_queue_ops *ops;
 };
 
-int gw_queue_sqlite_open(const char *path, struct gw_queue **ret, struct fast_err *err);
+/* No call is due later than its wait after |now_ns|: the clock by which it was put off may have been wrong. */
+int gw_queue_sqlite_open(const char *path, int64_t now_ns, struct gw_queue **ret, struct fast_err *err);
 
 #endif

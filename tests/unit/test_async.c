@@ -7,10 +7,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "gateway/gateway.h"
 #include "test.h"
+
+/* ---- a wall clock that is set ---- */
+
+static fast_ns set_by; /* how far off it is */
+
+/* In the place of libc's. */
+int clock_gettime(clockid_t clock, struct timespec *ret)
+{
+    int r = (int)syscall(SYS_clock_gettime, clock, ret);
+    if (!r && clock == CLOCK_REALTIME)
+        ret->tv_sec += set_by / FAST_S(1);
+    return r;
+}
 
 /* ---- a queue that keeps nothing ---- */
 
@@ -20,6 +35,7 @@ struct fake {
     int lost_commits; /* that many fail */
     int takes, early_takes; /* the latter with something unwritten */
     int reclaims;
+    int64_t due, now; /* of the last call, at the last plan */
 };
 
 static struct fake *of(struct gw_queue *q)
@@ -29,18 +45,18 @@ static struct fake *of(struct gw_queue *q)
 
 static int put(struct gw_queue *q, const struct gw_call *call, struct fast_err *err)
 {
-    (void)call;
     (void)err;
+    of(q)->due = call->due_ns;
     of(q)->unwritten++;
     return 0;
 }
 
-static int take(struct gw_queue *q, int64_t now, const char *busy, gw_call_fn *fn, void *arg)
+static int take(struct gw_queue *q, int64_t now, const json_t *busy, gw_call_fn *fn, void *arg)
 {
-    (void)now;
     (void)busy;
     (void)fn;
     (void)arg;
+    of(q)->now = now;
     of(q)->takes++;
     of(q)->early_takes += of(q)->unwritten > 0;
     return 0;
@@ -69,7 +85,7 @@ static int reclaim(struct gw_queue *q, const char *held, struct fast_err *err)
     return commit(q, err);
 }
 
-static int64_t next_due(struct gw_queue *q, const char *busy)
+static int64_t next_due(struct gw_queue *q, const json_t *busy)
 {
     (void)q;
     (void)busy;
@@ -234,12 +250,32 @@ static void a_disk_that_stays_full(void **state)
     assert_int_equal(w->queue.early_takes, 0);
 }
 
+/* Nothing is hastened or delayed by it. */
+static void the_clock_is_set(void **state)
+{
+    static const fast_ns jumps[] = {FAST_S(86400), FAST_S(-86400), FAST_S(86400) * 365 * 20};
+    struct world *w = *state;
+    w->gw.loaded = true;
+    assert_int_equal(status(w, ask_call(w)), 202);
+    int64_t due = w->queue.due;
+    assert_true(llabs(due - fast_clock_wall()) < FAST_S(600));
+    for (size_t i = 0; i < FAST_COUNT_OF(jumps); i++) {
+        set_by = jumps[i];
+        assert_int_equal(status(w, ask_call(w)), 202);
+        run_for(w, FAST_MS(300));
+        assert_in_range(w->queue.due - due, 0, FAST_S(600));
+        assert_in_range(w->queue.now - due, 0, FAST_S(600));
+    }
+    set_by = 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(accepted_when_written, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_write_that_somebody_else_loses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nothing_begins_before_it_is_written, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_clock_is_set, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_disk_that_stays_full, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
