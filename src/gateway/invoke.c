@@ -249,6 +249,8 @@ static void on_req_end(void *user)
     j->body_ended = true;
     if (j->fn->spec->record && j->replay_len)
         gw_record(j->fn, j->replay, j->replay_len);
+    if (j->tunnel) /* the function has so long to end it too */
+        j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j);
     if (j->call)
         fast_http_call_finish(j->call);
 }
@@ -298,7 +300,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
 static void on_call_body(void *user, const char *data, size_t len)
 {
     struct gw_job *j = user;
-    if (!j->tunnel)
+    if (j->deadline)
         j->deadline = fast_loop_now(j->gw->loop) + gw_job_timeout(j); /* it is getting on */
     if (!fast_http_req_write(j->req, data, len) && j->call)
         fast_http_call_read(j->call, false);

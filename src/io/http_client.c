@@ -33,6 +33,7 @@ struct fast_http_call {
     struct fast_http_body body;
     bool stepping, again, closed, idle;
     bool upgrade; /* a 101 is welcome */
+    bool closing; /* our side of a tunnel has its end behind what waits */
     bool connecting, to_head, chunked, finished, held, got_head;
     bool fresh; /* the head of an answer without a length is here, and nothing behind it has been told */
     fast_ns idle_since;
@@ -243,6 +244,14 @@ static size_t read_limit(const struct fast_http_call *c)
     return c->got_head ? BODY_WINDOW : FAST_HTTP_HEAD_MAX;
 }
 
+static void close_our_side(struct fast_http_call *c)
+{
+    if (!c->closing || fast_http_stream_waiting(&c->s))
+        return;
+    c->closing = false;
+    fast_http_stream_shutdown(&c->s);
+}
+
 static void step(struct fast_http_call *c)
 {
     if (c->stepping) {
@@ -258,6 +267,7 @@ static void step(struct fast_http_call *c)
             check_lost(c);
     } while (c->again && !c->closed);
     if (!c->closed) {
+        close_our_side(c);
         c->s.reading = c->s.in_len < read_limit(c) && !(c->held && c->got_head);
         if (!c->connecting && !fast_http_stream_arm(&c->s))
             fail_call(c, "no memory to wait for the function");
@@ -388,7 +398,7 @@ int fast_http_call_new(struct fast_http_pool *p, const struct fast_http_call_ops
     c->user = user;
     c->to_head = to_head;
     c->chunked = chunked;
-    c->finished = c->held = c->got_head = c->s.full = c->upgrade = false;
+    c->finished = c->held = c->got_head = c->s.full = c->upgrade = c->closing = false;
     fast_http_head_init(&c->head, true);
     fast_http_stream_put(&c->s, head, len);
     *ret = c;
@@ -432,7 +442,9 @@ void fast_http_call_finish(struct fast_http_call *c)
     if (c->chunked)
         fast_http_stream_put(&c->s, "0\r\n\r\n", 5);
     c->finished = true;
+    c->closing = c->got_head && c->head.status == 101;
     fast_http_call_flush(c);
+    close_our_side(c);
 }
 
 void fast_http_call_read(struct fast_http_call *c, bool on)

@@ -43,7 +43,7 @@ void fast_http_pool_free(struct fast_http_pool *pool);
 int fast_http_call_new(struct fast_http_pool *pool, const struct fast_http_call_ops *ops,
                        void *user, const char *head, size_t len, bool to_head, bool chunked,
                        struct fast_http_call **ret, struct fast_err *err);
-/* The function may switch protocols: with status 101 both directions become bytes, until either end closes. */
+/* The function may switch protocols: with status 101 both directions become bytes, and finishing closes our side. */
 void fast_http_call_upgrade(struct fast_http_call *call);
 /* False: the request is full, wait for |drain|. The data is taken in any case. */
 bool fast_http_call_write(struct fast_http_call *call, const char *data, size_t len);

@@ -155,6 +155,7 @@ static void begin_tunnel(struct fast_http_req *c, const char *fields, size_t len
     c->bodiless = false;
     c->left = -1;
     c->body = (struct fast_http_body){.framing = FAST_HTTP_BODY_CLOSE};
+    c->end_told = false; /* that of the request was */
     fast_http_stream_flush(&c->s);
 }
 

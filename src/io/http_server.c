@@ -231,6 +231,8 @@ static bool step_body(struct fast_http_req *c)
         c->fresh = false;
         c->ops->flush(c->user);
     }
+    if (c->tunnel && c->s.eof && c->reading && c->s.in_len == c->head.len)
+        c->body.done = true;
     if (c->body.done && !c->end_told && c->reading && !c->ended) {
         c->end_told = true;
         if (c->ops && c->ops->end)
@@ -325,6 +327,9 @@ static bool is_over(const struct fast_http_req *c)
     if (c->s.broken || c->s.unsendable)
         return true;
     if (!c->s.eof)
+        return false;
+    /* What came through a tunnel is still passed on. */
+    if (c->tunnel && c->state == EXCHANGE && !c->ended)
         return false;
     /* What has been answered is still delivered; who waits for an answer counts as gone. */
     return c->state == UPGRADED || (c->state == EXCHANGE && !c->ended) || fast_http_stream_waiting(&c->s) == 0;

@@ -91,8 +91,8 @@ void fast_http_req_collect(struct fast_http_req *req, size_t max, fast_http_coll
 
 /* Begins the response. |fields| are header lines, each with its CRLF, without those of framing.
  * |length| -1: not known, sent in chunks. Status 101 makes a tunnel of the connection: |fields| have its
- * Connection and Upgrade, what is written goes out as it is, and what comes is told as the body, until
- * either end closes. */
+ * Connection and Upgrade, what is written goes out as it is, and what comes is told as the body, whose end is
+ * that of the client's side. */
 void fast_http_req_start(struct fast_http_req *req, int status, const char *fields, size_t len,
                          int64_t length);
 /* False: the response is full, wait for |drain|. The data is taken in any case. */

@@ -2,10 +2,13 @@
 """A function that tells what it was sent, byte by byte: every request is answered with its own bytes, as
 they arrived, so that a test can see how the gateway frames what it passes on. It reads exactly what the
 framing says and nothing else; a websocket echoes in capitals until "bye"; /seen answers how many requests came before it.
+A websocket to /when/FILE is not read before there is such a file, and then to its end, which is answered with how
+many bytes came.
 The paths of |odd| are answered so, and then nothing more comes, or with /cut the end."""
 import os
 import socket
 import threading
+import time
 
 seen = 0
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -57,7 +60,16 @@ def serve(sock):
             if named.get(b"upgrade") == b"websocket":
                 sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                              b"Sec-WebSocket-Accept: yes\r\n\r\n" + b"hello ")
-                got = got[end:]
+                path, got = got.split(b" ")[1], got[end:]
+                if path.startswith(b"/when/"):
+                    while not os.path.exists(path[5:]):
+                        time.sleep(0.01)
+                    count = len(got)
+                    while part := sock.recv(4096):
+                        count += len(part)
+                    sock.sendall(b"%d bytes" % count)
+                    sock.close()
+                    return
                 while True:  # what comes goes back in capitals
                     sock.sendall(got.upper())
                     got = sock.recv(65536)
@@ -79,6 +91,14 @@ def serve(sock):
         sock.close()
 
 
-listener = socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=128)
-while True:
-    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+def listen(listener):
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+
+if "FAST_SOCKET" in os.environ:
+    local = socket.socket(socket.AF_UNIX)
+    local.bind(os.environ["FAST_SOCKET"])
+    local.listen(128)
+    threading.Thread(target=listen, args=(local,), daemon=True).start()
+listen(socket.create_server(("127.0.0.1", int(os.environ["PORT"])), backlog=128))

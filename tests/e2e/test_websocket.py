@@ -3,13 +3,14 @@
 import os
 import socket
 import threading
+import time
 import unittest
 
 import gateway
 import node
 from gateway import wait_until
 
-ASK = (b"GET /function/%s/x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+ASK = (b"GET /function/%s%s HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
        b"Sec-WebSocket-Key: k\r\n\r\n")
 
 
@@ -22,10 +23,10 @@ class Websocket(gateway.TestCase):
         cls.gw.up(image=os.path.join(node.HERE, "raw_function.py"))
         cls.gw.up("py")
 
-    def connect(self, more=b"", name=b"f"):
+    def connect(self, more=b"", name=b"f", path=b"/x"):
         s = socket.create_connection(("127.0.0.1", self.gw.port), timeout=node.WAIT_S)
         self.addCleanup(s.close)
-        s.sendall(ASK % name + more)
+        s.sendall(ASK % (name, path) + more)
         return s
 
     def read(self, s, until):
@@ -86,13 +87,44 @@ class Websocket(gateway.TestCase):
         s.close()
         wait_until(lambda: self.in_flight() == 0)
 
+    def test_what_was_sent_before_the_end_arrives(self):
+        """A function that is slow to read gets all of it, whatever lies in which buffer when its caller closes its
+        side, and may still answer; the buffers of Unix sockets are small."""
+        self.gw.up("slow", image=os.path.join(node.HERE, "raw_function.py"), annotations={"fastgshare/socket": "unix"},
+                   envVars={"exec_timeout": "60"})
+        path = os.path.join(self.node.root, "sign").encode()
+        sizes, calls = range(100000, 500000, 40000), []
+        for size in sizes:
+            s = self.connect(name=b"slow", path=b"/when" + path)
+            self.read(s, b"hello ")
+            s.sendall(b"x" * size)
+            s.shutdown(socket.SHUT_WR)
+            calls.append(s)
+        time.sleep(0.2)  # for the gateway to see the end, where it would
+        with open(path, "w", encoding="utf-8"):
+            pass
+        self.assertEqual([self.read(s, b"never") for s in calls], [b"%d bytes" % size for size in sizes])
+        wait_until(lambda: all(r["in_flight"] == 0 for r in self.gw.replicas("slow")))
+
+    def test_who_ends_it_is_not_waited_for(self):
+        """A function that takes no notice of its caller's end loses it after its time-out."""
+        s = self.connect()
+        self.read(s, b"hello ")
+        t = self.connect(path=b"/when/never")
+        self.read(t, b"hello ")
+        t.shutdown(socket.SHUT_WR)
+        self.assertEqual(self.read(t, b"never"), b"")
+        wait_until(lambda: self.in_flight() == 1)
+        s.sendall(b"on.")
+        self.assertEqual(self.read(s, b"."), b"ON.")
+
     def test_a_function_that_does_not_agree(self):
         got = self.read(self.connect(name=b"py"), b'"argv"')
         self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
         self.assertIn(b'["Upgrade", "websocket"]', got)
 
     def test_http_1_0_has_none(self):
-        ask = ASK.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"keep-alive, ", b"") % b"py"
+        ask = ASK.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"keep-alive, ", b"") % (b"py", b"/x")
         got = self.gw.raw(ask)
         self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
         self.assertNotIn(b'"Upgrade"', got)
