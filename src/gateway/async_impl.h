@@ -18,8 +18,9 @@ struct gw_async_work {
     struct gw_async_work *next, *prev;
     struct gw_async *async;
     struct gw_async_lane *lane;
-    struct gw_call call; /* strings are its own, in |text| */
-    char *text, *body;
+    struct gw_call call; /* strings are its own, in |text|; the body only while it is begun */
+    char *text;
+    size_t bytes; /* of the body, while its request has them */
 };
 
 struct gw_async {

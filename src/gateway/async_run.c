@@ -12,6 +12,8 @@
 #define RUNNING_MAX 256
 #define LANE_MAX 64 /* of one function: one that does not answer holds up its own calls alone */
 #define LANE_OWN 4  /* that every function may have however many others run: several do not either */
+#define LANE_BYTES ((size_t)64 << 20) /* of the bodies of one function, which are in memory: no more once it has them */
+#define WHY_MAX 150
 #define CALLBACK_TIMEOUT FAST_S(30)
 #define SOON FAST_S(1) /* when a call is tried again that could not be begun */
 
@@ -19,12 +21,26 @@
 struct gw_async_lane {
     struct gw_async_lane *next;
     int running;
+    size_t bytes;
     char function[];
 };
 
 /* ---- lanes ---- */
 
-static struct gw_async_lane *enter_lane(struct gw_async *a, const char *function)
+static bool is_full(const struct gw_async_lane *l, int max)
+{
+    return l->running >= max || l->bytes >= LANE_BYTES;
+}
+
+static void change_lane(struct gw_async *a, struct gw_async_lane *l, int running, size_t bytes)
+{
+    a->full -= is_full(l, LANE_MAX);
+    l->running += running;
+    l->bytes += bytes;
+    a->full += is_full(l, LANE_MAX);
+}
+
+static struct gw_async_lane *enter_lane(struct gw_async *a, const char *function, size_t bytes)
 {
     struct gw_async_lane *l = a->lanes;
     while (l && strcmp(l->function, function) != 0)
@@ -38,14 +54,14 @@ static struct gw_async_lane *enter_lane(struct gw_async *a, const char *function
         l->next = a->lanes;
         a->lanes = l;
     }
-    a->full += ++l->running == LANE_MAX;
+    change_lane(a, l, 1, bytes);
     return l;
 }
 
-static void leave_lane(struct gw_async *a, struct gw_async_lane *l)
+static void leave_lane(struct gw_async *a, struct gw_async_lane *l, size_t bytes)
 {
     struct gw_async_lane **at = &a->lanes;
-    a->full -= l->running-- == LANE_MAX;
+    change_lane(a, l, -1, -bytes);
     if (l->running)
         return;
     while (*at != l)
@@ -61,7 +77,7 @@ json_t *gw_async_busy(const struct gw_async *a)
         return NULL;
     json_t *busy = json_object();
     for (const struct gw_async_lane *l = a->lanes; l; l = l->next)
-        if (l->running >= max)
+        if (is_full(l, max))
             json_object_set_new(busy, l->function, json_true());
     return busy;
 }
@@ -71,7 +87,7 @@ json_t *gw_async_busy(const struct gw_async *a)
 void gw_async_free_work(struct gw_async_work *w)
 {
     struct gw_async *a = w->async;
-    leave_lane(a, w->lane);
+    leave_lane(a, w->lane, w->bytes);
     if (w->prev)
         w->prev->next = w->next;
     else
@@ -80,7 +96,6 @@ void gw_async_free_work(struct gw_async_work *w)
         w->next->prev = w->prev;
     a->running--;
     free(w->text);
-    free(w->body);
     free(w);
 }
 
@@ -139,7 +154,7 @@ static void on_called(void *arg, const struct gw_fetched *f)
     c->status = f->status;
     c->seconds = f->seconds;
     bool good = f->status >= 200 && f->status < 400;
-    snprintf(why, sizeof(why), "%.150s", f->status == 0 ? f->why : good ? "" : f->body);
+    snprintf(why, sizeof(why), "%.*s", WHY_MAX, f->status == 0 ? f->why : good ? "" : f->body);
     if (gw_retry_passes(&retry, f->status) && c->attempts < retry.attempts) {
         fast_ns wait = gw_retry_wait(&retry, c->attempts);
         put_off(w, wait > f->retry_after ? wait : f->retry_after);
@@ -197,7 +212,8 @@ static int call_function(struct gw_async_work *w, struct fast_err *err)
         asprintf(&headers, "X-Call-Id: %s\r\n%s", c->call_id, c->headers) < 0)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a call");
     struct gw_fetch f = {c->method, url, headers, c->body, c->body_len,
-                         a->gw->conf->timeout + a->gw->conf->queue_timeout};
+                         a->gw->conf->timeout + a->gw->conf->queue_timeout,
+                         *c->callback ? GW_FETCH_MAX : WHY_MAX};
     return gw_fetch(a->fetcher, &f, on_called, w, err);
 }
 
@@ -233,7 +249,7 @@ static int call_back(struct gw_async_work *w, struct fast_err *err)
                  "X-Function-Name: %s\r\n", kept, c->call_id, c->seconds, c->status,
                  c->function) < 0)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a callback");
-    struct gw_fetch f = {"POST", c->callback, headers, c->body, c->body_len, CALLBACK_TIMEOUT};
+    struct gw_fetch f = {"POST", c->callback, headers, c->body, c->body_len, CALLBACK_TIMEOUT, 0};
     return gw_fetch(w->async->fetcher, &f, on_called_back, w, err);
 }
 
@@ -247,21 +263,19 @@ static struct gw_async_work *new_work(struct gw_async *a, const struct gw_call *
     for (size_t i = 0; i < FAST_COUNT_OF(from); i++)
         len += strlen(from[i]) + 1;
     struct gw_async_work *w = calloc(1, sizeof(*w));
-    char *p = malloc(len), *body = malloc(c->body_len + 1);
-    struct gw_async_lane *lane = w && p && body ? enter_lane(a, c->function) : NULL;
+    char *p = malloc(len);
+    struct gw_async_lane *lane = w && p ? enter_lane(a, c->function, c->body_len) : NULL;
     if (!lane) {
         free(w);
         free(p);
-        free(body);
         return NULL;
     }
-    *w = (struct gw_async_work){.next = a->work, .async = a, .lane = lane, .call = *c, .text = p, .body = body};
+    *w = (struct gw_async_work){.next = a->work, .async = a, .lane = lane, .call = *c, .text = p,
+                                .bytes = c->body_len};
     for (size_t i = 0; i < FAST_COUNT_OF(from); i++) {
         to[i] = p;
         p = stpcpy(p, from[i]) + 1;
     }
-    if (c->body_len)
-        memcpy(body, c->body, c->body_len);
     w->call.call_id = to[0];
     w->call.function = to[1];
     w->call.method = to[2];
@@ -269,7 +283,6 @@ static struct gw_async_work *new_work(struct gw_async *a, const struct gw_call *
     w->call.headers = to[4];
     w->call.callback = to[5];
     w->call.answer_headers = to[6];
-    w->call.body = body;
     w->call.why = "";
     if (w->next)
         w->next->prev = w;
@@ -288,6 +301,7 @@ void gw_async_begin(void *arg, const struct gw_call *c)
         return;
     }
     int r = c->stage == GW_CALL_RUN ? call_function(w, &err) : call_back(w, &err);
+    w->call.body = NULL; /* the request has its own copy */
     if (!r)
         return;
     put_off(w, SOON);

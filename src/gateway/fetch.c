@@ -12,6 +12,7 @@
 
 #define HEADERS_MAX ((size_t)64 << 10)
 #define CONNECT_MS 10000L
+#define UNKEPT_MAX ((size_t)64 << 10) /* of a body that nobody wants: beyond it the connection costs more than a new one */
 
 struct text {
     char *p;
@@ -25,7 +26,8 @@ struct fetch {
     struct curl_slist *lines;
     char *body;
     struct text headers, answer;
-    bool internal, cut;
+    size_t keep, unkept;
+    bool internal, cut, headed; /* |headed|: the head of the answer is complete */
     gw_fetched_fn *fn;
     void *arg;
 };
@@ -85,8 +87,12 @@ static void free_fetch(struct fetch *f)
 static size_t on_body(char *p, size_t size, size_t n, void *arg)
 {
     struct fetch *f = arg;
-    f->cut = f->cut || !append(&f->answer, p, size * n, GW_FETCH_MAX);
-    return size * n;
+    size_t len = size * n, kept = f->keep - f->answer.len;
+    if (kept > len)
+        kept = len;
+    f->cut = f->cut || kept < len || !append(&f->answer, p, kept, f->keep);
+    f->unkept += len - kept;
+    return f->keep || f->unkept <= UNKEPT_MAX ? len : 0;
 }
 
 static bool is_named(const char *line, size_t len, const char *name)
@@ -103,10 +109,12 @@ static size_t on_header(char *p, size_t size, size_t n, void *arg)
     size_t len = size * n;
     if (len > 5 && !strncmp(p, "HTTP/", 5)) { /* an answer before the last, such as 100 */
         f->headers.len = 0;
+        f->headed = false;
         if (f->headers.p)
             *f->headers.p = 0;
         return len;
     }
+    f->headed = f->headed || len <= 2;
     f->internal = f->internal || is_named(p, len, "x-openfaas-internal");
     for (size_t i = 0; i < FAST_COUNT_OF(dropped); i++)
         if (is_named(p, len, dropped[i]))
@@ -126,7 +134,7 @@ static void tell(struct fetch *f, CURLcode code)
                            .cut = f->cut};
     long status = 0;
     curl_off_t wait = 0;
-    if (code == CURLE_OK) {
+    if (code == CURLE_OK || (!f->keep && f->headed)) {
         curl_easy_getinfo(f->curl, CURLINFO_RESPONSE_CODE, &status);
         curl_easy_getinfo(f->curl, CURLINFO_RETRY_AFTER, &wait); /* curl keeps it below 6 h */
     }
@@ -269,6 +277,7 @@ int gw_fetch(struct gw_fetcher *g, const struct gw_fetch *what, gw_fetched_fn *f
     if (!f)
         return fast_err_set(err, FAST_ENOMEM, "no memory for a request");
     f->owner = g;
+    f->keep = what->keep;
     f->fn = fn;
     f->arg = arg;
     f->next = g->first;

@@ -18,6 +18,8 @@ struct gw_fetch {
     const void *body;    /* copied */
     size_t len;
     fast_ns timeout;
+    size_t keep; /* bytes of the answer's body, at most GW_FETCH_MAX; 0: its head is all that counts, and when that
+                  * has come the body may be cut off */
 };
 
 struct gw_fetched {
@@ -29,7 +31,7 @@ struct gw_fetched {
     double seconds;
     fast_ns retry_after; /* that the answer asks to wait; 0: nothing */
     bool internal; /* the answer is the platform's, not the function's */
-    bool cut;      /* it was larger than GW_FETCH_MAX: |body| is its beginning */
+    bool cut;      /* it was larger than |keep|: |body| is its beginning */
 };
 
 typedef void gw_fetched_fn(void *arg, const struct gw_fetched *answer);

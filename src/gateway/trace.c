@@ -172,7 +172,7 @@ static void flush(struct gw_tracer *t)
         gw_sink_put(t->file, t->out, n);
         return;
     }
-    struct gw_fetch f = {"POST", t->url, "Content-Type: application/json\r\n", t->out, n, EXPORT_TIMEOUT};
+    struct gw_fetch f = {"POST", t->url, "Content-Type: application/json\r\n", t->out, n, EXPORT_TIMEOUT, 0};
     if (t->exporting == EXPORTS_MAX) {
         if (!t->failing)
             fast_log(WARN, "spans are lost", "url=%s why=\"it answers too slowly\"", t->url);

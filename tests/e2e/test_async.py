@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import threading
 import time
 import unittest
@@ -272,6 +273,43 @@ class Async(gateway.TestCase):
         names = [k.lower() for k, v in self.callbacks.raw[0]]
         for name in ("x-call-id", "x-duration-seconds", "x-function-status", "x-function-name"):
             self.assertEqual(names.count(name), 1, name)
+
+    def test_an_endless_answer_of_a_callback(self):
+        """It is delivered when the head says so, whatever comes then, and is not held in memory."""
+        self.gw.up(annotations=QUICK, **ECHO)
+        asked = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            def serve():
+                while True:
+                    try:
+                        s, _ = listener.accept()
+                    except OSError:
+                        return
+                    asked.append(s.recv(65536))
+                    try:
+                        s.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                        while True:
+                            s.sendall(b"x" * 65536)
+                    except OSError:
+                        s.close()
+            threading.Thread(target=serve, daemon=True).start()
+            self.call(b"x", X_Callback_Url=f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            wait_until(lambda: asked and self.queue()["waiting"] == 0, "it does not count as delivered")
+            listener.shutdown(socket.SHUT_RDWR)
+        self.assertEqual((len(asked), self.queue()["dead"]), (1, 0))
+
+    def test_large_bodies_of_one_function_are_not_all_in_memory(self):
+        flag = os.path.join(self.node.root, "large")
+        self.gw.up(annotations=QUICK, image=gateway.FUNCTION)
+        for _ in range(6):
+            self.assertEqual(self.call(b"x" * (16 << 20), name=f"f/until{flag}").status, 202)
+        wait_until(lambda: self.queue()["running"] == 4, "64 MiB do not fit")
+        self.call(b"small", name=f"f/until{flag}")
+        self.assertEqual((self.queue()["running"], self.queue()["waiting"]), (4, 7))
+        with open(flag, "w", encoding="ascii"):
+            pass
+        self.idle()
+        self.assertEqual(self.gw.status()["invocationCount"], 7)
 
     def send_many(self, promised, count):
         """Sends until |count| calls were promised; what was not answered is sent again under a new
