@@ -115,7 +115,6 @@ class HookNodeTest(unittest.TestCase):
         self.assertLess(self.stats("hoarder").mem_bytes, 200 << 20)
 
     def test_contexts_count_when_told_to(self):
-        self.node.close()
         self.node = node.Node(gpus=1, args=("--charge-memory", "all"))
         self.addCleanup(self.node.close)
         self.open()
