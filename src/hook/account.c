@@ -16,8 +16,12 @@
 #define CLEARLY 2            /* a bound this many times below an estimate says that it is wrong */
 #define LATE_NS FAST_US(300) /* a look that comes later than this after the one before is imprecise */
 
+#define COMPILED_NS FAST_MS(5) /* a call of a launch that takes longer compiles or loads its kernel */
+
 struct sum {
     uint32_t pending, done, streams;
+    uint32_t tail; /* of |pending|: the driver's calls have returned, no marker is behind it yet */
+    bool runs;     /* a marker is on its way */
 };
 
 /* Unmarked work behind the last marker of a stream whose threads are elsewhere: nobody can enqueue a
@@ -49,8 +53,12 @@ static struct sum add_up(uint32_t gpu, bool tails, fast_ns now)
             uint32_t pending = fast_stream_pending(c, s);
             if (pending && tails)
                 judge_tail(c, s, pending, now);
+            uint32_t done = fast_stream_done(c, s), marked = atomic_load(&s->marked);
+            int32_t tail = (int32_t)(fast_stream_left(s) - ((int32_t)(marked - done) > 0 ? marked : done));
             sum.pending += pending;
-            sum.done += fast_stream_done(c, s);
+            sum.done += done;
+            sum.runs |= (int32_t)(marked - done) > 0;
+            sum.tail += tail > 0 ? (uint32_t)tail : 0;
             sum.streams += pending != 0;
         }
     }
@@ -87,6 +95,7 @@ void fast_gpu_begin(uint32_t gpu)
         return;
     fast_ns now = fast_hook_now();
     atomic_store(&g->busy_since, now);
+    atomic_store(&g->calls_from, 0);
     uint32_t done = add_up(gpu, false, now).done;
     atomic_store(&g->seen_ns, now);
     atomic_store(&g->seen_done, done);
@@ -216,11 +225,36 @@ static void close_interval(uint32_t gpu, fast_ns since, uint32_t done, fast_ns n
         atomic_fetch_add(&session->counters->gpu[gpu].busy_ns, len);
 }
 
+/* A first launch may be compiled or loaded for seconds in its call (lazy loading, PTX). While there
+ * is nothing but such calls the GPU is idle, and that time is taken out of the interval. Work without a marker may
+ * run at first; it has twice its time. A launch that waits for its kernel, or for room behind work that is marked,
+ * is no such call. */
+static void watch_calls(uint32_t gpu, const struct sum *sum, fast_ns now)
+{
+    struct fast_gpu *g = &fast_hook.gpus[gpu];
+    fast_ns from = atomic_load(&g->calls_from), to = atomic_load(&g->calls_to);
+    if (sum->pending > sum->tail && !sum->runs && !atomic_load(&g->others) && !fast_hook.launches_wait) {
+        if (!from)
+            atomic_store(&g->calls_from, now + (sum->tail ? FAST_US(200) + 2 * FAST_US(sum->tail) : 0));
+        atomic_store(&g->calls_to, now);
+        return;
+    }
+    if (!from)
+        return;
+    atomic_store(&g->calls_from, 0);
+    if (to - from < COMPILED_NS)
+        return;
+    atomic_fetch_add(&g->busy_since, to - from);
+    sample_start(gpu, now, sum->done);
+}
+
 static bool settle(uint32_t gpu, bool at_sync, bool tails)
 {
     struct fast_gpu *g = &fast_hook.gpus[gpu];
-    fast_ns now = fast_hook_now(), since = atomic_load(&g->busy_since);
+    fast_ns now = fast_hook_now();
     struct sum sum = add_up(gpu, tails, now);
+    watch_calls(gpu, &sum, now);
+    fast_ns since = atomic_load(&g->busy_since);
     publish(gpu, &sum);
     if (sum.pending) {
         atomic_store(&g->seen_ns, now);

@@ -315,8 +315,11 @@ __attribute__((noinline)) static bool enter_slowly(struct fast_gate_op *op,
         session = find_session();
         if (!session || (uint32_t)ctx->gpu >= session->gpus)
             return false;
-        if (admit(session, op))
-            return true;
+        if (!admit(session, op))
+            continue;
+        if (kind != FAST_GATE_KERNEL)
+            atomic_fetch_add(&fast_hook.gpus[ctx->gpu].others, 1);
+        return true;
     }
 }
 
@@ -452,6 +455,8 @@ __attribute__((noinline)) static void leave_slowly(struct fast_gate_op *op, CUre
     if (!op->counted)
         left = op->left;
     if (op->counted) {
+        if (op->kind != FAST_GATE_KERNEL)
+            atomic_fetch_sub(&fast_hook.gpus[op->ctx->gpu].others, 1);
         if (result == CUDA_SUCCESS)
             count(op);
         left = add_left(s, op->cost);

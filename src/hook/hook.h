@@ -77,6 +77,8 @@ struct fast_gpu {
     _Atomic int64_t busy_since; /* start of the busy interval, when |active| */
     _Atomic int64_t seen_ns;    /* last look that found work in flight */
     _Atomic uint32_t seen_done; /* units complete then */
+    _Atomic uint32_t others;     /* calls other than of kernels that are under way: they may wait for the device */
+    _Atomic int64_t calls_from, calls_to; /* looks that saw kernels in calls of the driver and nothing else, 0: none */
     _Atomic int64_t idle_since; /* end of the last busy interval */
     _Atomic int64_t busy_ns;    /* of the token held */
     _Atomic uint32_t unit_ns;     /* learned time of a kernel, 0: nothing learned yet */
@@ -159,6 +161,7 @@ struct fast_hook {
     _Atomic uint32_t loaded; /* 0: not yet, 1: being read, 2: done */
     bool enabled;
     bool fail_closed;
+    bool launches_wait; /* for their kernels: CUDA_LAUNCH_BLOCKING */
     bool full; /* a node is there, and has no place for this process now */
     fast_ns mem_wait; /* of an allocation that the cap has no room for */
     char socket_path[108];

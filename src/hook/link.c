@@ -355,6 +355,8 @@ void fast_link_start(void)
     int cancel;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* connecting and closing may end a thread too */
     if (atomic_compare_exchange_strong(&fast_hook.start, &was, 1)) {
+        const char *blocking = getenv("CUDA_LAUNCH_BLOCKING"); /* the driver reads it at the same time */
+        fast_hook.launches_wait = blocking && *blocking && *blocking != '0';
         fast_link_connect(false, FAST_S(2));
         if (!fast_hook_thread_start()) {
             /* Without the thread no token would ever be given back. */

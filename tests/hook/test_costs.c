@@ -122,6 +122,48 @@ static void intervals(void **state)
     assert_int_equal(counters.gpu[0].busy_ns, FAST_GATE_FIRST_NS); /* late: as long as is estimated */
 }
 
+static enum { COMPILES, BESIDE_WORK, WAITS } slow_call;
+
+/* A call of the driver that takes 20 ms, seen by two looks at least. */
+static CUresult slow_launch(CUfunction f, unsigned a, unsigned b, unsigned c, unsigned d, unsigned e, unsigned g,
+                            unsigned h, CUstream s, void **p, void **x)
+{
+    (void)f, (void)a, (void)b, (void)c, (void)d, (void)e, (void)g, (void)h, (void)s, (void)p, (void)x;
+    fast_gpu_settle(0, false, true);
+    usleep(20000);
+    fast_gpu_settle(0, false, true);
+    return CUDA_SUCCESS;
+}
+
+/* The time of a compiler in the call of a launch is not the GPU's; that of a launch that waits for the device is. */
+static void compilers_are_not_charged(void **state)
+{
+    (void)state;
+    struct fast_stream *other = fast_stream_find(fast_ctx_current(), (CUstream)4096, false);
+    for (slow_call = COMPILES; slow_call <= WAITS; slow_call++) {
+        int64_t before = counters.gpu[0].busy_ns;
+        fast_ns from = fast_hook_now();
+        if (slow_call == BESIDE_WORK) {
+            launch((CUstream)4096);
+            fast_stream_mark(fast_ctx_current(), other, (CUstream)4096, false);
+        }
+        fast_hook.launches_wait = slow_call == WAITS;
+        REAL(cuLaunchKernel, slow_launch);
+        assert_int_equal(cuLaunchKernel(NULL, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL), CUDA_SUCCESS);
+        fast_stream_synced(other, fast_stream_left(other));
+        complete();
+        fast_gate_look(true);
+        assert_false(fast_hook.gpus[0].active);
+        int64_t busy = counters.gpu[0].busy_ns - before, all = fast_hook_now() - from;
+        if (slow_call == COMPILES)
+            assert_true(busy <= all - FAST_MS(20) && busy >= 0);
+        else
+            assert_true(busy >= FAST_MS(20));
+        set_up(NULL);
+        other = fast_stream_find(fast_ctx_current(), (CUstream)4096, false);
+    }
+}
+
 /* What is complete stays so; and what is marked needs no second marker. */
 static void progress_never_goes_back(void **state)
 {
@@ -220,7 +262,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(mixed_graphs), T(copies_and_graphs_beside_kernels), T(progress_of_kernels_alone), T(tails_have_time),
         T(intervals), T(progress_never_goes_back), T(events_of_the_variant), T(streams_without_a_place),
-        T(new_context_during_a_capture),
+        T(new_context_during_a_capture), T(compilers_are_not_charged),
     };
     return cmocka_run_group_tests_name("costs", tests, NULL, NULL);
 }
