@@ -65,6 +65,8 @@ static void set_text(json_t *map, const char *key, const char *value)
 
 /* ---- pods ---- */
 
+#define OF_CONTAINER "podSpec.containers[0]"
+
 static size_t quoted(char *p, size_t cap, const char *word)
 {
     size_t n = 0;
@@ -78,14 +80,17 @@ static size_t quoted(char *p, size_t cap, const char *word)
 }
 
 /* command and args as one line that is split into the same words. */
-static void add_command(json_t *d, const json_t *container)
+static void add_command(json_t *d, const json_t *container, json_t *ignored)
 {
     static const char *const lists[] = {"command", "args"};
     char line[8192] = "";
     size_t at = 0, i;
     json_t *v;
-    if (!json_array_size(json_object_get(container, "command")))
+    if (!json_array_size(json_object_get(container, "command"))) {
+        if (json_array_size(json_object_get(container, "args")))
+            ignore(ignored, OF_CONTAINER, "args"); /* of what the image runs, which is told by nobody here */
         return;
+    }
     for (size_t k = 0; k < FAST_COUNT_OF(lists); k++)
         json_array_foreach(json_object_get(container, lists[k]), i, v) {
             if (!json_is_string(v) || at + 16 > sizeof(line))
@@ -113,15 +118,26 @@ static void add_env(json_t *d, const json_t *container, json_t *ignored)
     json_decref(env);
 }
 
-static void add_probe(json_t *notes, const json_t *container, const char *probe, const char *note)
+/* Of a probe its path counts; when and where it asks is the node's own. */
+static void add_probe(json_t *notes, const json_t *container, const char *probe, const char *note, json_t *ignored)
 {
-    const json_t *http = json_object_get(json_object_get(container, probe), "httpGet");
+    static const char *const of_probe[] = {"httpGet", NULL}, *const of_http[] = {"path", NULL};
+    char path[64];
+    json_t *p = json_object_get(container, probe), *http = json_object_get(p, "httpGet");
     set_text(notes, note, text_of(http, "path"));
+    snprintf(path, sizeof(path), OF_CONTAINER ".%s", probe);
+    ignore_others(ignored, path, p, of_probe);
+    snprintf(path, sizeof(path), OF_CONTAINER ".%s.httpGet", probe);
+    ignore_others(ignored, path, http, of_http);
 }
 
-static void add_resources(json_t *d, const json_t *container, const char *key)
+static void add_resources(json_t *d, const json_t *container, const char *key, json_t *ignored)
 {
-    const json_t *from = json_object_get(json_object_get(container, "resources"), key);
+    static const char *const known[] = {"memory", "cpu", NULL};
+    char path[64];
+    json_t *from = json_object_get(json_object_get(container, "resources"), key);
+    snprintf(path, sizeof(path), OF_CONTAINER ".resources.%s", key);
+    ignore_others(ignored, path, from, known);
     json_t *to = json_object();
     copy(to, "memory", from, "memory");
     copy(to, "cpu", from, "cpu");
@@ -140,19 +156,19 @@ static int from_pod(json_t *d, json_t *pod, json_t *notes, json_t *ignored, stru
     if (!text_of(c, "image"))
         return fast_err_set(err, FAST_EINVAL, "containers[0].image: it is missing");
     ignore_others(ignored, "podSpec", pod, of_pod);
-    ignore_others(ignored, "podSpec.containers[0]", c, of_container);
+    ignore_others(ignored, OF_CONTAINER, c, of_container);
     for (size_t i = 1; i < json_array_size(containers); i++) {
         char path[48];
         snprintf(path, sizeof(path), "containers[%zu]", i);
         ignore(ignored, "podSpec", path);
     }
     copy(d, "image", c, "image");
-    add_command(d, c);
+    add_command(d, c, ignored);
     add_env(d, c, ignored);
-    add_probe(notes, c, "readinessProbe", "com.openfaas.ready.http.path");
-    add_probe(notes, c, "livenessProbe", "com.openfaas.health.http.path");
-    add_resources(d, c, "limits");
-    add_resources(d, c, "requests");
+    add_probe(notes, c, "readinessProbe", "com.openfaas.ready.http.path", ignored);
+    add_probe(notes, c, "livenessProbe", "com.openfaas.health.http.path", ignored);
+    add_resources(d, c, "limits", ignored);
+    add_resources(d, c, "requests", ignored);
     return 0;
 }
 
@@ -173,7 +189,8 @@ static void rename_notes(json_t *notes)
 
 static int read_pod(json_t *doc, json_t **ret, json_t *ignored, struct fast_err *err)
 {
-    static const char *const of_spec[] = {"podSpec", "replicas", "selector", NULL};
+    static const char *const of_spec[] = {"podSpec", "replicas", NULL};
+    static const char *const of_meta[] = {"name", "namespace", "labels", "annotations", NULL};
     json_t *meta = json_object_get(doc, "metadata"), *spec = json_object_get(doc, "spec");
     json_t *pod = json_object_get(spec, "podSpec");
     const char *name = text_of(meta, "name");
@@ -185,6 +202,7 @@ static int read_pod(json_t *doc, json_t **ret, json_t *ignored, struct fast_err 
     rename_notes(notes);
     set_text(labels, "com.openfaas.scale.min", text_of(spec, "replicas"));
     set_text(labels, "com.openfaas.scale.max", text_of(spec, "replicas"));
+    ignore_others(ignored, "metadata", meta, of_meta);
     if (pod)
         ignore_others(ignored, "spec", spec, of_spec);
     int r = from_pod(d, pod ? pod : spec, notes, ignored, err); /* a SharePod has no podSpec */
@@ -210,6 +228,7 @@ static int read_function(json_t *doc, json_t **ret, json_t *ignored, struct fast
     static const char *const known[] = {"name", "image", "handler", "environment", "labels",
                                         "annotations", "limits", "requests", "constraints", "secrets",
                                         "readOnlyRootFilesystem", NULL};
+    static const char *const of_meta[] = {"name", "namespace", NULL};
     json_t *meta = json_object_get(doc, "metadata"), *spec = json_object_get(doc, "spec");
     const char *name = text_of(spec, "name") ? text_of(spec, "name") : text_of(meta, "name");
     const char *read_only = text_of(spec, "readOnlyRootFilesystem");
@@ -223,6 +242,7 @@ static int read_function(json_t *doc, json_t **ret, json_t *ignored, struct fast
         copy(d, keys[i].api, spec, keys[i].crd);
     if (read_only && !strcmp(read_only, "true"))
         json_object_set_new(d, "readOnlyRootFilesystem", json_true());
+    ignore_others(ignored, "metadata", meta, of_meta);
     ignore_others(ignored, "spec", spec, known);
     *ret = d;
     return 0;
@@ -234,6 +254,7 @@ int manifest_read(json_t *doc, json_t **ret_deployment, char **ret_ns, json_t *i
                   struct fast_err *err)
 {
     static const char *const pods[] = {"FaSTPod", "FaSTFunc", "FaSTSvc", "SharePod"};
+    static const char *const of_namespace[] = {"name", NULL};
     const char *kind = text_of(doc, "kind");
     const char *name = text_of(json_object_get(doc, "metadata"), "name");
     char text[256];
@@ -247,6 +268,7 @@ int manifest_read(json_t *doc, json_t **ret_deployment, char **ret_ns, json_t *i
     if (!strcmp(kind, "Function"))
         return read_function(doc, ret_deployment, ignored, err);
     if (!strcmp(kind, "Namespace") && name) {
+        ignore_others(ignored, "metadata", json_object_get(doc, "metadata"), of_namespace);
         *ret_ns = strdup(name);
         return *ret_ns ? 0 : fast_err_set(err, FAST_ENOMEM, "out of memory");
     }

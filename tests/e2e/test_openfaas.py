@@ -371,6 +371,7 @@ metadata:
     fastgshare/gpu_mem: "1073741824"
 spec:
   replicas: 1
+  selector: {{ matchLabels: {{ app: pod }} }}
   podSpec:
     containers:
       - name: c
@@ -378,11 +379,18 @@ spec:
         env:
           - {{ name: ASAN_OPTIONS, value: "{wire.ASAN_OPTIONS}" }}
         ports: [{{ containerPort: 8080 }}]
+        args: [--workers, "1"]
+        readinessProbe: {{ tcpSocket: {{ port: 5000 }}, periodSeconds: 10 }}
+        livenessProbe: {{ httpGet: {{ path: /, port: 5000 }} }}
+        resources: {{ limits: {{ memory: 1G, nvidia.com/gpu: 1 }} }}
         volumeMounts: [{{ name: models, mountPath: /models/ }}]
     volumes: [{{ name: models, hostPath: {{ path: /models/ }} }}]
 """)
-        self.assertIn("ignored: podSpec.volumes", done.stderr)
-        self.assertIn("ignored: podSpec.containers[0].volumeMounts", done.stderr)
+        ignored = {line.partition(" ignored: ")[2].removeprefix("podSpec.") for line in done.stderr.splitlines()}
+        of_container = ("ports", "volumeMounts", "args", "readinessProbe.tcpSocket", "readinessProbe.periodSeconds",
+                        "livenessProbe.httpGet.port", "resources.limits.nvidia.com/gpu")
+        self.assertEqual(ignored, {"metadata.labels", "spec.selector", "volumes"} |
+                         {"containers[0]." + key for key in of_container})
         row = self.get("pod", "fast-gshare-fn")
         self.assertEqual(row["annotations"]["fastgshare/gpu_quota_request"], "0.30")
         self.assertEqual(row["labels"]["com.openfaas.scale.max"], "1")
