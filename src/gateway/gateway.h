@@ -26,6 +26,7 @@
 
 #define GW_ID_MAX 200 /* bytes of a replica id, with its NUL */
 #define GW_BUCKETS 16384 /* few share one when there are 10,000 functions */
+#define GW_CREDENTIAL_MAX 4096 /* bytes of the user, and of the password */
 
 /* Settings; nothing in here changes after the start. */
 struct gw_conf {

@@ -252,7 +252,7 @@ static int read_credential(const char *dir, const char *name, char **ret, struct
 {
     char path[PATH_MAX];
     snprintf(path, sizeof(path), "%s/%s", dir, name);
-    int r = fast_file_read(path, 4096, ret, NULL, err);
+    int r = fast_file_read(path, GW_CREDENTIAL_MAX, ret, NULL, err);
     if (r)
         return fast_err_wrap(err, "basic_auth");
     char *from = *ret + strspn(*ret, " \t\r\n");

@@ -493,6 +493,16 @@ static void bounds_of_their_own(void **state)
     assert_true(b.done);
 }
 
+static void reasons(void **state)
+{
+    (void)state;
+    assert_string_equal(fast_http_reason(200), "OK");
+    assert_string_equal(fast_http_reason(206), "Partial Content");
+    assert_string_equal(fast_http_reason(303), "See Other");
+    assert_string_equal(fast_http_reason(426), "Upgrade Required");
+    assert_string_equal(fast_http_reason(299), "Unknown");
+}
+
 static void bodies_of_responses(void **state)
 {
     (void)state;
@@ -526,7 +536,7 @@ int main(void)
         cmocka_unit_test(versions), cmocka_unit_test(fields_that_stay),
         cmocka_unit_test(long_lines), cmocka_unit_test(dropped_bytes),
         cmocka_unit_test(limits), cmocka_unit_test(chunks),
-        cmocka_unit_test(bodies_of_responses), cmocka_unit_test(nominations),
+        cmocka_unit_test(bodies_of_responses), cmocka_unit_test(reasons), cmocka_unit_test(nominations),
         cmocka_unit_test(name_characters), cmocka_unit_test(names),
         cmocka_unit_test(values), cmocka_unit_test(connections),
         cmocka_unit_test(fields_of_one_connection), cmocka_unit_test(bounds_of_their_own),
