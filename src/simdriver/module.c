@@ -54,22 +54,7 @@ static void free_functions(struct module *m)
 
 /* ---- ELF ---- */
 
-/* An image is passed without its size; an ELF file says how long it is. 0: not a valid one. */
-static size_t elf_size(const Elf64_Ehdr *e)
-{
-    const unsigned char *base = (const unsigned char *)e;
-    size_t end = e->e_shoff + (size_t)e->e_shnum * e->e_shentsize;
-    if (e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_phentsize != sizeof(Elf64_Phdr) ||
-        e->e_phoff > 4096)
-        return 0;
-    for (int i = 0; i < e->e_phnum; i++) {
-        Elf64_Phdr p;
-        memcpy(&p, base + e->e_phoff + (size_t)i * sizeof(p), sizeof(p));
-        if (p.p_offset + p.p_filesz > end)
-            end = p.p_offset + p.p_filesz;
-    }
-    return end > IMAGE_MAX ? 0 : end;
-}
+#define SEGMENTS_MAX 64
 
 static bool write_all(int fd, const char *p, size_t n)
 {
@@ -83,29 +68,57 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
+/* Copies |n| bytes of the image at |offset| to its place in the file and into |ret|. The kernel refuses to write what
+ * is not mapped, where reading would be a fault. */
+static bool copy_part(int fd, const unsigned char *image, uint64_t offset, void *ret, size_t n)
+{
+    return offset <= IMAGE_MAX && pwrite(fd, image + offset, n, (off_t)offset) == (ssize_t)n &&
+           pread(fd, ret, n, (off_t)offset) == (ssize_t)n;
+}
+
+/* The end of a part of an image; above IMAGE_MAX if it cannot be. */
+static uint64_t end_of(uint64_t offset, uint64_t size)
+{
+    return offset > IMAGE_MAX || size > IMAGE_MAX ? IMAGE_MAX + 1 : offset + size;
+}
+
+/* An image is passed without its size; an ELF file says how long it is. 0: not a valid one. */
+static size_t elf_size(int fd, const unsigned char *image, const Elf64_Ehdr *e)
+{
+    Elf64_Phdr p[SEGMENTS_MAX];
+    uint64_t end = end_of(e->e_shoff, (uint64_t)e->e_shnum * e->e_shentsize);
+    if (e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_phentsize != sizeof(Elf64_Phdr) || e->e_phoff > 4096 ||
+        e->e_phnum > SEGMENTS_MAX || !copy_part(fd, image, e->e_phoff, p, e->e_phnum * sizeof(*p)))
+        return 0;
+    for (int i = 0; i < e->e_phnum; i++) {
+        uint64_t at = end_of(p[i].p_offset, p[i].p_filesz);
+        end = at > end ? at : end;
+    }
+    return end > IMAGE_MAX ? 0 : (size_t)end;
+}
+
 /* Loads a copy, so that each module has its own variables. The descriptor stays open for as long as
  * the module: the loader takes two objects with the same path for the same one. */
 static CUresult open_elf(const void *image, struct image *ret)
 {
     char path[64];
-    size_t size = elf_size(image);
-    if (((const Elf64_Ehdr *)image)->e_machine == EM_CUDA_)
-        return CUDA_ERROR_NO_BINARY_FOR_GPU;
-    if (!size)
-        return CUDA_ERROR_INVALID_IMAGE;
+    Elf64_Ehdr e;
+    CUresult rc = CUDA_ERROR_INVALID_IMAGE;
     ret->fd = memfd_create("fast-sim-module", MFD_CLOEXEC);
     if (ret->fd < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", ret->fd);
-    ret->bytes = size;
-    if (write_all(ret->fd, image, size))
+    bool whole = copy_part(ret->fd, image, 0, &e, sizeof(e));
+    if (whole && e.e_machine == EM_CUDA_)
+        rc = CUDA_ERROR_NO_BINARY_FOR_GPU;
+    else if (whole && (ret->bytes = elf_size(ret->fd, image, &e)) && write_all(ret->fd, image, ret->bytes))
         ret->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (ret->dl)
         ret->desc = dlsym(ret->dl, FAST_SIM_MODULE_SYMBOL);
     if (ret->desc && ret->desc->magic == FAST_SIM_MODULE_MAGIC)
         return CUDA_SUCCESS;
     image_close(ret);
-    return CUDA_ERROR_INVALID_IMAGE;
+    return rc;
 }
 
 void image_close(struct image *image)

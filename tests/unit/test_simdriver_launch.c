@@ -1,7 +1,10 @@
 /* Launches in all forms, modules and libraries of the simulated driver. */
 #include "simcuda.h"
 
+#include <elf.h>
 #include <fcntl.h>
+#include <stddef.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 static CUfunction add;
@@ -163,6 +166,50 @@ static void image_in_memory(void **state)
     assert_int_equal(cell_value(), 3);
 }
 
+static CUresult load_cut(const char *data, size_t size, size_t keep)
+{
+    size_t page = 4096, space = (size + page - 1) / page * page;
+    char *p = mmap(NULL, space + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CUmodule m;
+    assert_true(p != MAP_FAILED);
+    assert_int_equal(mprotect(p + space, page, PROT_NONE), 0);
+    char *at = p + space - keep;
+    memcpy(at, data, keep);
+    CUresult r = cuModuleLoadData(&m, at);
+    munmap(p, space + page);
+    return r;
+}
+
+/* Of an image that ends before its headers say, or whose headers lie, no byte is read that is not there. */
+static void broken_images(void **state)
+{
+    (void)state;
+    struct stat st;
+    int fd = open(sim_kernels, O_RDONLY);
+    assert_int_equal(fstat(fd, &st), 0);
+    size_t size = (size_t)st.st_size;
+    char *data = malloc(size), *copy = malloc(size);
+    assert_int_equal(read(fd, data, size), st.st_size);
+    close(fd);
+    const size_t keep[] = {16, 63, 64, 100, 4096, size / 2, size - 1};
+    for (size_t i = 0; i < sizeof(keep) / sizeof(keep[0]); i++)
+        assert_int_equal(load_cut(data, size, keep[i]), CUDA_ERROR_INVALID_IMAGE);
+    const struct {
+        size_t at;
+        uint64_t value;
+    } lies[] = {{offsetof(Elf64_Ehdr, e_shoff), UINT64_MAX - 4096}, {offsetof(Elf64_Ehdr, e_phoff), 4096},
+                {offsetof(Elf64_Ehdr, e_phoff), UINT64_MAX - 64},
+                {sizeof(Elf64_Ehdr) + offsetof(Elf64_Phdr, p_offset), UINT64_MAX - 4096},
+                {sizeof(Elf64_Ehdr) + offsetof(Elf64_Phdr, p_filesz), UINT64_MAX - 8}};
+    for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+        memcpy(copy, data, size);
+        memcpy(copy + lies[i].at, &lies[i].value, sizeof(lies[i].value));
+        assert_int_equal(load_cut(copy, size, size), CUDA_ERROR_INVALID_IMAGE);
+    }
+    free(data);
+    free(copy);
+}
+
 static void libraries(void **state)
 {
     (void)state;
@@ -210,7 +257,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form),      cmocka_unit_test(parameters_are_copied),
         cmocka_unit_test(refused),         cmocka_unit_test(images),
-        cmocka_unit_test(image_in_memory), cmocka_unit_test(libraries),
+        cmocka_unit_test(image_in_memory), cmocka_unit_test(broken_images), cmocka_unit_test(libraries),
         cmocka_unit_test(two_contexts),
     };
     sim_environment(argc, argv, "v100-16gb:1");
