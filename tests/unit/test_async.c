@@ -4,15 +4,11 @@
 #include "gateway/async.h"
 
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "gateway/gateway.h"
-#include "test.h"
+#include "gateway_world.h"
 
 /* ---- a wall clock that is set ---- */
 
@@ -100,21 +96,16 @@ static void close_queue(struct gw_queue *q)
 static const struct gw_queue_ops fake_ops = {.put = put, .take = take, .cancel = cancel, .commit = commit,
                                              .reclaim = reclaim, .next_due = next_due, .close = close_queue};
 
-/* ---- a gateway with one function ---- */
+/* ---- a gateway in front of it ---- */
 
 struct world {
-    struct gateway gw;
-    struct gw_conf conf;
-    struct gw_spec spec;
-    struct gw_function fn;
+    struct gateway_world base;
     struct fake queue;
-    struct fast_http_server *server;
-    struct fast_timer *stop;
 };
 
 static void on_request(void *arg, struct fast_http_req *req)
 {
-    struct world *w = arg;
+    struct gateway_world *w = arg;
     const struct fast_http_head *h = fast_http_req_head(req);
     const char *text = fast_http_req_text(req);
     struct gw_request rq = {.gw = &w->gw, .req = req};
@@ -124,76 +115,39 @@ static void on_request(void *arg, struct fast_http_req *req)
         gw_async_request(&w->gw, req, text + h->target, h->target_len);
 }
 
-static void on_stop(void *arg)
-{
-    fast_loop_stop(arg);
-}
-
 static int set_up(void **state)
 {
     struct world *w = calloc(1, sizeof(*w));
-    struct fast_err err;
-    struct fast_http_server_conf conf = {.address = "127.0.0.1:0", .handler = on_request, .arg = w};
-    if (!w)
-        return -1;
-    w->gw.conf = &w->conf;
-    strcpy(w->spec.name, "f");
-    strcpy(w->spec.ns, GW_DEFAULT_NS);
-    w->fn.spec = &w->spec;
-    for (int i = 0; i < GW_BUCKETS; i++)
-        w->gw.hash[i] = &w->fn; /* in whichever it is looked for */
-    w->queue.head.ops = &fake_ops;
     *state = w;
-    if (fast_loop_new(&w->gw.loop, &err) || fast_http_server_new(w->gw.loop, &conf, &w->server, &err) ||
-        gw_async_new(&w->gw, &w->queue.head, &w->gw.async, &err))
+    if (!w || world_begin(&w->base, "", on_request))
         return -1;
-    w->stop = fast_timer_new(w->gw.loop, on_stop, w->gw.loop);
-    return w->stop ? 0 : -1;
+    w->queue.head.ops = &fake_ops;
+    return gw_async_new(&w->base.gw, &w->queue.head, &w->base.gw.async, NULL);
 }
 
 static int tear_down(void **state)
 {
     struct world *w = *state;
-    fast_http_server_free(w->server);
-    gw_async_free(w->gw.async);
-    fast_timer_free(w->stop);
-    fast_loop_free(w->gw.loop);
+    fast_http_server_free(w->base.server);
+    gw_async_free(w->base.gw.async);
+    int r = world_end(&w->base);
     free(w);
-    return 0;
-}
-
-static int ask(struct world *w, const char *request)
-{
-    int s[2];
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, s), 0);
-    assert_int_equal(write(s[1], request, strlen(request)), (int)strlen(request));
-    fast_http_server_adopt(w->server, s[0], "test");
-    return s[1];
+    return r;
 }
 
 static int ask_call(struct world *w)
 {
-    return ask(w, "POST /async-function/f HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    return world_ask(&w->base, "POST /async-function/f HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
 }
 
 static void run_for(struct world *w, fast_ns ns)
 {
-    fast_timer_set(w->stop, fast_clock_now() + ns);
-    assert_int_equal(fast_loop_run(w->gw.loop, NULL), 0);
+    world_run(&w->base, ns);
 }
 
-/* The status of the answer, which has to come; closes |fd|. */
 static int status(struct world *w, int fd)
 {
-    char buf[1024] = "";
-    ssize_t n = -1;
-    for (int i = 0; n < 0 && i < 2000; i++) {
-        run_for(w, FAST_MS(5));
-        n = read(fd, buf, sizeof(buf) - 1);
-    }
-    close(fd);
-    assert_true(n > 12);
-    return atoi(buf + strlen("HTTP/1.1 "));
+    return world_status(&w->base, fd);
 }
 
 /* ---- tests ---- */
@@ -213,7 +167,7 @@ static void a_write_that_somebody_else_loses(void **state)
 {
     struct world *w = *state;
     w->queue.lost_commits = 1;
-    int call = ask_call(w), remove = ask(w, "DELETE /async-function/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+    int call = ask_call(w), remove = world_ask(&w->base, "DELETE /async-function/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_int_equal(status(w, call), 500);
     status(w, remove);
     assert_int_equal(w->queue.lost_commits, 0);
@@ -223,7 +177,7 @@ static void a_write_that_somebody_else_loses(void **state)
 static void nothing_begins_before_it_is_written(void **state)
 {
     struct world *w = *state;
-    w->gw.loaded = true;
+    w->base.gw.loaded = true;
     run_for(w, FAST_MS(250)); /* plans are made from now on */
     assert_true(w->queue.takes > 0);
     for (int i = 0; i < 50; i++)
@@ -238,7 +192,7 @@ static void a_disk_that_stays_full(void **state)
     static int calls[MAX];
     struct world *w = *state;
     int n = 0;
-    w->gw.loaded = true;
+    w->base.gw.loaded = true;
     w->queue.lost_commits = INT_MAX;
     for (; n < MAX && !w->queue.reclaims; n++) {
         calls[n] = ask_call(w);
@@ -255,7 +209,7 @@ static void the_clock_is_set(void **state)
 {
     static const fast_ns jumps[] = {FAST_S(86400), FAST_S(-86400), FAST_S(86400) * 365 * 20};
     struct world *w = *state;
-    w->gw.loaded = true;
+    w->base.gw.loaded = true;
     assert_int_equal(status(w, ask_call(w)), 202);
     int64_t due = w->queue.due;
     assert_true(llabs(due - fast_clock_wall()) < FAST_S(600));
