@@ -1,7 +1,7 @@
 /* A request to a function from the caller's bytes to the function's and back: what reaches a function is always
- * one well-formed request at a time, whatever the caller sent, and llhttp reads it as the same message; what
- * reaches the caller is a row of well-formed answers, whatever the function sent; and nothing of a request is
- * left when its connections are gone. An input is a byte of switches, two bytes with the length of what the
+ * one well-formed request at a time, whatever the caller sent, one that the caller has made, and llhttp reads it
+ * as the same message; what reaches the caller is a row of well-formed answers, whatever the function sent; and
+ * nothing of a request is left when its connections are gone. An input is a byte of switches, two bytes with the length of what the
  * caller sends, that, and what the function answers to each request. */
 
 #include <stdlib.h>
@@ -10,13 +10,10 @@
 #include <unistd.h>
 
 #include "fuzz/fuzz.h"
+#include "fuzz/request.h"
 #include "gateway/async.h"
 #include "gateway/job.h"
 #include "gateway/replica_impl.h"
-
-#ifdef FUZZ_WITH_LLHTTP
-#include "llhttp/llhttp.h"
-#endif
 
 #define QUIET_TURNS 4 /* of the loop without an event: both ends are in this program */
 #define TURNS_MAX 20000
@@ -42,8 +39,8 @@ static struct {
     struct fast_timer *turn;
     int quiet, turns;
     struct peer peers[PEERS_MAX], callers[2];
-    const char *reply;
-    size_t reply_len, step;
+    const char *asked, *reply;
+    size_t asked_len, reply_len, step;
     int switches;
 } w;
 
@@ -106,38 +103,22 @@ static void answer(struct peer *p)
         shutdown(p->fd, SHUT_WR);
 }
 
-#ifdef FUZZ_WITH_LLHTTP
-static int on_complete(llhttp_t *p)
+/* The caller may have asked for it more than once, and it may be sent again. */
+static void check_is_asked(const struct message *got)
 {
-    (void)p;
-    return HPE_PAUSED;
+    static struct message m;
+    bool found = is_batch(got), there = true;
+    for (size_t at = 0; !found && there; at += m.len) {
+        fast_http_head_init(&m.head, false);
+        there = at < w.asked_len && fast_http_head_parse(&m.head, w.asked + at, w.asked_len - at) == 1 &&
+                read_message(&m, w.asked + at, w.asked_len - at);
+        if (!there)
+            break;
+        found = same_request(&m, got, w.gw.tracer != NULL);
+        free(m.body);
+    }
+    FUZZ_CHECK(found);
 }
-
-static int on_body(llhttp_t *p, const char *at, size_t len)
-{
-    (void)at;
-    *(size_t *)p->data += len;
-    return 0;
-}
-
-static void compare(const char *text, size_t len, size_t body_len)
-{
-    static const llhttp_settings_t settings = {.on_message_complete = on_complete, .on_body = on_body};
-    size_t seen = 0;
-    llhttp_t parser;
-    llhttp_init(&parser, HTTP_REQUEST, &settings);
-    parser.data = &seen;
-    llhttp_errno_t e = llhttp_execute(&parser, text, len);
-    FUZZ_CHECK(e == HPE_PAUSED && llhttp_get_error_pos(&parser) == text + len && seen == body_len);
-}
-#else
-static void compare(const char *text, size_t len, size_t body_len)
-{
-    (void)text;
-    (void)len;
-    (void)body_len;
-}
-#endif
 
 /* What the gateway says itself stands there once, and nothing of the caller's connection stands there. */
 static void check_request(const struct fast_http_head *h, const char *text)
@@ -159,31 +140,28 @@ static void check_request(const struct fast_http_head *h, const char *text)
 /* One request from where it begins; false: there is no complete one. */
 static bool take_request(struct peer *p)
 {
-    struct fast_http_head h;
-    struct fast_http_body body;
+    static struct message m;
     const char *text = p->seen + p->from;
-    size_t len = p->len - p->from, at, used = 0, n = 0, sum = 0;
-    const char *data;
-    fast_http_head_init(&h, false);
-    int r = len ? fast_http_head_parse(&h, text, len) : 0;
+    size_t len = p->len - p->from;
+    fast_http_head_init(&m.head, false);
+    int r = len ? fast_http_head_parse(&m.head, text, len) : 0;
     if (r == -431) /* the caller's fields and ours are more than our parser takes */
         p->tunnel = true;
     FUZZ_CHECK(r >= 0 || r == -431);
     if (r != 1)
         return false;
     FUZZ_CHECK(!p->answered || p->from == 0 || !(w.switches & EARLY));
-    check_request(&h, text);
+    check_request(&m.head, text);
     if (w.switches & EARLY && !p->answered)
         answer(p);
-    fast_http_body_request(&body, &h);
-    for (at = h.len; !body.done && at < len; at += used, sum += n)
-        FUZZ_CHECK(!fast_http_body_next(&body, text + at, len - at, &used, &data, &n));
-    if (!body.done)
+    if (!read_message(&m, text, len))
         return false;
-    p->tunnel = fast_http_head_lists(&h, text, "connection", "upgrade");
+    p->tunnel = fast_http_head_lists(&m.head, text, "connection", "upgrade");
     if (!p->tunnel)
-        compare(text, at, sum);
-    p->from += at;
+        compare(&m);
+    check_is_asked(&m);
+    free(m.body);
+    p->from += m.len;
     if (!p->answered)
         answer(p);
     p->answered = false;
@@ -434,6 +412,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     w.step = steps[data[0] & 7];
     if (size / w.step > 300)
         w.step = size / 300;
+    w.asked = asked;
+    w.asked_len = asked_len;
     w.reply = asked + asked_len;
     w.reply_len = size - 3 - asked_len;
     w.turns = 0;
