@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define RING (FAST_RATE_SLOTS + 1)
+#define SLOTS_MIN 4 /* that a rate is over, at least */
 
 void fast_rate_init(struct fast_rate *rate, fast_ns window, fast_ns now)
 {
@@ -49,8 +50,8 @@ int64_t fast_rate_milli_over(struct fast_rate *rate, fast_ns span, fast_ns now)
         span = rate->slot_ns * FAST_RATE_SLOTS;
     if (span > rate->at - rate->began)
         span = rate->at - rate->began;
-    if (span < rate->slot_ns)
-        span = rate->slot_ns;
+    if (span < SLOTS_MIN * rate->slot_ns)
+        span = SLOTS_MIN * rate->slot_ns;
     fast_ns from = rate->at - rate->began - span; /* may be negative in the first slot */
     __int128 weighted = 0;                        /* events x ns of their slot that count */
     for (int64_t s = rate->slot; s >= 0 && s > rate->slot - RING; s--) {

@@ -28,7 +28,7 @@ void fast_rate_init(struct fast_rate *rate, fast_ns window, fast_ns now);
 void fast_rate_add(struct fast_rate *rate, uint32_t events, fast_ns now);
 
 /* Events per second in thousandths, over the window, or over the time since init when that is less
- * (but at least over one slot, so that a first request is no burst). */
+ * (but at least over a tenth of the window, so that the first requests are no burst). */
 int64_t fast_rate_milli(struct fast_rate *rate, fast_ns now);
 
 /* The same over the last |span|, which is cut to the window. */

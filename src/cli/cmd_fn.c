@@ -24,6 +24,14 @@ struct fn {
 #define NS_OPT                                                                                     \
     {"namespace", 'n', CLI_STR, offsetof(struct fn, ns), "NAME", "default: openfaas-fn"}
 
+/* The functions of |fn|'s namespace, without one those of all. */
+static const char *list_path(const struct fn *fn, char *buf, size_t cap)
+{
+    char ns[256];
+    snprintf(buf, cap, "/system/functions?namespace=%s", fn->ns ? api_escape(fn->ns, ns, sizeof(ns)) : "*");
+    return buf;
+}
+
 static const char *with_ns(const char *path, const struct fn *fn, char *buf, size_t cap)
 {
     char ns[256];
@@ -56,7 +64,7 @@ static int run_ls(struct cli *cli, void *arg, int argc, char **argv)
     json_t *list = NULL;
     (void)argc;
     (void)argv;
-    int s = api_json(cli, "GET", with_ns("/system/functions", arg, path, sizeof(path)), NULL, &list);
+    int s = api_json(cli, "GET", list_path(arg, path, sizeof(path)), NULL, &list);
     if (s)
         return s;
     if (cli->json)

@@ -116,16 +116,20 @@ static void greet(const struct platform *p, const struct up *up)
     printf("Gateway  %s   (OpenFaaS API; metrics on %s)\n", p->url,
            up->metrics ? up->metrics : "127.0.0.1:8082");
     printf("GPUs     %s\n", up->sim ? "simulated: no figure from here is a GPU's" : "real");
-    const char *asked = getenv("basic_auth");
+    const char *asked = getenv("basic_auth"), *dir = getenv("secret_mount_path");
     bool auth = asked && (!strcmp(asked, "true") || !strcmp(asked, "1"));
     printf("Access   %s\n",
            auth ? "with the password of basic-auth-password"
                 : "no password: every user of this machine who reaches the port can run programs as\n"
                   "         this user. To ask for one: --basic-auth DIR");
-    printf("State    %s\n\nTry in another terminal:\n"
-           "  fast gpu\n"
+    printf("State    %s\n\nTry in another terminal:\n", p->state_dir);
+    if (strcmp(p->url, "http://127.0.0.1:8080") != 0)
+        printf("  export OPENFAAS_URL=%s\n", p->url);
+    if (auth && dir)
+        printf("  export FAST_PASSWORD=\"$(cat %s/basic-auth-password)\"\n", dir);
+    printf("  fast gpu\n"
            "  fast deploy digits --image digits --sm 12 --quota 0.3 --slo 50ms\n"
-           "  fast top\n\nCtrl-C stops everything.\n", p->state_dir);
+           "  fast top\n\nCtrl-C stops everything.\n");
     fflush(stdout);
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "gateway/metrics.h"
 
 #define BODY_MAX (1 << 20)
 
@@ -264,10 +265,20 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
         r->named(&rq, name);
 }
 
+/* |methods|: those that there are, a blank between two. */
+static void reply_method(struct fast_http_req *req, const char *methods)
+{
+    char fields[64], *end = stpcpy(fields, "Allow: ");
+    for (const char *m = methods; *m; m++)
+        end = *m == ' ' ? stpcpy(end, ", ") : (*end = *m, end + 1);
+    stpcpy(end, "\r\n");
+    fast_http_req_reply(req, 405, fields, "text/plain; charset=utf-8", "405 method not allowed\n", 23);
+}
+
 static void system_request(struct gateway *gw, struct fast_http_req *req, const char *path,
                            size_t len)
 {
-    char text[512], method[33], fields[64], *end = fields;
+    char text[512], method[33];
     const char *name;
     const struct fast_http_head *h = fast_http_req_head(req);
     const struct route *r = NULL;
@@ -295,12 +306,7 @@ static void system_request(struct gateway *gw, struct fast_http_req *req, const 
     } else if (!r) {
         fast_http_req_text_reply(req, 404, "404 page not found");
     } else if (!has_method(r->methods, method)) {
-        end = stpcpy(end, "Allow: ");
-        for (const char *m = r->methods; *m; m++)
-            end = *m == ' ' ? stpcpy(end, ", ") : (*end = *m, end + 1);
-        stpcpy(end, "\r\n");
-        fast_http_req_reply(req, 405, fields, "text/plain; charset=utf-8", "405 method not allowed\n",
-                            23);
+        reply_method(req, r->methods);
     } else {
         fast_http_req_collect(req, BODY_MAX, on_body, gw);
     }
@@ -324,6 +330,29 @@ static void root_page(struct gateway *gw, struct fast_http_req *req)
     fast_http_req_reply(req, 200, NULL, "text/plain; charset=utf-8", text, (size_t)n);
 }
 
+/* Pages that have no parameters, and take no notice of any. */
+static bool is_page(const char *target, size_t len, const char *path)
+{
+    size_t n = strlen(path);
+    return len >= n && !memcmp(target, path, n) && (len == n || target[n] == '?');
+}
+
+static bool only_get(struct fast_http_req *req)
+{
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *method = fast_http_req_text(req) + h->method;
+    bool ok = fast_http_is_exact(method, h->method_len, "GET") || fast_http_is_exact(method, h->method_len, "HEAD");
+    if (!ok)
+        reply_method(req, "GET HEAD");
+    return ok;
+}
+
+static void health(struct fast_http_req *req)
+{
+    if (only_get(req))
+        fast_http_req_text_reply(req, 200, "OK");
+}
+
 void gw_api_request(void *arg, struct fast_http_req *req)
 {
     struct gateway *gw = arg;
@@ -337,10 +366,22 @@ void gw_api_request(void *arg, struct fast_http_req *req)
         gw_async_request(gw, req, path + 16, len - 16);
     else if (starts(path, len, "/system/") || starts(path, len, "/async-function/"))
         system_request(gw, req, path, len);
-    else if (fast_http_is_exact(path, len, "/healthz"))
-        fast_http_req_text_reply(req, 200, "OK");
-    else if (fast_http_is_exact(path, len, "/"))
-        root_page(gw, req);
-    else
+    else if (is_page(path, len, "/healthz"))
+        health(req);
+    else if (!is_page(path, len, "/"))
         fast_http_req_text_reply(req, 404, "404 page not found");
+    else if (only_get(req))
+        root_page(gw, req);
+}
+
+void gw_api_metrics(void *arg, struct fast_http_req *req)
+{
+    const struct fast_http_head *h = fast_http_req_head(req);
+    const char *path = fast_http_req_text(req) + h->target;
+    if (is_page(path, h->target_len, "/healthz"))
+        health(req);
+    else if (!is_page(path, h->target_len, "/metrics"))
+        fast_http_req_text_reply(req, 404, "404 page not found");
+    else if (only_get(req))
+        gw_metrics_reply(arg, req);
 }

@@ -149,14 +149,17 @@ static bool add_profile(struct page *w, const char *constant, const char *changi
            add(w, ",\"profile\":", 11) && add(w, text, strlen(text)) && add(w, "}", 1);
 }
 
+/* Of one namespace, as clients of OpenFaaS expect, who find a function in it by its name alone; "*": of all. */
 static void list(const struct gw_request *rq)
 {
     char ns[GW_NAME_MAX] = "", changing[256];
     struct page w = {0};
-    gw_query_get(rq->query, "namespace", ns, sizeof(ns));
+    if (!gw_query_get(rq->query, "namespace", ns, sizeof(ns)) || !*ns)
+        snprintf(ns, sizeof(ns), "%s", GW_DEFAULT_NS);
+    bool all = !strcmp(ns, "*");
     bool ok = add(&w, "[", 1);
     for (const struct gw_function *fn = rq->gw->functions; fn && ok; fn = fn->next) {
-        if (fn->removed || (*ns && strcmp(fn->spec->ns, ns) != 0))
+        if (fn->removed || (!all && strcmp(fn->spec->ns, ns) != 0))
             continue;
         const char *constant = constant_text(fn->spec);
         size_t n = changing_text(fn, changing, sizeof(changing));

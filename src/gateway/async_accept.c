@@ -40,7 +40,7 @@ void gw_async_answer(struct gw_async *a, const struct fast_err *lost)
         if (!w->req)
             free(w);
         else if (lost)
-            fast_http_req_text_reply(w->req, 500, "%s", lost->msg);
+            gw_call_refuse(a->gw, w->req, 500, "", "%s", lost->msg);
         else
             reply_accepted(w);
     }
@@ -141,10 +141,10 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
     struct gw_async_waiter *w = calloc(1, sizeof(*w));
     if (!target || !headers || !w) {
         free(w);
-        fast_http_req_text_reply(req, 500, "no memory for a call");
+        gw_call_refuse(a->gw, req, 500, "", "no memory for a call");
         return;
     }
-    const char *rest = target + strlen("/async-function/");
+    const char *name = target + strlen("/async-function/"), *rest = name;
     rest += take_name(a->gw, rest, function, sizeof(function));
     take_field(h, text, "x-callback-url", callback, sizeof(callback));
     take_field(h, text, "x-call-id", w->call_id, sizeof(w->call_id));
@@ -158,11 +158,12 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
                            .body = body, .body_len = len, .created_ns = now, .due_ns = now};
     bool has_url = fast_http_head_find(h, text, "x-callback-url");
     if (has_url && !gw_fetch_is_url(callback)) {
-        fast_http_req_text_reply(req, 400, "X-Callback-Url: this is not an http or https URL");
+        gw_call_refuse(a->gw, req, 400, "", "X-Callback-Url: this is not an http or https URL");
     } else if (!*function) {
-        fast_http_req_text_reply(req, 404, "error finding function: there is no such function");
+        gw_call_refuse(a->gw, req, 404, "", "error finding function %.*s: there is no such function",
+                       (int)strcspn(name, "/?"), name);
     } else if (a->queue->ops->put(a->queue, &call, &err)) {
-        gw_reply_err(req, &err);
+        gw_call_refuse(a->gw, req, 500, "", "%s", err.msg);
         gw_async_gather(a); /* what else was to be written then is told so */
     } else {
         w->req = req;
@@ -181,11 +182,10 @@ void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char 
     (void)path;
     (void)len;
     if (!fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, "POST"))
-        fast_http_req_reply(req, 405, "Allow: POST, DELETE\r\n", "text/plain; charset=utf-8",
-                            "405 method not allowed\n", 23);
+        gw_call_refuse(gw, req, 405, "Allow: POST, DELETE\r\n", "405 method not allowed");
     else if (h->fields > FIELDS_MAX || fast_http_head_room(h) > HEAD_MAX)
-        fast_http_req_text_reply(req, 431, "an asynchronous call may have %d header lines in %d bytes", FIELDS_MAX,
-                                 HEAD_MAX);
+        gw_call_refuse(gw, req, 431, "", "an asynchronous call may have %d header lines in %d bytes", FIELDS_MAX,
+                       HEAD_MAX);
     else
         fast_http_req_collect(req, BODY_MAX, on_body, gw->async);
 }

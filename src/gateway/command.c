@@ -244,7 +244,8 @@ static int add_built_in(struct argv *a, struct gw_spec *s, const char *mode,
 {
     int r = need_tool(paths, "this image", err);
     if (!r && !strcmp(mode, "classic") && !text_of(s->json, "envProcess"))
-        r = fast_err_set(err, FAST_EINVAL, "envProcess: this image needs a command");
+        r = fast_err_set(err, FAST_EINVAL, "envProcess: this image runs the command that is given here, and there is "
+                         "none; try `faas-cli deploy --fprocess cat` or `fast deploy --process cat`");
     if (r)
         return r;
     add(a, paths->tool);

@@ -315,6 +315,10 @@ uint32_t gw_gpu_type(const char *name);
 /* ---- call_id.c ---- */
 
 void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);
+/* Answers a request to a function that goes no further: with the identifier of the caller, else one of its own, and
+ * the lines that all such answers have. |more|: further lines, "" : none. */
+void gw_call_refuse(struct gateway *gw, struct fast_http_req *req, int status, const char *more, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 /* |n| random bytes, at most 256, which are good until the next call. */
 unsigned char *gw_random_bytes(struct gateway *gw, size_t n);
 

@@ -51,7 +51,8 @@ int gw_image_find(const char *image, const struct gw_paths *paths, char *ret, si
         int n = snprintf(dirs + at, sizeof(dirs) - at, "%s%s", i ? ", " : "", paths->images[i]);
         at = n > 0 && at + (size_t)n < sizeof(dirs) ? at + (size_t)n : sizeof(dirs) - 1;
     }
-    return fast_err_set(err, FAST_EINVAL, "image: there is no image and no executable \"%.*s\" in %s; "
+    return fast_err_set(err, FAST_EINVAL,
+                        "image: \"%.60s\" is no image here, and there is no executable \"%.*s\" in %s; "
                         "`fast image ls` lists images, `fast image add` makes one",
-                        (int)(len < 60 ? len : 60), name, *dirs ? dirs : "any folder (--images)");
+                        image, (int)(len < 60 ? len : 60), name, *dirs ? dirs : "any folder (--images)");
 }

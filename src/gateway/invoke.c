@@ -529,16 +529,8 @@ static struct gw_function *find_target(struct gateway *gw, const char *name, siz
 static void reply_unknown(struct gateway *gw, struct fast_http_req *req, const char *name,
                           size_t len)
 {
-    static const char suffix[] = "." GW_DEFAULT_NS;
-    char id[GW_CALL_ID_SIZE], lines[256], text[256];
-    bool dot = memchr(name, '.', len);
-    gw_call_id(gw, id);
-    fast_http_req_note(req, id);
-    snprintf(lines, sizeof(lines), "X-Call-Id: %s\r\nX-Start-Time: %lld\r\n"
-             "X-OpenFaaS-Internal: proxy\r\n", id, (long long)fast_clock_wall());
-    int n = snprintf(text, sizeof(text), "error finding function %.*s%s: there is no such function\n",
-                     (int)(len < 128 ? len : 128), name, dot ? "" : suffix);
-    fast_http_req_reply(req, 404, lines, "text/plain; charset=utf-8", text, (size_t)n);
+    gw_call_refuse(gw, req, 404, "", "error finding function %.*s%s: there is no such function",
+                   (int)(len < 128 ? len : 128), name, memchr(name, '.', len) ? "" : "." GW_DEFAULT_NS);
 }
 
 /* A websocket; over HTTP/2 there is no such thing. */
@@ -562,14 +554,13 @@ void gw_invoke(struct gateway *gw, struct fast_http_req *req, const char *path, 
     }
     const struct method *method = find_method(req);
     if (!method) {
-        static const char why[] = "this method is not forwarded to functions\n";
-        fast_http_req_reply(req, 405, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
-                            "text/plain; charset=utf-8", why, sizeof(why) - 1);
+        gw_call_refuse(gw, req, 405, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
+                       "this method is not forwarded to functions");
         return;
     }
     struct gw_job *j = gw_job_new(gw, fn, req);
     if (!j) {
-        fast_http_req_text_reply(req, 503, "no memory for another request");
+        gw_call_refuse(gw, req, 503, "", "no memory for another request");
         return;
     }
     j->rest = (uint32_t)(path + n - fast_http_req_text(req));

@@ -167,20 +167,9 @@ static bool wants_open(struct fast_http_req *req)
     return f && memmem(text + f->value, f->value_len, name, sizeof(name) - 1);
 }
 
-void gw_api_metrics(void *arg, struct fast_http_req *req)
+void gw_metrics_reply(struct gateway *gw, struct fast_http_req *req)
 {
-    struct gateway *gw = arg;
     struct gw_page w = {0};
-    const struct fast_http_head *h = fast_http_req_head(req);
-    const char *path = fast_http_req_text(req) + h->target;
-    if (fast_http_is_exact(path, h->target_len, "/healthz")) {
-        fast_http_req_text_reply(req, 200, "OK");
-        return;
-    }
-    if (!fast_http_is_exact(path, h->target_len, "/metrics")) {
-        fast_http_req_text_reply(req, 404, "404 page not found");
-        return;
-    }
     w.open = wants_open(req);
     functions(&w, gw);
     uint64_t waiting, dead;

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct fast_http_req;
 struct gateway;
 struct gw_times;
 
@@ -35,6 +36,8 @@ void gw_page_head(struct gw_page *w, const char *name, const char *type, const c
 #define GW_LABEL(bytes) (5 * (bytes) + 6)
 const char *gw_page_label(const char *text, char *ret, size_t cap);
 
+/* Answers with the whole page. */
+void gw_metrics_reply(struct gateway *gw, struct fast_http_req *req);
 /* GPUs, with the names of DCGM beside our own, and replicas. */
 void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw);
 void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw);

@@ -96,8 +96,8 @@ static int remove_one(struct gateway *gw, const char *name, struct fast_err *err
     if (is_built_in(name))
         return fast_err_set(err, FAST_EPERM, "namespace %s is always there", name);
     if (n)
-        return fast_err_set(err, FAST_EBUSY, "namespace %s has %d functions: remove them first",
-                            name, n);
+        return fast_err_set(err, FAST_EBUSY, "namespace %s has %d function%s: remove %s first", name, n,
+                            n == 1 ? "" : "s", n == 1 ? "it" : "them");
     /* Who creates a namespace of this name later gets none of what was in it. */
     int r = gw_secrets_remove(gw, name, err);
     r = r ? r : gw_store_ns_remove(gw->store, name, err);
@@ -110,11 +110,9 @@ static int change(const struct gw_request *rq, const char *name, json_t *body, b
                   struct fast_err *err)
 {
     bool post = !strcmp(rq->method, "POST");
-    int r = fast_parse_name(name ? name : "", "name", err);
+    int r = gw_spec_check_ns(name ? name : "", "name", err);
     if (r)
         return r;
-    if (!strncmp(name, "kube-", 5))
-        return fast_err_set(err, FAST_EPERM, "namespace %s belongs to Kubernetes", name);
     if (post && known)
         return fast_err_set(err, FAST_EEXIST, "namespace %s is there already", name);
     if (!post && !known)

@@ -185,7 +185,7 @@ void gw_api_secrets(const struct gw_request *rq)
         snprintf(ns, sizeof(ns), "%s", GW_DEFAULT_NS);
     if (!get && !json_is_object(o))
         fast_http_req_text_reply(rq->req, 400, "the body must be a JSON object");
-    else if (fast_parse_name(ns, "namespace", &err))
+    else if (gw_spec_check_ns(ns, "namespace", &err))
         gw_reply_err(rq->req, &err);
     else if (get)
         list(rq, ns);

@@ -313,6 +313,14 @@ static int parse_labels(struct gw_spec *s, struct fast_err *err)
 
 /* ---- the whole ---- */
 
+int gw_spec_check_ns(const char *ns, const char *what, struct fast_err *err)
+{
+    int r = fast_parse_name(ns, what, err);
+    if (!r && !strncmp(ns, "kube-", 5))
+        r = fast_err_set(err, FAST_EPERM, "%s: %.40s belongs to Kubernetes; take another name", what, ns);
+    return r;
+}
+
 static int parse_names(struct gw_spec *s, const char *query_ns, struct fast_err *err)
 {
     const char *name = text_of(s->json, "service"), *ns = text_of(s->json, "namespace");
@@ -320,7 +328,7 @@ static int parse_names(struct gw_spec *s, const char *query_ns, struct fast_err 
         ns = query_ns && *query_ns ? query_ns : GW_DEFAULT_NS;
     int r = fast_parse_name(name ? name : "", "service", err);
     if (!r)
-        r = fast_parse_name(ns, "namespace", err);
+        r = gw_spec_check_ns(ns, "namespace", err);
     if (r)
         return r;
     snprintf(s->name, sizeof(s->name), "%s", name);

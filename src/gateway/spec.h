@@ -63,6 +63,8 @@ struct gw_spec {
 /* |text| need not end with a NUL. The namespace of the body wins over |query_ns| (NULL: none). */
 int gw_spec_parse(const char *text, size_t len, const char *query_ns, const struct gw_paths *paths,
                   struct gw_spec **ret, struct fast_err *err);
+/* FAST_EINVAL: no name. FAST_EPERM: nobody may have it here. |what|: the field that it is from. */
+int gw_spec_check_ns(const char *ns, const char *what, struct fast_err *err);
 void gw_spec_free(struct gw_spec *spec); /* NULL is fine */
 
 /* Takes |profile| over in place of the one that there is. |deploying|: a deployment that names no slice

@@ -21,19 +21,19 @@ struct sum {
     uint64_t resident;
 };
 
-/* Adds a process if it is of session |session|. Fields of proc(5), behind the name: 6 session, 14 and 15 times
- * of user and system, 24 resident pages. */
+/* Adds a process if it is of session |session|. Fields of proc(5), behind the name: 6 session, 14 to 17 times of user
+ * and system, its own and those of children that are over (a watchdog has one for each request), 24 resident pages. */
 static void add_process(uint32_t pid, uint32_t session, struct sum *sum)
 {
     char buf[FAST_PROC_STAT_MAX];
     unsigned of = 0;
-    unsigned long long user = 0, system = 0;
+    unsigned long long t[4] = {0};
     long pages = 0;
     const char *at = fast_proc_stat(pid, buf);
-    if (!at || sscanf(at, " %*c %*d %*d %u %*d %*d %*u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d "
-                              "%*d %*u %*u %ld", &of, &user, &system, &pages) != 4 || of != session)
+    if (!at || sscanf(at, " %*c %*d %*d %u %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu %*d %*d "
+                              "%*d %*d %*u %*u %ld", &of, &t[0], &t[1], &t[2], &t[3], &pages) != 6 || of != session)
         return;
-    sum->cpu += (fast_ns)(user + system) * (FAST_S(1) / sysconf(_SC_CLK_TCK));
+    sum->cpu += (fast_ns)(t[0] + t[1] + t[2] + t[3]) * (FAST_S(1) / sysconf(_SC_CLK_TCK));
     sum->resident += (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 

@@ -179,7 +179,7 @@ class TestCase(unittest.TestCase):
         cls.addClassCleanup(cls.gw.close)
 
     def remove_functions(self):
-        for f in self.gw.get("/system/functions").json():
+        for f in self.gw.get("/system/functions?namespace=*").json():
             self.gw.ask("DELETE", "/system/functions",
                         {"functionName": f["name"], "namespace": f["namespace"]})
         wait_until(lambda: not self.gw.get("/system/replicas").json(), "replicas stay")
