@@ -15,6 +15,8 @@ struct node_gpus {
     struct node_nvml *nvml; /* NULL: there is none */
     int count;
     struct node_gpu_info info[FAST_NODE_GPUS_MAX];
+    int locks;
+    struct node_gpu_lock lock[FAST_NODE_GPUS_MAX];
 };
 
 int node_gpus_new(const char *sim_libs, struct node_gpus **ret, struct fast_err *err)
@@ -41,9 +43,19 @@ int node_gpus_new(const char *sim_libs, struct node_gpus **ret, struct fast_err 
 
 void node_gpus_free(struct node_gpus *g)
 {
+    for (int i = 0; g && i < g->locks; i++)
+        node_gpu_unlock(&g->lock[i]);
     if (g)
         node_nvml_free(g->nvml);
     free(g);
+}
+
+int node_gpus_lock(struct node_gpus *g, struct fast_err *err)
+{
+    for (int r; g->locks < g->count; g->locks++)
+        if ((r = node_gpu_lock(g->info[g->locks].uuid, &g->lock[g->locks], err)))
+            return r;
+    return 0;
 }
 
 void node_gpu_row(struct node *node, uint32_t gpu, struct fast_msg_gpu_row *ret)

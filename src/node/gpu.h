@@ -3,6 +3,8 @@
 
 /* The GPUs of this machine and their metrics, through the driver's libraries. */
 
+#include <limits.h>
+
 #include "node/node.h"
 #include "node/nvml.h"
 
@@ -21,6 +23,21 @@ int node_gpus_new(const char *sim_libs, struct node_gpus **ret, struct fast_err 
 void node_gpus_free(struct node_gpus *gpus);
 const char *node_gpu_uuid(const struct node_gpus *gpus, uint32_t gpu);
 const struct node_gpu_info *node_gpu_info(const struct node_gpus *gpus, uint32_t gpu);
+
+/* From now on no other node uses these GPUs. FAST_EBUSY: one does. */
+int node_gpus_lock(struct node_gpus *gpus, struct fast_err *err);
+
+/* ---- gpu_lock.c ---- */
+
+struct node_gpu_lock {
+    int fd; /* -1: none */
+    char path[PATH_MAX];
+};
+
+int node_gpu_lock(const char *uuid, struct node_gpu_lock *ret, struct fast_err *err);
+void node_gpu_unlock(struct node_gpu_lock *lock);
+
+/* ---- gpu.c ---- */
 
 /* node_nvml_processes() */
 int node_gpu_processes(const struct node_gpus *gpus, uint32_t gpu, struct node_nvml_process *ret, int max);

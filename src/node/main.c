@@ -128,6 +128,8 @@ static int begin(struct program *p, struct fast_err *err)
         r = make_dirs(n, err);
     if (!r)
         r = lock_state(n, err);
+    if (!r && !n->conf->sim_spec)
+        r = node_gpus_lock(n->gpus, err);
     if (!r)
         r = fast_loop_new(&n->loop, err);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]) && !r; i++)

@@ -28,7 +28,8 @@ static const struct {
 } rows[COUNT] = {
     [STATE_DIR] = {"state-dir", "DIR",
                    "sockets, logs and records of replicas; default /var/lib/fast-gshare for root,\n"
-                   "else ~/.local/state/fast-gshare"},
+                   "else ~/.local/state/fast-gshare. One fast-node has a GPU: another one for it,\n"
+                   "whatever its directory, does not start"},
     [HOOK] = {"hook", "FILE", "libfast-hook.so; default: the one that was built or installed with\n"
                               "this program"},
     [SIM] = {"sim", "SPEC", "simulate GPUs instead of using real ones: DEVICE[:COUNT] with DEVICE\n"

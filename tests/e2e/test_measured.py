@@ -16,14 +16,30 @@ SHARES = ("utilization", "sm_activity", "sm_occupancy", "dram_activity")
 
 
 class MeasuredTest(unittest.TestCase):
-    def test_a_gpu_without_gpm(self):
+    def real_gpu(self):
+        """The folder of a driver that passes for that of a real GPU."""
         libs = tempfile.TemporaryDirectory()
         self.addCleanup(libs.cleanup)
         for name, target in (("libcuda.so.1", "src/simdriver/libcuda.so.1"),
                              ("libnvidia-ml.so.1", "tests/unit/fake_nvml.so")):
             os.symlink(os.path.join(node.BUILD, target), os.path.join(libs.name, name))
+        return libs.name
+
+    def test_one_node_per_gpu(self):
+        """Another one for the same GPU says who has it; when that is gone, however it went, the GPU is free."""
+        first = node.Node(libs=self.real_gpu())
+        self.addCleanup(first.close)
+        args = [node.PROGRAM, "--state-dir", os.path.join(first.root, "other")]
+        second = subprocess.run(args, env=first.env, capture_output=True, text=True, timeout=node.WAIT_S, check=False)
+        self.assertNotEqual(second.returncode, 0)
+        self.assertRegex(second.stderr,
+                         f"GPU-[0-9a-f-]* is in use by another fast-node .process {first.process.pid}.")
+        first.kill()
+        first.start()
+
+    def test_a_gpu_without_gpm(self):
         os.environ["FAKE_NVML"] = "no-gpm"
-        the_node = node.Node(libs=libs.name)
+        the_node = node.Node(libs=self.real_gpu())
         del os.environ["FAKE_NVML"]
         self.addCleanup(the_node.close)
         gw = gateway.Gateway(the_node)
