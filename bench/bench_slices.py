@@ -8,8 +8,11 @@ greedy neighbours, over that alone; and the same under the other two policies.
 token.restarts_ok: how often, of twenty times, all was well after fast-node was killed under load and
 started again up to 300 ms later: every program is the process that it was, and two windows after the last
 one is back everybody has its request and nobody more than its limit, within one point over twenty windows.
+token.grace_over_pct: how far a program is above its limit, in points of the time, while there is no node for five
+seconds of its grace of ten: by the kernels that the simulated NVML sees.
 
 BENCH_SECONDS: how long each measurement takes (default 5; 20 for a report)."""
+import ctypes
 import json
 import os
 import signal
@@ -26,12 +29,14 @@ SPIN = os.path.join(BUILD, "tests", "e2e", "spin")
 IMAGE = os.path.join(BUILD, "functions", "spin.sim.so")
 ROUNDS = 3
 RESTARTS = 20
+OUTAGE_S = 5
 
 FIGURES = {
     "quota.error_pct": ("points", "<= 1"), "quota.error_pct_10ms": ("points", None),
     "quota.error_pct_100ms": ("points", None), "quota.error_pct_1000ms": ("points", None),
     "isolation.p99_ratio": ("times", "<= 1.1"), "isolation.p99_ratio_racing": ("times", None),
     "token.restarts_ok": ("times", ">= 20"), "token.restarts_error_pct": ("points", None),
+    "token.grace_over_pct": ("points", "<= 2"),
     "isolation.p99_ratio_timeshare": ("times", None), "isolation.alone_p99_ms": ("ms", None),
 }
 # SM partition, request, limit: together 95 % of the window, and each limit is its request or all.
@@ -92,15 +97,53 @@ def pids(session):
     return {r.replica: r.pid for r in rows if r.name == "replica_row"}
 
 
+class ProcessSample(ctypes.Structure):
+    _fields_ = [("pid", ctypes.c_uint), ("at_us", ctypes.c_ulonglong), ("sm", ctypes.c_uint),
+                ("memory", ctypes.c_uint), ("encoder", ctypes.c_uint), ("decoder", ctypes.c_uint)]
+
+
+class Shares:
+    """Of the time since it was asked last, by process, in per cent."""
+
+    def __init__(self, env):
+        os.environ.update(FAST_SIM="v100-16gb:1", FAST_SIM_DIR=env["FAST_SIM_DIR"])
+        self.nvml = ctypes.CDLL(os.path.join(BUILD, "src", "simdriver", "libnvidia-ml.so.1"))
+        self.device = ctypes.c_void_p()
+        if self.nvml.nvmlInit_v2() or self.nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.device)):
+            raise SystemExit("the simulated NVML does not start")
+
+    def ask(self):
+        samples, count = (ProcessSample * 64)(), ctypes.c_uint(64)
+        if self.nvml.nvmlDeviceGetProcessUtilization(self.device, samples, ctypes.byref(count), ctypes.c_ulonglong()):
+            return {}
+        return {s.pid: s.sm for s in samples[:count.value]}
+
+
+def over_limit_without_node(n, programs):
+    """|programs|: of all, their process. Everybody works on, as nobody waits for anybody."""
+    shares = Shares(n.env)
+    n.kill()
+    shares.ask()
+    time.sleep(OUTAGE_S)
+    got = shares.ask()
+    n.start()
+    of = {name.split(".")[0]: got.get(pid, 0) for name, pid in programs.items()}
+    if not all(of.values()):
+        raise SystemExit(f"without a node somebody did not work: {of}")
+    return max(of[name] - limit / 10 for name, (_, _, limit) in SLICES.items())
+
+
 def restarts(wanted):
-    n, errors, same = node.Node(gpus=1, args=("--charge", "held")), [], 0
+    n, errors, same, over = node.Node(gpus=1, args=("--charge", "held")), [], 0, None
     try:
         with n.session(timeout=60) as session:
             for name, slice_ in SLICES.items():
                 start(session, name, slice_, [200])
             node.wait_until(lambda: all(s.tokens > 0 for s in stats(session).values()))
             programs = pids(session)
-        for i in range(RESTARTS):
+        if "token.grace_over_pct" in wanted:
+            over = over_limit_without_node(n, programs)
+        for i in range(RESTARTS if {"token.restarts_ok", "token.restarts_error_pct"} & wanted else 0):
             n.kill()
             time.sleep(0.3 * i / RESTARTS)
             n.start()
@@ -114,6 +157,8 @@ def restarts(wanted):
                 errors.append(worst_error(before, after, 100))
     finally:
         n.close()
+    if over is not None:
+        figure("token.grace_over_pct", over, len(SLICES))
     if "token.restarts_ok" in wanted:
         good = sum(e <= 1 for e in errors) if same == RESTARTS else 0
         figure("token.restarts_ok", good, RESTARTS)
@@ -176,7 +221,7 @@ def main():
                 figure(f"quota.error_pct_{window}", errors[-1], len(SLICES))
     if "quota.error_pct" in wanted:
         figure("quota.error_pct", max(errors), len(SLICES) * len(errors))
-    if any(name.startswith("token.restarts") for name in wanted):
+    if any(name.startswith(("token.restarts", "token.grace")) for name in wanted):
         restarts(wanted)
     if any(name.startswith("isolation") for name in wanted):
         isolation(wanted)
