@@ -32,6 +32,10 @@ struct cli {
 enum cli_opt_type {
     CLI_FLAG, /* bool */
     CLI_STR,  /* const char * */
+    CLI_ONE,  /* the same, one of |values| */
+    CLI_NAME, /* the same, as functions and namespaces are named */
+    CLI_ADDR, /* the same, to listen on; with |values| "" for nowhere */
+    CLI_URL,  /* the same, of a gateway */
     CLI_LIST, /* struct cli_list: may be given several times */
 };
 

@@ -15,7 +15,7 @@ static void print_opts(const struct cli_opt *opts, size_t n)
 static void print_values(const struct cli_cmd *c)
 {
     for (size_t i = 0; i < c->opt_count; i++)
-        if (c->opts[i].values)
+        if (c->opts[i].values && *c->opts[i].values)
             printf("    %s--%s) COMPREPLY=($(compgen -W \"%s\" -- \"$cur\")); return ;;\n", c->name,
                    c->opts[i].name, c->opts[i].values);
 }

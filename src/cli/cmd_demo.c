@@ -37,7 +37,7 @@ static const struct cli_opt opts[] = {
      "length of each load, 5 to 600 (default 20); six of them are played"},
     {"scene", 0, CLI_STR, offsetof(struct demo, scene), "NAME",
      "play this one alone: mix, neighbour or ramp", "mix neighbour ramp"},
-    {"listen", 0, CLI_STR, offsetof(struct demo, listen), "HOST:PORT",
+    {"listen", 0, CLI_ADDR, offsetof(struct demo, listen), "HOST:PORT",
      "of the gateway (default: a free port; with --keep 127.0.0.1:8080)"},
 };
 

@@ -23,7 +23,7 @@ static const struct cli_opt opts[] = {
      "a program of the image folders, or the path of an executable"},
     {"process", 'p', CLI_STR, offsetof(struct deploy, process), "COMMAND",
      "the command line to run (fprocess); default: the image itself"},
-    {"namespace", 'n', CLI_STR, offsetof(struct deploy, ns), "NAME", "default: openfaas-fn"},
+    {"namespace", 'n', CLI_NAME, offsetof(struct deploy, ns), "NAME", "default: openfaas-fn"},
     {"sm", 0, CLI_STR, offsetof(struct deploy, sm), "PERCENT", "SM partition, 1 to 100"},
     {"quota", 0, CLI_STR, offsetof(struct deploy, quota), "FRACTION",
      "share of GPU time, request and limit alike, 0.001 to 1"},
@@ -65,16 +65,15 @@ static int add_pairs(json_t *obj, const struct cli_list *list, const char *what,
     return 0;
 }
 
-static int check_milli(const char *text, const char *what, int64_t min, struct fast_err *err)
+static int check_milli(const char *text, const char *what, int64_t min, int64_t *ret, struct fast_err *err)
 {
-    int64_t v;
-    return text ? fast_parse_milli(text, what, min, FAST_MILLI, &v, err) : 0;
+    return text ? fast_parse_milli(text, what, min, FAST_MILLI, ret, err) : 0;
 }
 
 /* The gateway checks again; here the message can name the flag. */
 static int check(const struct deploy *d, struct fast_err *err)
 {
-    int64_t v;
+    int64_t v, request = 0, limit = 0, n[3] = {0};
     uint64_t bytes;
     fast_ns ns;
     int r = 0;
@@ -84,11 +83,11 @@ static int check(const struct deploy *d, struct fast_err *err)
     if (d->sm)
         r = fast_parse_int(d->sm, "--sm", 1, FAST_SM_PCT_MAX, &v, err);
     if (!r)
-        r = check_milli(d->quota, "--quota", 1, err);
+        r = check_milli(d->quota, "--quota", 1, &v, err);
     if (!r)
-        r = check_milli(d->request, "--request", 0, err);
+        r = check_milli(d->request, "--request", 0, &request, err);
     if (!r)
-        r = check_milli(d->limit, "--limit", 1, err);
+        r = check_milli(d->limit, "--limit", 1, &limit, err);
     if (!r && d->gpus)
         r = fast_parse_int(d->gpus, "--gpus", 1, FAST_NODE_GPUS_MAX, &v, err);
     if (!r && d->mem)
@@ -99,7 +98,14 @@ static int check(const struct deploy *d, struct fast_err *err)
     const char *const names[] = {"--replicas", "--min", "--max"};
     for (size_t i = 0; !r && i < FAST_COUNT_OF(counts); i++)
         if (counts[i])
-            r = fast_parse_int(counts[i], names[i], 0, 1000, &v, err);
+            r = fast_parse_int(counts[i], names[i], 0, 1000, &n[i], err);
+    if (!r && d->priority)
+        r = fast_parse_int(d->priority, "--priority", -100, 100, &v, err);
+    if (!r && d->min && d->max && n[1] > n[2])
+        r = fast_err_set(err, FAST_EINVAL, "--max: \"%.20s\" is not from --min, %.20s, to 1000", d->max, d->min);
+    if (!r && d->request && d->limit && request > limit)
+        r = fast_err_set(err, FAST_EINVAL, "--limit: \"%.20s\" is not from --request, %.20s, to 1", d->limit,
+                         d->request);
     return r;
 }
 
@@ -171,8 +177,9 @@ int deploy_send(struct cli *cli, const json_t *d)
         return no_gateway(cli, &r);
     if (r.status == 401)
         return api_unauthorized(cli);
-    if (r.status != 200 && r.status != 202)
-        return cli_fail(CLI_FAILED, "%s was not deployed: %s", name, r.len ? r.body : "no reason given");
+    if (r.status != 200 && r.status != 202) /* 400: something that was given is wrong */
+        return cli_fail(r.status == 400 ? CLI_USAGE : CLI_FAILED, "%s was not deployed: %s", name,
+                        r.len ? r.body : "no reason given");
     if (cli->json)
         printf("{\"function\": \"%s\", \"status\": %ld}\n", name, r.status);
     else
@@ -192,7 +199,7 @@ int deploy_check_all(struct cli *cli, const json_t *list)
             return no_gateway(cli, &r);
         /* Another gateway than ours does not know the question. */
         if (r.status == 400)
-            status = cli_fail(CLI_FAILED, "%s: %s", json_text(d, "service"), r.len ? r.body : "refused");
+            status = cli_fail(CLI_USAGE, "%s: %s", json_text(d, "service"), r.len ? r.body : "refused");
     }
     return status ? cli_fail(status, "nothing was deployed") : CLI_OK;
 }

@@ -10,7 +10,7 @@ struct explain {
 };
 
 static const struct cli_opt opts[] = {
-    {"namespace", 'n', CLI_STR, offsetof(struct explain, ns), "NAME", "default: openfaas-fn"},
+    {"namespace", 'n', CLI_NAME, offsetof(struct explain, ns), "NAME", "default: openfaas-fn"},
 };
 
 /* "12 % x 0.40" */

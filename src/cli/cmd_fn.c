@@ -22,7 +22,7 @@ struct fn {
 };
 
 #define NS_OPT                                                                                     \
-    {"namespace", 'n', CLI_STR, offsetof(struct fn, ns), "NAME", "default: openfaas-fn"}
+    {"namespace", 'n', CLI_NAME, offsetof(struct fn, ns), "NAME", "default: openfaas-fn"}
 
 /* The functions of |fn|'s namespace, without one those of all. */
 static const char *list_path(const struct fn *fn, char *buf, size_t cap)

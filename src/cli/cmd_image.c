@@ -23,8 +23,9 @@ struct image {
 
 static const struct cli_opt opts[] = {
     {"state-dir", 0, CLI_STR, offsetof(struct image, state_dir), "DIR", "as of `fast up`"},
-    {"mode", 'm', CLI_STR, offsetof(struct image, mode), "MODE",
-     "port: it listens on $PORT (default); classic, streaming or http: behind a watchdog"},
+    {"mode", 'm', CLI_ONE, offsetof(struct image, mode), "MODE",
+     "port: it listens on $PORT (default); classic, streaming or http: behind a watchdog",
+     "port classic streaming http"},
     {"command", 'c', CLI_STR, offsetof(struct image, command), "LINE",
      "what to run in a folder; default: its entry point"},
 };
@@ -92,15 +93,8 @@ static int fill(const struct image *o, const char *name, const char *root, const
 static int add(const struct image *o, const char *dir, const char *name, const char *source,
                struct fast_err *err)
 {
-    static const char *const modes[] = {"port", "classic", "streaming", "http"};
     char file[PATH_MAX], root[PATH_MAX];
-    const char *mode = o->mode ? o->mode : modes[0];
-    bool known = false;
-    for (size_t i = 0; i < FAST_COUNT_OF(modes); i++)
-        known = known || !strcmp(mode, modes[i]);
-    if (!known)
-        return fast_err_set(err, FAST_EINVAL, "--mode: \"%.20s\" is none of port, classic, streaming, "
-                            "http", mode);
+    const char *mode = o->mode ? o->mode : "port";
     int r = path_of(dir, name, ".json", file, sizeof(file), err);
     r = r ? r : path_of(dir, name, ".root", root, sizeof(root), err);
     if (!r && !access(file, F_OK))

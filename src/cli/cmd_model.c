@@ -15,7 +15,7 @@ struct model {
 };
 
 static const struct cli_opt opts[] = {
-    {"namespace", 'n', CLI_STR, offsetof(struct model, ns), "NS", "of the model; default: openfaas-fn"},
+    {"namespace", 'n', CLI_NAME, offsetof(struct model, ns), "NS", "of the model; default: openfaas-fn"},
     {"name", 0, CLI_STR, offsetof(struct model, name), "NAME", "push: default is the file's name"},
     {"version", 0, CLI_STR, offsetof(struct model, version), "V",
      "push: default is one made of the file; rm, pin: default is all"},

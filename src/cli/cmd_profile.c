@@ -25,7 +25,7 @@ struct opts {
 };
 
 static const struct cli_opt opts[] = {
-    {"namespace", 'n', CLI_STR, offsetof(struct opts, ns), "NAME", "default: openfaas-fn"},
+    {"namespace", 'n', CLI_NAME, offsetof(struct opts, ns), "NAME", "default: openfaas-fn"},
     {"adaptive", 0, CLI_FLAG, offsetof(struct opts, adaptive), NULL,
      "try where least is known, until --confidence (the default)"},
     {"grid", 0, CLI_FLAG, offsetof(struct opts, grid), NULL,
@@ -51,8 +51,8 @@ static const struct cli_opt opts[] = {
     {"rate", 0, CLI_STR, offsetof(struct opts, rate), "N", "requests per second, with --slo"},
     {"plot", 0, CLI_FLAG, offsetof(struct opts, plot), NULL, "draw throughput over quota"},
     {"svg", 0, CLI_STR, offsetof(struct opts, svg), "FILE", "write the plot as SVG"},
-    {"format", 0, CLI_STR, offsetof(struct opts, format), "FORM",
-     "of export: csv (fast-gateway --profiles, the default), authors, json"},
+    {"format", 0, CLI_ONE, offsetof(struct opts, format), "FORM",
+     "of export: csv (fast-gateway --profiles, the default), authors, json", "csv authors json"},
     {"predicted", 0, CLI_FLAG, offsetof(struct opts, predicted), NULL,
      "export all 35 slices of the grid, those not tried as predicted"},
     {"db", 0, CLI_STR, offsetof(struct opts, db), "FILE",
@@ -72,6 +72,8 @@ static int parse_trials(const struct opts *o, struct profile_plan *p, struct fas
     int r = 0;
     if (o->grid && o->adaptive)
         r = fast_err_set(err, FAST_EINVAL, "--grid or --adaptive, not both");
+    if (!r && o->body && access(o->body, R_OK))
+        r = fast_err_set(err, FAST_EINVAL, "--body: cannot open %.200s: %s", o->body, strerror(errno));
     if (!r && o->body && o->recorded)
         r = fast_err_set(err, FAST_EINVAL, "--body or --recorded, not both");
     if (!r && o->confidence) {

@@ -319,8 +319,8 @@ struct watchdog_opts {
 };
 
 static const struct cli_opt opts[] = {
-    {"mode", 'm', CLI_STR, offsetof(struct watchdog_opts, mode), "MODE",
-     "classic (default), streaming, http or redirect"},
+    {"mode", 'm', CLI_ONE, offsetof(struct watchdog_opts, mode), "MODE",
+     "classic (default), streaming, http or redirect", "classic serializing streaming http redirect"},
 };
 
 static int run(struct cli *cli, void *arg, int argc, char **argv)

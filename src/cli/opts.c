@@ -6,12 +6,14 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/parse.h"
+#include "io/http_stream.h"
 
 #define OPTS_MAX 48
 #define HELP_COLUMN 30
 
 const struct cli_opt cli_common_opts[] = {
-    {"gateway", 'g', CLI_STR, offsetof(struct cli, gateway), "URL",
+    {"gateway", 'g', CLI_URL, offsetof(struct cli, gateway), "URL",
      "the gateway (default: $OPENFAAS_URL or http://127.0.0.1:8080)"},
     {"json", 0, CLI_FLAG, offsetof(struct cli, json), NULL, "print JSON for programs to read"},
 };
@@ -32,12 +34,55 @@ static int collect(const struct cli_cmd *cmd, struct cli *cli, void *opts, struc
     return n;
 }
 
+static int check_word(const char *value, const char *words, struct fast_err *err)
+{
+    size_t n = strlen(value), len;
+    for (const char *w = words; *w; w += len + strspn(w + len, " ")) {
+        len = strcspn(w, " ");
+        if (n == len && !memcmp(value, w, len))
+            return 0;
+    }
+    return fast_err_set(err, FAST_EINVAL, "\"%.40s\" is none of: %s", value, words);
+}
+
+/* HOST or HOST:PORT behind http:// or https://, which may be left out. */
+static int check_url(const char *value, struct fast_err *err)
+{
+    const char *slashes = strstr(value, "://"), *host = slashes ? slashes + 3 : value;
+    size_t scheme = slashes ? (size_t)(slashes - value) : 4;
+    bool ok = (scheme == 4 || scheme == 5) && (!slashes || !memcmp(value, "https", scheme));
+    static const char legal[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:[]@%";
+    size_t n = strspn(host, legal);
+    if (ok && n && (!host[n] || host[n] == '/'))
+        return 0;
+    return fast_err_set(err, FAST_EINVAL, "\"%.80s\" is not a URL such as http://127.0.0.1:8080", value);
+}
+
+static int check_value(const struct cli_opt *o, const char *value, struct fast_err *err)
+{
+    char what[64];
+    int r = 0;
+    snprintf(what, sizeof(what), "--%s", o->name);
+    if (o->type == CLI_NAME)
+        return fast_parse_name(value, what, err);
+    if (o->type == CLI_ONE)
+        r = check_word(value, o->values, err);
+    else if (o->type == CLI_ADDR && (*value || !o->values))
+        r = fast_http_address_check(value, err);
+    else if (o->type == CLI_URL)
+        r = check_url(value, err);
+    return r ? fast_err_wrap(err, "%s", what) : 0;
+}
+
 static int store(const struct target *t, char *value, struct fast_err *err)
 {
     void *at = (char *)t->base + t->opt->at;
+    int r = check_value(t->opt, value, err);
+    if (r)
+        return r;
     if (t->opt->type == CLI_FLAG) {
         *(bool *)at = true;
-    } else if (t->opt->type == CLI_STR) {
+    } else if (t->opt->type != CLI_LIST) {
         *(const char **)at = value;
     } else {
         struct cli_list *list = at;

@@ -21,6 +21,7 @@
 #include "gateway/trace.h"
 #include "io/file.h"
 #include "io/http2.h"
+#include "io/http_stream.h"
 #include "io/tls.h"
 
 #define PATHS_MAX 32
@@ -100,6 +101,12 @@ static int add_images(struct settings *s, const char *path, struct fast_err *err
     return add_path(s->images, n, *n < PATHS_MAX ? s->image_dirs[*n] : path, err);
 }
 
+static int set_address(const char **at, const char *text, const char *what, struct fast_err *err)
+{
+    *at = text;
+    return fast_http_address_check(text, err) ? fast_err_wrap(err, "%s", what) : 0;
+}
+
 static int set_option(struct settings *s, int c, const char *arg, struct fast_err *err)
 {
     struct gw_conf *k = &s->conf;
@@ -107,11 +114,9 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
     int r = 0;
     switch (c) {
     case 'l':
-        k->listen = arg;
-        return 0;
+        return set_address(&k->listen, arg, "--listen", err);
     case 'm':
-        k->metrics = arg;
-        return 0;
+        return *arg ? set_address(&k->metrics, arg, "--metrics", err) : (k->metrics = arg, 0);
     case 's':
         k->state_dir = arg;
         return 0;
@@ -142,8 +147,7 @@ static int set_option(struct settings *s, int c, const char *arg, struct fast_er
         k->moves_max = (int)n;
         return r;
     case 'x':
-        k->tls_listen = arg;
-        return 0;
+        return set_address(&k->tls_listen, arg, "--tls-listen", err);
     case 'C':
         k->tls_cert = arg;
         return 0;

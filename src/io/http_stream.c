@@ -302,7 +302,7 @@ static int bound_port(int fd)
     return a.any.sa_family == AF_INET6 ? ntohs(a.v6.sin6_port) : ntohs(a.v4.sin_port);
 }
 
-int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err)
+static int parse_address(const char *address, struct addrinfo **ret, struct fast_err *err)
 {
     char host[64];
     const char *port = NULL;
@@ -313,9 +313,26 @@ int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fas
     if (r)
         return r;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_PASSIVE};
+    if (getaddrinfo(host, port, &hints, ret))
+        return fast_err_set(err, FAST_EINVAL, "\"%s\" is not an IPv4 or IPv6 address, as in 127.0.0.1:8080", host);
+    return 0;
+}
+
+int fast_http_address_check(const char *address, struct fast_err *err)
+{
     struct addrinfo *ai = NULL;
-    if (getaddrinfo(host, port, &hints, &ai))
-        return fast_err_set(err, FAST_EINVAL, "\"%s\" is not an IPv4 or IPv6 address", host);
+    int r = parse_address(address, &ai, err);
+    if (!r)
+        freeaddrinfo(ai);
+    return r;
+}
+
+int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err)
+{
+    struct addrinfo *ai = NULL;
+    int r = parse_address(address, &ai, err);
+    if (r)
+        return r;
     int one = 1;
     int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     r = fd < 0 ? -1 : setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));

@@ -78,6 +78,8 @@ bool fast_http_stream_retract(struct fast_http_stream *s, uint64_t from);
 bool fast_http_stream_arm(struct fast_http_stream *s);
 
 /* "127.0.0.1:8080", "[::1]:0", ":8080" (127.0.0.1). The error names what is wrong. */
+/* Whether it is one, whoever listens there. */
+int fast_http_address_check(const char *address, struct fast_err *err);
 int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err);
 
 #endif

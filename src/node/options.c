@@ -166,9 +166,9 @@ static int take(struct node_options *o, int which, const char *value, struct fas
         c->sim_spec = value;
         return *value ? 0 : fast_err_set(err, FAST_EINVAL, "--sim is empty; try v100-16gb");
     case POLICY:
-        return fast_policy_parse(value, &c->sched.policy, err);
+        return fast_policy_parse(value, &c->sched.policy, err) ? fast_err_wrap(err, "--policy") : 0;
     case CHARGE:
-        return fast_charge_parse(value, &c->sched.charge, err);
+        return fast_charge_parse(value, &c->sched.charge, err) ? fast_err_wrap(err, "--charge") : 0;
     case MEMORY:
         return parse_memory(value, &c->mem_all, err);
     case WINDOW:

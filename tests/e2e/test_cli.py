@@ -98,7 +98,7 @@ class WithGateway(GatewayTest):
 
     def test_no_such_image(self):
         done = self.fast("deploy", "x", "--image", "nosuch")
-        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.returncode, 2)
         self.assertIn("`fast image ls`", done.stderr)
 
 

@@ -340,7 +340,7 @@ class Certifier(gateway.TestCase):
                 json.dump({"manifests": [{"digest": "sha256:../../../etc/passwd"}]}, f)
             self.image("add", "x", folder, want=1)
         self.image("add", ".x", "cat", want=1)
-        self.image("add", "x", "cat", "--mode", "none", want=1)
+        self.image("add", "x", "cat", "--mode", "none", want=2)
         self.image("rm", "x", want=1)
         self.assertEqual(self.image("ls").stdout.count("\n"), 1)
 
@@ -440,7 +440,7 @@ spec:
     def test_apply_changes_nothing_when_something_is_wrong(self):
         good = f"kind: Function\nspec: {{ name: ok, image: {ALPINE}, handler: cat }}\n"
         self.apply(good + "---\nkind: FaSTPod\nmetadata: { name: bad }\nspec: {}\n", want=2)
-        self.apply(good + "---\nkind: Function\nspec: { name: bad, image: no-such-image }\n", want=1)
+        self.apply(good + "---\nkind: Function\nspec: { name: bad, image: no-such-image }\n", want=2)
         self.apply("a: [", want=2)
         self.apply("hello: world\n", want=2)
         self.assertEqual(self.gw.get("/system/functions").json(), [])

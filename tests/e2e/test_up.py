@@ -200,7 +200,7 @@ class UpTest(unittest.TestCase):
                 f.write("functions:\n  good:\n    image: digits\n"
                         f"  bad:\n    image: digits\n    {bad}\n")
             status, _, err = self.up.fast("deploy", "-f", path)
-            self.assertEqual(status, 1)
+            self.assertEqual(status, 2)
             self.assertIn("bad: ", err)
             self.assertIn("nothing was deployed", err)
             self.assertEqual(self.up.json("ls"), [])
