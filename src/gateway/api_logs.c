@@ -1,5 +1,6 @@
 /* The log lines of a function as NDJSON, read from the files that its replicas write; when a line came, the node
- * has noted (io/log_times.h). */
+ * has noted (io/log_times.h). The node keeps a log short: the end of what it has cut off is in ID.log.1, and is told
+ * before what is in ID.log. */
 
 #include "gateway/gateway.h"
 
@@ -16,7 +17,7 @@
 #include "base/parse.h"
 #include "io/log_times.h"
 
-#define FILES_MAX 64
+#define FILES_MAX 128 /* two of a replica */
 #define BLOCK 65536
 #define POLL FAST_MS(200)
 
@@ -25,7 +26,10 @@ struct file {
     char *path;
     off_t at;
     ino_t inode;
-    bool seen; /* it has been looked at */
+    int64_t tail; /* lines of it that are told, -1: all */
+    bool seen;    /* it has been looked at */
+    bool old;     /* nothing will be added to it */
+    bool told;    /* all that is in it */
 };
 
 struct stream {
@@ -55,14 +59,16 @@ static void on_done(void *user, bool complete)
     free_stream(user);
 }
 
-/* The offset where the last |lines| lines begin. */
-static off_t tail_offset(int fd, off_t size, int64_t lines)
+/* The offset where the last |lines| lines begin; *|ret_missing| is how many there are too few. */
+static off_t tail_offset(int fd, off_t size, int64_t lines, int64_t *ret_missing)
 {
     char buf[4096];
     off_t end = size;
     int64_t seen = 0;
+    *ret_missing = lines;
     if (lines < 0)
         return 0;
+    *ret_missing = 0;
     if (lines == 0)
         return size;
     while (end > 0) {
@@ -77,6 +83,7 @@ static off_t tail_offset(int fd, off_t size, int64_t lines)
         }
         end -= (off_t)want;
     }
+    *ret_missing = lines - seen - (size > 0);
     return 0;
 }
 
@@ -136,14 +143,16 @@ static void pump_file(struct stream *s, struct file *f)
 {
     struct fast_log_times times;
     struct stat st;
-    int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    int64_t missing;
+    int fd = f->told ? -1 : open(f->path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st)) {
         if (fd >= 0)
             close(fd);
+        f->told = f->old; /* one that comes later has what is told already */
         return;
     }
     if (!f->seen)
-        f->at = tail_offset(fd, st.st_size, s->tail);
+        f->at = tail_offset(fd, st.st_size, f->tail, &missing);
     else if (st.st_ino != f->inode || st.st_size < f->at)
         f->at = 0; /* it was begun anew */
     f->inode = st.st_ino;
@@ -155,8 +164,9 @@ static void pump_file(struct stream *s, struct file *f)
         f->at += (off_t)told;
         if (!told) {
             /* The last line without its end is told only when nobody waits for the rest of it. */
-            if (n > 0 && !s->follow)
+            if (n > 0 && (!s->follow || f->old))
                 tell_line(s, f, fast_log_times_at(&times, f->at + (off_t)n), s->block, (size_t)n);
+            f->told = f->old;
             break;
         }
     }
@@ -164,19 +174,41 @@ static void pump_file(struct stream *s, struct file *f)
     close(fd);
 }
 
+/* The lines of a tail that are not in |path|. */
+static int64_t missing_in(const char *path, int64_t tail)
+{
+    struct stat st;
+    int64_t missing = tail;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && !fstat(fd, &st))
+        tail_offset(fd, st.st_size, tail, &missing);
+    if (fd >= 0)
+        close(fd);
+    return missing;
+}
+
+static void add_file(struct stream *s, const char *id, char *path, int64_t tail, bool old)
+{
+    struct file *f = &s->files[s->nfiles];
+    if (!path)
+        return;
+    s->nfiles++;
+    *f = (struct file){.path = path, .tail = tail, .old = old};
+    snprintf(f->id, sizeof(f->id), "%s", id);
+}
+
 static void add_files(struct stream *s, const struct gw_function *fn)
 {
-    for (struct gw_replica *r = s->gw->replicas; r && s->nfiles < FILES_MAX; r = r->next) {
+    for (struct gw_replica *r = s->gw->replicas; r && s->nfiles + 2 <= FILES_MAX; r = r->next) {
+        char *old = NULL;
         bool known = r->fn != fn || !r->log_path || !*r->log_path ||
                      (*s->instance && strcmp(s->instance, r->id));
         for (int i = 0; i < s->nfiles && !known; i++)
             known = !strcmp(s->files[i].id, r->id);
-        char *path = known ? NULL : strdup(r->log_path);
-        if (!path)
+        if (known)
             continue;
-        struct file *f = &s->files[s->nfiles++];
-        *f = (struct file){.path = path};
-        snprintf(f->id, sizeof(f->id), "%s", r->id);
+        add_file(s, r->id, asprintf(&old, "%s.1", r->log_path) < 0 ? NULL : old, missing_in(r->log_path, s->tail), true);
+        add_file(s, r->id, strdup(r->log_path), s->tail, false);
     }
 }
 

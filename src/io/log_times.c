@@ -73,6 +73,28 @@ void fast_log_times_drop(const char *log)
         unlink(path);
 }
 
+void fast_log_times_move(const char *log, const char *old, off_t from)
+{
+    char path[PATH_MAX], to[PATH_MAX];
+    struct fast_log_time part[128];
+    if (!times_path(log, NULL, path) || !times_path(old, NULL, to))
+        return;
+    int in = open(path, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    for (ssize_t n; in >= 0 && out >= 0 && (n = read(in, part, sizeof(part))) >= SIZE;) {
+        size_t kept = 0;
+        for (ssize_t i = 0; i < n / SIZE; i++)
+            if (part[i].size > from)
+                part[kept++] = (struct fast_log_time){part[i].size - from, part[i].wall};
+        if (write(out, part, kept * sizeof(*part)) != (ssize_t)(kept * sizeof(*part)))
+            break;
+    }
+    if (in >= 0)
+        close(in);
+    if (out >= 0)
+        close(out);
+    unlink(path);
+}
+
 /* ---- reading ---- */
 
 void fast_log_times_open(struct fast_log_times *t, const char *log)

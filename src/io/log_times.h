@@ -18,8 +18,10 @@
 /* Notes how long |log| is now. Returns the size of what is noted of it. A log that has become shorter, or that
  * is not there, is begun anew. */
 int64_t fast_log_times_note(const char *log);
-/* Forgets what is known of |log|: before it is renamed or cut. */
+/* Forgets what is known of |log|: before it is removed. */
 void fast_log_times_drop(const char *log);
+/* The same before it is renamed or cut: what is known from |from| on is kept for |old|, where that is the beginning. */
+void fast_log_times_move(const char *log, const char *old, off_t from);
 
 /* For a reader. Its lines are asked for in order. */
 struct fast_log_times {

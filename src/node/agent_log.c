@@ -44,7 +44,7 @@ int node_agent_log_open(const struct agent_replica *r, bool *ret_fresh, struct f
     struct stat st;
     if (!stat(path, &st) && st.st_size > LOG_MAX &&
         snprintf(old, sizeof(old), "%s.1", path) < (int)sizeof(old)) {
-        fast_log_times_drop(path);
+        fast_log_times_move(path, old, 0);
         rename(path, old);
     }
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
@@ -74,9 +74,12 @@ static void trim_log(const char *path)
     fast_autofree char *buf = malloc(LOG_KEEP);
     off_t from = st.st_size > LOG_KEEP ? st.st_size - LOG_KEEP : 0;
     ssize_t n = in >= 0 && out >= 0 && buf ? pread(in, buf, LOG_KEEP, from) : -1;
-    if (n > 0 && write(out, buf, (size_t)n) != n)
+    const char *nl = n > 0 && from > 0 ? memchr(buf, '\n', (size_t)n) : NULL;
+    ssize_t skip = nl ? nl + 1 - buf : 0; /* the rest of a line says little */
+    from += skip;
+    if (n > 0 && write(out, buf + skip, (size_t)(n - skip)) != n - skip)
         fast_log(WARN, "log tail lost", "path=%s error=%s", path, strerror(errno));
-    fast_log_times_drop(path);
+    fast_log_times_move(path, old, from);
     if (in < 0 || ftruncate(in, 0))
         fast_log(WARN, "log not trimmed", "path=%s error=%s", path, strerror(errno));
     if (in >= 0)

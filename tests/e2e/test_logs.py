@@ -40,8 +40,11 @@ class Times(gateway.TestCase):
     def noted(self):
         """Until the node knows of all that is in the log."""
         def all_of_it():
-            with open(self.node.path("logs", "times", os.path.basename(self.log)), "rb") as f:
-                return int.from_bytes(f.read()[-16:-8], "little") == os.path.getsize(self.log)
+            try:
+                with open(self.node.path("logs", "times", os.path.basename(self.log)), "rb") as f:
+                    return int.from_bytes(f.read()[-16:-8], "little") == os.path.getsize(self.log)
+            except FileNotFoundError:  # after a cut
+                return False
         wait_until(all_of_it, "the node does not note what is written")
 
     def say(self, mark):
@@ -90,6 +93,54 @@ class Times(gateway.TestCase):
         self.say("raw?last")
         self.assertEqual([self.line(mark) for mark in ("first", "second", "alone")], told + [row])
         self.assertGreater(seconds(self.line("last")["timestamp"]), after - TICK)
+
+    def test_what_was_cut_off_is_told(self):
+        """The node keeps logs short. The lines that came last are told all the same, with their times."""
+        before = time.time()
+        count = ((10 << 20) - os.path.getsize(self.log)) // 100
+        with open(self.log, "ab", buffering=0) as f:
+            f.write(b"".join(b"line %07d %s\n" % (i, b"x" * 87) for i in range(count)))
+            for i in range(count, count + 3):  # this is too much
+                f.write(b"line %07d\n%s\n" % (i, b"y" * 90))
+        wait_until(lambda: os.path.getsize(self.log) < 1 << 20, "the log is not cut")
+        after = time.time()
+
+        def say(number):
+            with open(self.log, "a", encoding="utf-8") as f:
+                f.write(f"line {number}\n")
+            self.noted()
+
+        def lines(**query):
+            return [(int(r["text"].split()[1]), r["timestamp"]) for r in self.rows(**query)
+                    if r["text"].startswith("line ")]
+
+        last = count + 3
+        say(last)
+        told = lines(tail=50)
+        self.assertEqual([number for number, _ in told[-5:]], list(range(last - 4, last + 1)))
+        for _, when in told[:-1]:
+            self.assertGreaterEqual(seconds(when), before - TICK)
+            self.assertLessEqual(seconds(when), after)
+        self.assertLess(len(self.rows(tail=50)), 51)
+        everything = [number for number, _ in lines()]
+        self.assertEqual(everything, list(range(everything[0], last + 1)))  # whole lines, none twice
+        self.assertGreater(len(everything), 5000)
+        self.assertEqual(lines(since=told[-1][1])[-1][0], last)
+
+        def follow(r):
+            while True:
+                text = json.loads(r.readline())["text"]
+                if text.startswith("line "):
+                    return int(text.split()[1])
+
+        c = self.gw.connect()
+        c.request("GET", "/system/logs?name=f&follow=true&tail=50")
+        r = c.getresponse()
+        while follow(r) != last:
+            pass
+        say(last + 1)
+        self.assertEqual(follow(r), last + 1)
+        c.close()
 
     def test_follow(self):
         c = self.gw.connect()

@@ -87,6 +87,30 @@ static void logs_that_begin_anew(void **state)
     assert_true(at(20) == 0);
 }
 
+static void logs_that_are_cut(void **state)
+{
+    (void)state;
+    char old[80], times[80];
+    struct fast_log_times t;
+    snprintf(old, sizeof(old), "%s.1", log_file);
+    snprintf(times, sizeof(times), "%s/times/a.log.1", root);
+    unlink(log_file);
+    fast_log_times_drop(log_file);
+    for (int i = 1; i <= 300; i++)
+        note(10 * i, FAST_S(i));
+    fast_log_times_move(log_file, old, 2005);
+    assert_int_equal(access(times_file, F_OK), -1);
+    fast_log_times_open(&t, old);
+    assert_true(fast_log_times_at(&t, 1) == FAST_S(201)); /* byte 2006 of before */
+    assert_true(fast_log_times_at(&t, 995) == FAST_S(300));
+    fast_log_times_close(&t);
+    fast_log_times_move(log_file, old, 0); /* nothing was noted since */
+    fast_log_times_open(&t, old);
+    assert_true(fast_log_times_at(&t, 1) == 0);
+    fast_log_times_close(&t);
+    assert_int_equal(unlink(times), 0);
+}
+
 static void half_a_note(void **state)
 {
     (void)state;
@@ -125,6 +149,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines),
         cmocka_unit_test(logs_that_begin_anew),
+        cmocka_unit_test(logs_that_are_cut),
         cmocka_unit_test(half_a_note),
         cmocka_unit_test(many),
     };
