@@ -105,6 +105,8 @@ static void room_is_told_after_a_flush(void **state)
 /* ---- answers, byte by byte and whole, over a connection within this program ---- */
 
 #define TURNS 8
+#define IDLE_MAX 64 /* connections of a pool that are kept */
+#define DIALS_MAX (IDLE_MAX + 2)
 #define GET "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 struct wire {
@@ -112,8 +114,9 @@ struct wire {
     struct fast_timer *timer;
     struct fast_http_pool *pool;
     struct fast_http_call *call;
-    int dialled, turns, fd; /* |fd|: the function's end of the last connection */
-    char log[512];          /* what was told: "200 body. end" */
+    int dialled, turns, fd; /* |fd|: the function's end of the last connection, of |fds| */
+    int fds[DIALS_MAX];
+    char log[1024];         /* what was told: "200 body. end" */
     int flushes;
 };
 
@@ -122,9 +125,8 @@ static int wire_dial(void *arg)
     struct wire *w = arg;
     int pair[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
-    if (w->dialled++)
-        close(w->fd);
-    w->fd = pair[1];
+    assert_true(w->dialled < DIALS_MAX);
+    w->fd = w->fds[w->dialled++] = pair[1];
     return pair[0];
 }
 
@@ -211,7 +213,8 @@ static void wire_end_all(struct wire *w)
     fast_http_pool_free(w->pool);
     fast_timer_free(w->timer);
     fast_loop_free(w->loop);
-    close(w->fd);
+    while (w->dialled)
+        close(w->fds[--w->dialled]);
 }
 
 static void wire_call(struct wire *w, bool to_head)
@@ -440,6 +443,39 @@ static void a_pool_that_is_freed_keeps_nothing(void **state)
     wire_end_all(&w);
 }
 
+/* The youngest one is taken first: it is the warmest. */
+static void as_many_are_kept_as_there_is_room_for(void **state)
+{
+    struct fast_http_call *calls[IDLE_MAX + 1];
+    struct wire w;
+    char byte;
+    (void)state;
+    wire_begin(&w);
+    for (int i = 0; i <= IDLE_MAX; i++) {
+        wire_call(&w, false);
+        calls[i] = w.call;
+        fast_http_call_finish(w.call);
+    }
+    for (int i = 0; i <= IDLE_MAX; i++) {
+        w.fd = w.fds[i];
+        wire_heard(&w, GET);
+        wire_say(&w, "HTTP/1.1 204 No\r\n\r\n", 1000);
+    }
+    assert_int_equal(recv(w.fds[IDLE_MAX], &byte, 1, 0), 0); /* one too many */
+    for (int i = IDLE_MAX - 1; i >= -1; i--) {
+        wire_call(&w, false);
+        assert_int_equal(w.dialled, i < 0 ? IDLE_MAX + 2 : IDLE_MAX + 1);
+        fast_http_call_flush(w.call);
+        w.fd = w.fds[i < 0 ? IDLE_MAX + 1 : i];
+        wire_heard(&w, GET);
+        calls[i + 1] = w.call;
+    }
+    for (int i = 0; i < IDLE_MAX; i++)
+        fast_http_call_cancel(calls[i + 1]);
+    w.call = calls[0];
+    wire_end_all(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,6 +488,7 @@ int main(void)
         cmocka_unit_test(requests_in_chunks),
         cmocka_unit_test(protocols_are_switched_where_asked),
         cmocka_unit_test(a_pool_that_is_freed_keeps_nothing),
+        cmocka_unit_test(as_many_are_kept_as_there_is_room_for),
     };
     return cmocka_run_group_tests_name("http_client", tests, NULL, NULL);
 }
