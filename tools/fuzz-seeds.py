@@ -97,6 +97,7 @@ def invoke():
     yield "batch", row(32, ask(b"many", b"Content-Length: 3\r\nContent-Type: a/b\r\n", b"abc"),
                        b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.fast-gshare.batch\r\n"
                        b"X-Batch-Content-Type: text/x\r\nContent-Length: 9\r\n\r\n1:a,2:bc,")
+    yield "few", row(0, ask(b"few", b"Content-Length: 3\r\n", b"abc"), ok)
     yield "until-close", row(8, hello, b"HTTP/1.0 200 OK\r\nContent-Type: text/x\r\n\r\nabc")
     yield "answer-chunks", row(4, hello, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 203 Q\r\nConnection: X-A\r\nX-A: 1\r\n"
                                b"Transfer-Encoding: chunked\r\n\r\n1;a\r\nx\r\n2\r\nyz\r\n0\r\nT: 1\r\n\r\n")
@@ -161,9 +162,52 @@ def profiles():
         {"sm_pct": 12, "quota": 1, "state": "errors", "text": "why", "error_rate": 1, "rps": None}]}).encode()
 
 
+def api():
+    """Rows of fuzz/fuzz_api.c, by the place of what is asked in its table."""
+    def ask(what, rest=b"", body=b""):
+        text = rest + b"\n" + body
+        return bytes([what]) + len(text).to_bytes(2, "big") + text
+
+    def told(message, **fields):
+        text = wire.encode(message, **fields)
+        return b"\x80" + len(text).to_bytes(2, "big") + text
+
+    deploy = ask(1, body=b'{"service":"f","image":"/bin/true"}')
+    gpu = ask(1, body=b'{"service":"g","image":"/bin/true","annotations":{"fastgshare/gpu_sm_partition":"12",'
+                      b'"fastgshare/gpu_quota_request":"0.3","fastgshare/gpu_mem":"512Mi"}}')
+    views = b"".join(ask(i) for i in (0, 10, 16, 18, 19, 20, 24, 27, 30))
+    yield "views", views
+    yield "deploy", deploy + gpu + views + ask(4, b"f?usage=1") + ask(26, b"g") + ask(29, b"f")
+    yield "change", deploy + ask(2, body=b'{"service":"f","image":"/bin/true","envVars":{"a":"b"}}') + views
+    yield "check", ask(1, b"?check=true&namespace=n", b'{"service":"f","image":"/bin/true"}')
+    yield "remove", deploy + gpu + ask(3, body=b'{"functionName":"f"}') + ask(3, body=b'{"functionName":"g"}') + views
+    yield "scale", deploy + gpu + ask(5, b"f", b'{"serviceName":"f","replicas":3}') + \
+        ask(5, b"g", b'{"replicas":4}') + ask(5, b"f", b'{"replicas":0}') + ask(28) + views
+    yield "secrets", ask(7, body=b'{"name":"s","value":"v"}') + ask(6) + ask(8, body=b'{"name":"s","rawValue":"dg=="}') + \
+        ask(1, body=b'{"service":"h","image":"functions/alpine","envProcess":"cat","secrets":["s"]}') + \
+        ask(9, body=b'{"name":"s"}')
+    yield "namespaces", ask(12, b"n", b'{"name":"n","labels":{"a":"b"},"annotations":{}}') + ask(10) + ask(11, b"n") + \
+        ask(13, b"n", b'{"name":"n"}') + ask(14, b"", b'{"name":"n"}')
+    yield "alert", deploy + ask(15, body=b'{"alerts":[{"status":"firing","labels":{"function_name":"f.openfaas-fn"}},{}]}')
+    yield "logs", deploy + ask(17, b"?name=f&tail=2&since=2026-01-01T00:00:00.5%2B01:00") + ask(17, b"?name=f&follow=1")
+    yield "models", ask(21, body=b'{"name":"m","path":"/m","gpu":1,"shared":true}') + \
+        ask(22, body=b'{"name":"m","pinned":true}') + ask(23, body=b'{"name":"m"}') + \
+        told("model_row", name="m", ns="openfaas-fn", version="v", bytes=5, model=1) + views
+    yield "policy", ask(25, body=b'{"policy":"fast","charge":"busy","window_ms":50}')
+    for i, line in enumerate((b"Authorization: Basic YWRtaW46c2VjcmV0", b"Authorization: Basic YWRtaW46eA==",
+                              b"Origin: http://localhost", b"Origin: https://b", b"Sec-Fetch-Site: cross-site",
+                              b"X-Function-Status: 200", b"User-Agent: Mozilla/5.0\r\nContent-Type: text/plain;x")):
+        yield f"line{i}", (b"\xc0\0\0" if i < 2 else b"") + ask(0x40, b"", line + b"\n")
+    yield "async", deploy + ask(31, b"f?x", b"body") + ask(33) + ask(32, b"nobody") + ask(33, b"?dead=true")
+    yield "row", deploy + told("replica_row", replica="f.openfaas-fn.7", function="f", ns="openfaas-fn", state=2, port=9) + \
+        told("replica_row", replica="x.y.1", function="x", ns="y") + views
+    yield "stats", gpu + told("replica_stats", replica="g.openfaas-fn.1", mem_bytes=7) + views
+    yield "gpu", told("gpu_row", gpu=3, name="T4", mem_total=1 << 34) + gpu + told("done", code=1, text="no") + views
+
+
 def main():
     for target, seeds in (("msg", messages), ("http", http), ("text", text), ("llhttp", llhttp), ("http2", http2),
-                          ("json", deployments), ("invoke", invoke), ("yaml", manifests), ("query", queries), ("profile", profiles)):
+                          ("json", deployments), ("invoke", invoke), ("yaml", manifests), ("api", api), ("query", queries), ("profile", profiles)):
         folder = os.path.join(sys.argv[1], target)
         os.makedirs(folder, exist_ok=True)
         for name, data in seeds():
