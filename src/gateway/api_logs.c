@@ -207,7 +207,9 @@ static void add_files(struct stream *s, const struct gw_function *fn)
             known = !strcmp(s->files[i].id, r->id);
         if (known)
             continue;
-        add_file(s, r->id, asprintf(&old, "%s.1", r->log_path) < 0 ? NULL : old, missing_in(r->log_path, s->tail), true);
+        if (asprintf(&old, "%s.1", r->log_path) < 0)
+            old = NULL;
+        add_file(s, r->id, old, missing_in(r->log_path, s->tail), true);
         add_file(s, r->id, strdup(r->log_path), s->tail, false);
     }
 }

@@ -322,7 +322,7 @@ static void on_job_tick(void *arg)
     gw_invoke_tick(gw);
     gw_scaler_rush(gw);
     gw_move_tick(gw);
-    if (gw->stopping && !open_conns(gw))
+    if (gw->stopping && !open_conns(gw) && gw_tracer_is_done(gw->tracer))
         fast_loop_stop(gw->loop);
     fast_timer_set(gw->job_timer, fast_loop_now(gw->loop) + FAST_MS(100));
 }

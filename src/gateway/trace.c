@@ -13,6 +13,7 @@
 #define BATCH_WAIT FAST_S(1)
 #define SPAN_MAX 2048
 #define EXPORT_TIMEOUT FAST_S(10)
+#define LAST_WAIT FAST_S(2) /* for a collector, when the program is about to end */
 #define EXPORTS_MAX 8 /* that a collector may leave unanswered */
 
 static const char before[] =
@@ -29,6 +30,7 @@ struct gw_tracer {
     char *url;
     bool waiting, failing;
     int exporting;
+    fast_ns ending; /* since when it is about to end; 0: it is not */
     size_t len;
     char spans[BATCH_MAX]; /* with commas between them */
     char out[sizeof(before) + BATCH_MAX + sizeof(after)];
@@ -227,6 +229,17 @@ int gw_tracer_new(struct fast_loop *loop, const char *where, struct gw_tracer **
     }
     *ret = t;
     return 0;
+}
+
+bool gw_tracer_is_done(struct gw_tracer *t)
+{
+    if (!t)
+        return true;
+    fast_ns now = fast_loop_now(t->loop);
+    if (!t->ending)
+        t->ending = now;
+    flush(t);
+    return !t->exporting || now - t->ending >= LAST_WAIT;
 }
 
 void gw_tracer_free(struct gw_tracer *t)

@@ -37,6 +37,9 @@ size_t gw_trace_json(const struct gw_trace *t, const struct gw_trace_end *e, cha
 /* |where|: a path, or an http URL such as http://127.0.0.1:4318/v1/traces. */
 int gw_tracer_new(struct fast_loop *loop, const char *where, struct gw_tracer **ret,
                   struct fast_err *err);
+/* At the end, again and again: sends what is left; whether nothing is on its way any more, or it has been waited for
+ * for long enough. NULL is fine. */
+bool gw_tracer_is_done(struct gw_tracer *t);
 void gw_tracer_free(struct gw_tracer *t); /* writes what is left to the file; NULL is fine */
 /* Begins the span of a request. |parent|: its traceparent, NULL: none. |random|: 24 bytes. */
 void gw_trace_begin(struct gw_trace *t, const char *parent, size_t len, const unsigned char *random);

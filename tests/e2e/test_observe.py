@@ -88,6 +88,10 @@ class Observe(unittest.TestCase):
         seen = self.trace_headers()
         self.gw.get("/function/f/echo")
         self.check_spans(lambda: list(got), seen)
+        got.clear()
+        self.gw.get("/function/f/echo")
+        self.assertEqual(self.gw.stop(), 0)  # sooner than spans go out by themselves
+        wait_until(lambda: len(got) == 1, "the last span is lost")
 
     def test_a_collector_that_does_not_answer(self):
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
