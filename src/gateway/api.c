@@ -278,6 +278,7 @@ static void reply_method(struct fast_http_req *req, const char *methods)
 static void system_request(struct gateway *gw, struct fast_http_req *req, const char *path,
                            size_t len)
 {
+    fast_http_req_watch(req);
     char text[512], method[33];
     const char *name;
     const struct fast_http_head *h = fast_http_req_head(req);
@@ -351,6 +352,23 @@ static void health(struct fast_http_req *req)
 {
     if (only_get(req))
         fast_http_req_text_reply(req, 200, "OK");
+}
+
+const char *gw_api_path(const char *target, size_t len)
+{
+    char text[512];
+    const char *name;
+    size_t n = 0;
+    if (starts(target, len, "/async-function/"))
+        return "/async-function/";
+    if (!starts(target, len, "/system/"))
+        return NULL;
+    while (n < len && n < sizeof(text) - 1 && target[n] != '?')
+        n++;
+    memcpy(text, target, n);
+    text[n] = 0;
+    const struct route *r = find_route(text, &name);
+    return r ? r->path : "/system/";
 }
 
 void gw_api_request(void *arg, struct fast_http_req *req)

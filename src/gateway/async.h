@@ -12,7 +12,11 @@ struct gw_async;
 int gw_async_new(struct gateway *gw, struct gw_queue *queue, struct gw_async **ret,
                  struct fast_err *err);
 void gw_async_free(struct gw_async *async); /* what is under way is done again later; NULL is fine */
-void gw_async_counts(const struct gw_async *async, uint64_t *ret_waiting, uint64_t *ret_dead,
-                     int *ret_running);
+struct gw_async_counts {
+    uint64_t waiting, dead;
+    int running;
+    uint64_t submitted, processed; /* since the start */
+};
+struct gw_async_counts gw_async_counts(const struct gw_async *async);
 
 #endif

@@ -166,6 +166,7 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
         gw_call_refuse(a->gw, req, 500, "", "%s", err.msg);
         gw_async_gather(a); /* what else was to be written then is told so */
     } else {
+        a->submitted++;
         w->req = req;
         *a->waiters_end = w;
         a->waiters_end = &w->next;
@@ -181,6 +182,7 @@ void gw_async_request(struct gateway *gw, struct fast_http_req *req, const char 
     const struct fast_http_head *h = fast_http_req_head(req);
     (void)path;
     (void)len;
+    fast_http_req_watch(req);
     if (!fast_http_is_exact(fast_http_req_text(req) + h->method, h->method_len, "POST"))
         gw_call_refuse(gw, req, 405, "Allow: POST, DELETE\r\n", "405 method not allowed");
     else if (h->fields > FIELDS_MAX || fast_http_head_room(h) > HEAD_MAX)

@@ -37,6 +37,7 @@ struct gw_async {
     struct gw_async_work *work;
     struct gw_async_lane *lanes;
     int running, full; /* |full|: lanes that have no room */
+    uint64_t submitted, processed; /* since the start: calls that were accepted, and those that are done with */
 };
 
 /* ---- async.c ---- */

@@ -125,6 +125,7 @@ static void settle(struct gw_async_work *w, bool answer)
 
 void gw_async_forget(struct gw_async_work *w)
 {
+    w->async->processed++;
     struct gw_async *a = w->async;
     struct fast_err err;
     if (a->queue->ops->remove(a->queue, w->call.id, &err))
@@ -135,6 +136,7 @@ void gw_async_forget(struct gw_async_work *w)
 
 static void give_up(struct gw_async_work *w, const char *why)
 {
+    w->async->processed++;
     fast_log(WARN, "a call was given up", "call=%s function=%s attempts=%d status=%d why=\"%s\"",
              w->call.call_id, w->call.function, w->call.attempts, w->call.status, why);
     w->call.stage = GW_CALL_DEAD;

@@ -75,9 +75,9 @@ void gw_api_async_call(const struct gw_request *rq, const char *call_id)
         fast_http_req_reply(rq->req, 202, NULL, NULL, "", 0);
 }
 
-void gw_async_counts(const struct gw_async *a, uint64_t *ret_waiting, uint64_t *ret_dead,
-                     int *ret_running)
+struct gw_async_counts gw_async_counts(const struct gw_async *a)
 {
-    a->queue->ops->count(a->queue, ret_waiting, ret_dead);
-    *ret_running = a->running;
+    struct gw_async_counts c = {.running = a->running, .submitted = a->submitted, .processed = a->processed};
+    a->queue->ops->count(a->queue, &c.waiting, &c.dead);
+    return c;
 }

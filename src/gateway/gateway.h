@@ -196,6 +196,7 @@ struct gateway {
     struct gw_async *async;
     struct gw_tracer *tracer;   /* NULL: nothing is traced */
     struct gw_sink *access_log; /* NULL: none */
+    struct gw_api_stats *api_stats; /* NULL: the API was not used yet */
     uint64_t next_key;
     struct gw_random random; /* for the identifiers of calls */
     char *head;              /* room for the head that is being written */
@@ -409,9 +410,17 @@ bool gw_invoke_has_end(const struct gateway *gw);
  * process; NULL: none runs. */
 json_t *gw_isolation(const struct gateway *gw, const struct gw_function *fn);
 
+/* ---- api_stats.c ---- */
+
+/* |finished| of a server: counts requests to the API, and logs all where that was asked for. */
+void gw_api_finished(void *arg, const struct fast_http_finished *what);
+
 /* ---- api.c, api_*.c ---- */
 
 void gw_api_request(void *arg, struct fast_http_req *req);
+/* The path of the API that |target| is about, without names, such as "/system/function/"; NULL: it is a call, or a
+ * page. */
+const char *gw_api_path(const char *target, size_t len);
 void gw_api_metrics(void *arg, struct fast_http_req *req);
 
 /* A system request, taken apart. Strings end with a NUL and belong to the call. */

@@ -396,7 +396,7 @@ static int listen_all(struct gateway *gw, struct fast_err *err)
     struct fast_http_server_conf api = {.address = k->listen, .max_conns = k->max_conns,
                                         .handler = gw_api_request, .arg = gw,
                                         .http2 = fast_http2(),
-                                        .finished = k->access_log ? gw_access_log : NULL};
+                                        .finished = gw_api_finished, .finished_some = !k->access_log};
     struct fast_http_server_conf metrics = {.address = k->metrics, .max_conns = 64,
                                             .handler = gw_api_metrics, .arg = gw};
     if (k->access_log && gw_sink_new(gw->loop, k->access_log, &gw->access_log, err))
@@ -479,6 +479,7 @@ static void close_all(struct gateway *gw)
     free(gw->head);
     gw_tracer_free(gw->tracer);
     gw_sink_free(gw->access_log);
+    free(gw->api_stats);
     json_decref(gw->namespaces);
     gw_link_free(gw->link);
     gw_replicas_free(gw);

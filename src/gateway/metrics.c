@@ -167,20 +167,35 @@ static bool wants_open(struct fast_http_req *req)
     return f && memmem(text + f->value, f->value_len, name, sizeof(name) - 1);
 }
 
+/* The one queue has the name that it has by default in OpenFaaS. */
+static void async(struct gw_page *w, const struct gateway *gw)
+{
+    struct gw_async_counts c = gw_async_counts(gw->async);
+    const struct {
+        const char *name, *type, *help, *labels;
+        uint64_t value;
+    } rows[] = {
+#define QUEUE "{queue_name=\"faas-request\"}"
+        {"queue_worker_pending_messages", "gauge", "Asynchronous calls that are not done", QUEUE, c.waiting},
+        {"queue_worker_messages_submitted_total", "counter", "Asynchronous calls that were accepted", QUEUE,
+         c.submitted},
+        {"queue_worker_messages_processed_total", "counter", "Asynchronous calls that are done or given up", QUEUE,
+         c.processed},
+#undef QUEUE
+        {"fast_async_running", "gauge", "Asynchronous calls that are being made", "", (uint64_t)c.running},
+        {"fast_async_dead", "gauge", "Asynchronous calls that were given up", "", c.dead}};
+    for (size_t i = 0; i < FAST_COUNT_OF(rows); i++) {
+        gw_page_head(w, rows[i].name, rows[i].type, rows[i].help);
+        gw_page_add(w, "%s%s %llu\n", rows[i].name, rows[i].labels, (unsigned long long)rows[i].value);
+    }
+}
+
 void gw_metrics_reply(struct gateway *gw, struct fast_http_req *req)
 {
     struct gw_page w = {0};
     w.open = wants_open(req);
     functions(&w, gw);
-    uint64_t waiting, dead;
-    int running;
-    gw_async_counts(gw->async, &waiting, &dead, &running);
-    gw_page_head(&w, "queue_worker_pending_messages", "gauge", "Asynchronous calls that are not done");
-    gw_page_add(&w, "queue_worker_pending_messages %llu\n", (unsigned long long)waiting);
-    gw_page_head(&w, "fast_async_running", "gauge", "Asynchronous calls that are being made");
-    gw_page_add(&w, "fast_async_running %d\n", running);
-    gw_page_head(&w, "fast_async_dead", "gauge", "Asynchronous calls that were given up");
-    gw_page_add(&w, "fast_async_dead %llu\n", (unsigned long long)dead);
+    async(&w, gw);
     gw_page_head(&w, "fast_node_up", "gauge", "1 while the gateway is connected to its node");
     gw_page_add(&w, "fast_node_up %d\n", gw_link_synced(gw->link));
     gw_page_head(&w, "fast_requests_unheld_total", "counter",
@@ -189,8 +204,10 @@ void gw_metrics_reply(struct gateway *gw, struct fast_http_req *req)
     gw_page_head(&w, "fast_moves_total", "counter", "Replicas that were to go to another GPU");
     gw_page_add(&w, "fast_moves_total{outcome=\"moved\"} %llu\n", (unsigned long long)gw->moves.moved);
     gw_page_add(&w, "fast_moves_total{outcome=\"given_up\"} %llu\n", (unsigned long long)gw->moves.given_up);
+    gw_metrics_api(&w, gw);
     gw_metrics_gpus(&w, gw);
     gw_metrics_replicas(&w, gw);
+    gw_metrics_usage(&w, gw);
     if (w.open)
         gw_page_add(&w, "# EOF\n");
     if (w.failed) { /* half of it would be taken for all */

@@ -38,6 +38,10 @@ const char *gw_page_label(const char *text, char *ret, size_t cap);
 
 /* Answers with the whole page. */
 void gw_metrics_reply(struct gateway *gw, struct fast_http_req *req);
+/* Requests to the API. */
+void gw_metrics_api(struct gw_page *w, const struct gateway *gw);
+/* CPU time and memory of replicas. */
+void gw_metrics_usage(struct gw_page *w, const struct gateway *gw);
 /* GPUs, with the names of DCGM beside our own, and replicas. */
 void gw_metrics_gpus(struct gw_page *w, const struct gateway *gw);
 void gw_metrics_replicas(struct gw_page *w, const struct gateway *gw);

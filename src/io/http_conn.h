@@ -55,7 +55,8 @@ struct fast_http_req {
     uint64_t from; /* where it begins in what is sent */
     int status;
     uint64_t sent; /* bytes of its body */
-    fast_ns began; /* of the exchange */
+    bool watched;  /* its end is told */
+    fast_ns began; /* of the exchange, when that is so */
     fast_ns deadline;
     char peer[64];
     char note[FAST_HTTP_NOTE_MAX + 1];

@@ -28,9 +28,17 @@ const char *fast_http_req_peer(const struct fast_http_req *c)
     return c->peer;
 }
 
+void fast_http_req_watch(struct fast_http_req *c)
+{
+    if (c->watched || !c->server->conf.finished)
+        return;
+    c->watched = true;
+    c->began = fast_clock_now();
+}
+
 void fast_http_req_note(struct fast_http_req *c, const char *text)
 {
-    if (c->server->conf.finished)
+    if (c->watched)
         snprintf(c->note, sizeof(c->note), "%s", text);
 }
 

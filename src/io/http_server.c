@@ -28,7 +28,7 @@
 static void tell_finished(struct fast_http_req *c, bool complete)
 {
     const struct fast_http_server_conf *conf = &c->server->conf;
-    if (conf->finished && c->state == EXCHANGE)
+    if (c->watched && c->state == EXCHANGE)
         conf->finished(conf->arg, &(struct fast_http_finished){c, c->status, complete, c->sent, c->began, c->note});
 }
 
@@ -162,7 +162,9 @@ static void begin_exchange(struct fast_http_req *c)
     c->status = 0;
     c->sent = 0;
     c->note[0] = 0;
-    c->began = c->server->conf.finished ? fast_clock_now() : 0;
+    c->watched = false;
+    if (c->server->conf.finished && !c->server->conf.finished_some)
+        fast_http_req_watch(c);
     c->state = EXCHANGE;
     c->deadline = FAST_NEVER;
 }

@@ -49,6 +49,7 @@ struct fast_http_server_conf {
     fast_ns head_timeout, idle_timeout; /* 0: 10 s, 60 s */
     fast_http_handler *handler;
     void (*finished)(void *arg, const struct fast_http_finished *what); /* NULL: nobody asks */
+    bool finished_some; /* it is told of requests that were watched, and not of all */
     void *arg;
     const struct fast_http_secure *secure; /* NULL: bare TCP */
     const struct fast_http_upgrade *http2; /* http2.h; NULL: HTTP/1.1 alone */
@@ -71,6 +72,8 @@ const struct fast_http_head *fast_http_req_head(const struct fast_http_req *req)
 const char *fast_http_req_text(const struct fast_http_req *req);
 /* Who calls, "127.0.0.1:40000". */
 const char *fast_http_req_peer(const struct fast_http_req *req);
+/* |finished| will be told of it; what it took counts from now on. */
+void fast_http_req_watch(struct fast_http_req *req);
 /* What |finished| is told of it beside; copied, up to FAST_HTTP_NOTE_MAX bytes. */
 #define FAST_HTTP_NOTE_MAX 79
 void fast_http_req_note(struct fast_http_req *req, const char *text);

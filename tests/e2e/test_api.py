@@ -77,6 +77,54 @@ class Api(gateway.TestCase):
             return self.gw.get("/system/function/busy?usage=1").json()["usage"]["cpu"] > 100
         wait_until(used, "nothing is used")
 
+    def test_metrics_under_the_names_of_openfaas(self):
+        """The gateway's, the provider's, the queue worker's and those of pods, with their labels."""
+        gw = self.gw
+        before = gw.open_metrics()[0]
+
+        def value(name, samples, **labels):
+            found = [v for ls, v in samples.get(name, []) if all(ls.get(k) == v for k, v in labels.items())]
+            self.assertLess(len(found), 2, (name, labels))
+            return float(found[0]) if found else 0
+
+        self.deploy("f", labels={"com.openfaas.scale.min": "1", "com.openfaas.scale.max": "3"})
+        self.deploy("bad", want=400, labels={"com.openfaas.scale.min": "x"})
+        gw.wait_ready(1, "f")
+        gw.get("/system/function/f")
+        gw.get("/system/function/nobody?x=y")
+        gw.get("/system/nosuch/thing")
+        self.assertEqual(gw.post("/async-function/f", b"x").status, 202)
+        wait_until(lambda: gw.get("/system/async").json()["waiting"] == 0, "the call is not made")
+        after = gw.open_metrics()[0]
+
+        def grown(name, **labels):
+            return value(name, after, **labels) - value(name, before, **labels)
+        for method, path, status, count in (("POST", "/system/functions", 202, 1), ("POST", "/system/functions", 400, 1),
+                                            ("GET", "/system/function", 200, 1), ("GET", "/system/function", 404, 1),
+                                            ("GET", "/system", 404, 1), ("POST", "/async-function", 202, 1)):
+            labels = {"method": method, "path": path}
+            self.assertEqual(grown("http_requests_total", **labels, status=str(status)), count, labels)
+            self.assertEqual(grown("http_request_duration_seconds_count", **labels, status=str(status)), count)
+            self.assertEqual(grown("http_request_duration_seconds_bucket", **labels, status=str(status), le="+Inf"),
+                             count)
+            of_provider = count if path.startswith("/system") else 0
+            self.assertEqual(grown("provider_http_requests_total", **labels, code=str(status)), of_provider)
+            self.assertEqual(grown("provider_http_request_duration_seconds_count", **labels, code=str(status)),
+                             of_provider)
+        # Calls of functions are counted by function.
+        self.assertFalse([ls for ls, _ in after["http_requests_total"] if ls["path"].startswith("/function")])
+        queue = {"queue_name": "faas-request"}
+        self.assertEqual(grown("queue_worker_messages_submitted_total", **queue), 1)
+        self.assertEqual(grown("queue_worker_messages_processed_total", **queue), 1)
+        self.assertEqual(value("queue_worker_pending_messages", after, **queue), 0)
+        of_f = {"function_name": "f.openfaas-fn"}
+        self.assertEqual(value("gateway_service_min", after, **of_f), 1)
+        self.assertEqual(value("gateway_service_target", after, **of_f), 5)
+        self.assertEqual(value("gateway_service_target_load", after, **of_f, scaling_type="rps"), 5)
+        pod = {**of_f, "namespace": "openfaas-fn", "pod": gw.replicas("f")[0]["replica"]}
+        self.assertGreater(value("pod_memory_working_set_bytes", after, **pod), 100000)
+        self.assertTrue([1 for ls, _ in after["pod_cpu_usage_seconds_total"] if ls["pod"] == pod["pod"]])
+
     def test_refusals_name_the_next_step(self):
         answer = self.gw.post("/system/functions", {"service": "f", "image": ALPINE})
         self.assertEqual(answer.status, 400)
