@@ -4,6 +4,7 @@
 #include "io/http_server.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -62,6 +63,8 @@ static struct world {
     const struct row *row;
     int turns, fd, done;
     bool complete;
+    struct fast_http_finished last; /* its pointers are not valid */
+    char note[64];
 } w;
 
 /* ---- the loop ---- */
@@ -89,10 +92,18 @@ static void on_request(void *arg, struct fast_http_req *req)
     w.handler(NULL, req);
 }
 
+static void on_finished(void *arg, const struct fast_http_finished *what)
+{
+    (void)arg;
+    w.last = *what;
+    snprintf(w.note, sizeof(w.note), "%s", what->note);
+}
+
 static void begin(fast_http_handler *handler)
 {
     int pair[2];
-    const struct fast_http_server_conf conf = {.address = "127.0.0.1:0", .handler = on_request};
+    const struct fast_http_server_conf conf = {.address = "127.0.0.1:0", .handler = on_request,
+                                               .finished = on_finished};
     w = (struct world){.handler = handler, .row = rows};
     assert_int_equal(fast_loop_new(&w.loop, NULL), 0);
     assert_int_equal(fast_http_server_new(w.loop, &conf, &w.server, NULL), 0);
@@ -128,6 +139,7 @@ static void hear(const char *want, bool open)
         len += (size_t)n;
     text[len] = 0;
     assert_string_equal(text, want);
+    assert_int_equal(len, strlen(want));
     assert_int_equal(n < 0 && errno == EAGAIN, open);
 }
 
@@ -170,7 +182,7 @@ static void pipelined_ones_wait(void **state)
 
 static void less_than_was_promised_is_cut_off(void **state)
 {
-    static const struct row short_one = {GET, 200, 5, "abc", NULL, false};
+    static const struct row short_one = {GET, 200, 4, "abc", NULL, false};
     char text[256];
     (void)state;
     begin(answer);
@@ -179,6 +191,29 @@ static void less_than_was_promised_is_cut_off(void **state)
     while (recv(w.fd, text, sizeof(text), 0) > 0)
         ;
     assert_int_equal(fast_http_server_conns(w.server), 0);
+    end();
+}
+
+static void note_it(void *arg, struct fast_http_req *req)
+{
+    (void)arg;
+    fast_http_req_note(req, "a note");
+    answer(NULL, req);
+}
+
+static void what_was_answered_is_told(void **state)
+{
+    (void)state;
+    begin(note_it);
+    w.row = &rows[2];
+    say(GET, 1000);
+    assert_true(w.last.status == 200 && w.last.complete && w.last.sent == 26);
+    assert_string_equal(w.note, "a note");
+    w.handler = answer;
+    w.row = rows;
+    say(GET, 1000);
+    assert_int_equal(w.last.sent, 3);
+    assert_string_equal(w.note, "");
     end();
 }
 
@@ -267,6 +302,71 @@ static void bodies_are_collected(void **state)
         }
 }
 
+/* Everything that has come, which ends with |tail|. */
+static void hear_refusal(const char *tail)
+{
+    char text[2048];
+    ssize_t n = recv(w.fd, text, sizeof(text) - 1, 0);
+    assert_true(n > 0);
+    text[n] = 0;
+    const char *blank_line = strstr(text, "\r\n\r\n");
+    assert_memory_equal(text, "HTTP/1.1 413 Content Too Large\r\nDate: ", 38);
+    assert_non_null(strstr(text, "\r\nContent-Type: text/plain; charset=utf-8\r\n"));
+    assert_non_null(blank_line);
+    assert_string_equal(blank_line + 4, tail);
+}
+
+static void large_bodies_are_refused(void **state)
+{
+    (void)state;
+    static const char *const t[] = {POST "Content-Length: 6\r\n\r\n",
+                                    POST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3\r\ndef\r\n"
+                                    "2\r\ngh\r\n0\r\n\r\n",
+                                    POST "Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n0\r\n\r\n"};
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        begin(collect);
+        say(t[i], 1000);
+        hear_refusal("the body is larger than 5 bytes\n");
+        end();
+    }
+}
+
+static void tell_much(void *arg, struct fast_http_req *req)
+{
+    static char text[3000];
+    (void)arg;
+    memset(text, 'x', sizeof(text) - 1);
+    fast_http_req_text_reply(req, 413, "%s", text);
+}
+
+static void long_words_are_cut(void **state)
+{
+    static char want[1024];
+    (void)state;
+    begin(tell_much);
+    say(GET, 1000);
+    memset(want, 'x', 1022);
+    want[1022] = '\n';
+    hear_refusal(want);
+    end();
+}
+
+static void dates(void **state)
+{
+    static const struct {
+        fast_ns seconds;
+        const char *want;
+    } t[] = {{784111777, "Sun, 06 Nov 1994 08:49:37 GMT"}, {784111778, "Sun, 06 Nov 1994 08:49:38 GMT"},
+             {784111777, "Sun, 06 Nov 1994 08:49:37 GMT"}, {0, "Thu, 01 Jan 1970 00:00:00 GMT"}};
+    char text[FAST_HTTP_DATE_SIZE];
+    (void)state;
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++)
+        for (fast_ns part = 0; part < FAST_S(1); part += FAST_S(1) - 1) {
+            fast_http_date(t[i].seconds * FAST_S(1) + part, text);
+            assert_string_equal(text, t[i].want);
+        }
+}
+
 /* The client is asked for its body once, and not when it has begun to send it. */
 static void who_waits_is_told_to_continue(void **state)
 {
@@ -333,6 +433,10 @@ int main(void)
         cmocka_unit_test(bodies_are_collected),
         cmocka_unit_test(who_waits_is_told_to_continue),
         cmocka_unit_test(tunnels_have_no_framing),
+        cmocka_unit_test(what_was_answered_is_told),
+        cmocka_unit_test(large_bodies_are_refused),
+        cmocka_unit_test(long_words_are_cut),
+        cmocka_unit_test(dates),
     };
     return cmocka_run_group_tests_name("http_answers", tests, NULL, NULL);
 }
