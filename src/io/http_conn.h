@@ -57,7 +57,7 @@ struct fast_http_req {
     uint64_t sent; /* bytes of its body */
     bool watched;  /* its end is told */
     fast_ns began; /* of the exchange, when that is so */
-    fast_ns deadline;
+    fast_ns deadline, linger_end;
     char peer[64];
     char note[FAST_HTTP_NOTE_MAX + 1];
 };

@@ -17,7 +17,8 @@
 #define SWEEP FAST_S(1)
 #define ACCEPTS_PER_TURN 64
 #define BODY_WINDOW 65536   /* bytes of a body that are read at once */
-#define LINGER FAST_S(2)
+#define LINGER FAST_S(2) /* after the last that came: who still sends a body reads afterwards */
+#define LINGER_MAX FAST_S(30)
 /* When the doors close: for one more request of who has been heard of within this time. Who has not is as unlikely
  * to be sending just then as at any other time. */
 #define LAST_CALL FAST_S(2)
@@ -91,8 +92,12 @@ static void set_deadline(struct fast_http_req *c)
             c->deadline = now + c->server->conf.head_timeout;
         return;
     }
-    if (c->state == LINGERING && c->shut)
+    if (c->state == LINGERING && c->shut) {
+        if (c->s.moved && !c->server->draining)
+            c->deadline = now + LINGER < c->linger_end ? now + LINGER : c->linger_end;
+        c->s.moved = false;
         return;
+    }
     if (c->state == UPGRADED) {
         fast_ns since = c->server->conf.http2->waits_since(c->h2);
         c->deadline = since == FAST_NEVER ? FAST_NEVER : since + c->server->conf.idle_timeout;
@@ -121,6 +126,7 @@ static void begin_linger(struct fast_http_req *c)
 {
     c->shut = true;
     c->deadline = fast_loop_now(c->s.loop) + LINGER;
+    c->linger_end = fast_loop_now(c->s.loop) + LINGER_MAX;
     fast_http_stream_shutdown(&c->s);
 }
 

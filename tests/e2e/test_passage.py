@@ -54,6 +54,18 @@ class Passage(gateway.TestCase):
                     got += part
                 self.assertTrue(got.endswith(b"5\r\nhello\r\n0\r\n\r\n"), got)
 
+    def test_an_early_answer_outlives_the_body(self):
+        """Who sends all of a body before reading finds the answer, though nobody wanted the body."""
+        s = self.connect()
+        s.sendall(b"POST /function/none HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+        for _ in range(25):  # 5 s
+            s.sendall(b"x" * 40000)
+            time.sleep(0.2)
+        got = b""
+        while part := s.recv(65536):
+            got += part
+        self.assertTrue(got.startswith(b"HTTP/1.1 404 "), got)
+
     def test_a_stop_waits_for_calls_that_take_long(self):
         """Longer than it waits for streams that may have no end: of these one is open as well."""
         gw, seen, answers = self.gw, len(self.gw.log()), []
