@@ -20,9 +20,10 @@ static void print_slice(const json_t *o)
         printf(" %.0f %% SM x %.2f", json_num(o, "sm_pct"), json_num(o, "quota"));
 }
 
-static void print_inputs(const json_t *r)
+/* |unit|: of loads. */
+static void print_inputs(const json_t *r, const char *unit)
 {
-    printf("  load %.1f/s", json_num(r, "load"));
+    printf("  load %.1f %s", json_num(r, "load"), unit);
     if (json_num(r, "expected") > 0)
         printf(", %.1f expected when a start is done (%.1f s)", json_num(r, "expected"),
                json_num(r, "start_ms") / 1e3);
@@ -52,7 +53,7 @@ static void print_weighed(const json_t *r)
     }
 }
 
-static void print_record(struct cli *cli, const json_t *r)
+static void print_record(struct cli *cli, const json_t *r, const char *unit)
 {
     json_t *d;
     size_t i;
@@ -71,7 +72,7 @@ static void print_record(struct cli *cli, const json_t *r)
             printf("    not done: %s\n", json_text(d, "refused"));
     }
     if (!strcmp(json_text(r, "cause"), "load")) {
-        print_inputs(r);
+        print_inputs(r, unit);
         print_weighed(r);
     }
 }
@@ -91,13 +92,13 @@ static void print_all(struct cli *cli, const json_t *f)
     const json_t *now = json_object_get(f, "now");
     if (now) {
         puts("\nNow:");
-        print_inputs(now);
+        print_inputs(now, json_text(f, "load_is"));
         print_weighed(now);
     }
     puts(json_array_size(json_object_get(f, "decisions")) ? "\nDecisions, the latest first:"
                                                           : "\nNo decision yet.");
     json_array_foreach(json_object_get(f, "decisions"), i, r)
-        print_record(cli, r);
+        print_record(cli, r, json_text(f, "load_is"));
 }
 
 static int run(struct cli *cli, void *arg, int argc, char **argv)

@@ -67,6 +67,17 @@ static int64_t concurrency(const struct fast_scale_load *load, int seconds)
     return n ? sum * 1000 / n : 0;
 }
 
+int64_t fast_scale_load_in_flight(const struct fast_scale_load *load, int seconds)
+{
+    int most = 0;
+    int n = load->seconds < (uint64_t)seconds ? (int)load->seconds : seconds;
+    for (int i = 1; i <= n; i++) {
+        int one = load->concurrency[(load->seconds - (uint64_t)i) % FAST_CONCURRENCY_SECONDS];
+        most = one > most ? one : most;
+    }
+    return (int64_t)most * 1000;
+}
+
 /* Knative's: the mean concurrency of a minute; of six seconds, and never down, for a minute after that
  * asked for twice what there was. In "requests/s" of a target of 0.7. */
 static int64_t knative(struct fast_scale_load *load, int replicas, fast_ns now)

@@ -37,6 +37,9 @@ struct fast_scale_load {
  * served or wait. */
 void fast_scale_load_second(struct fast_scale_load *load, uint32_t requests, int concurrency);
 
+/* The most that were served or waited in one of the last |seconds|, in thousandths. */
+int64_t fast_scale_load_in_flight(const struct fast_scale_load *load, int seconds);
+
 /* Sets the loads of |input|, whose |now|, |nreplicas| and |queued| are set, as |conf| needs them. |start|:
  * how long a start takes. To be called once for each decision: filters go on. */
 void fast_scale_load_tell(struct fast_scale_load *load, const struct fast_scale_conf *conf, bool whole,

@@ -103,6 +103,7 @@ static json_t *function_json(struct gateway *gw, const struct gw_function *fn)
     set(o, "namespace", json_string(s->ns));
     set(o, "scaled", json_boolean(gw_spec_is_scaled(s)));
     set(o, "policy", json_string(fast_scaler_name(gw->conf->scaler)));
+    set(o, "load_is", json_string(s->by_capacity && !(s->profile && s->slo) ? "in flight" : "requests/s"));
     set(o, "replicas", json_integer(fn->desired));
     set(o, "ready", json_integer(gw_function_ready(fn)));
     set(o, "min", json_integer(s->zero_after == FAST_NEVER ? s->min : 0));

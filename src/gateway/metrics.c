@@ -82,7 +82,7 @@ static void quantiles(struct gw_page *w, const char *name, struct gw_function *f
     }
 }
 
-/* Of one that is scaled by its load alone; requests/s for each replica. */
+/* Of one that is scaled by its load alone. */
 static bool has_target(const struct gw_function *fn)
 {
     return gw_spec_is_scaled(fn->spec) && !(fn->spec->profile && fn->spec->slo);
@@ -104,7 +104,7 @@ static void target_load(struct gw_page *w, const char *name, struct gw_function 
     if (!has_target(fn))
         return;
     label(w, name, fn);
-    gw_page_put(w, ",scaling_type=\"rps\"} ");
+    gw_page_put(w, fn->spec->by_capacity ? ",scaling_type=\"capacity\"} " : ",scaling_type=\"rps\"} ");
     gw_page_milli(w, (uint64_t)fn->spec->target_milli);
 }
 

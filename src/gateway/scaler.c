@@ -17,6 +17,7 @@
 #define START_MAX FAST_S(60)
 #define SECONDS_MAX 60 /* that are caught up with */
 #define SLEEP_MAX 3600 /* seconds of a sleep: the forecast looks back less far */
+#define CAPACITY_SECONDS 45 /* as OpenFaaS looks at requests in flight */
 #define RUSH 4         /* requests for each that serves, and one */
 #define RUSH_PAUSE FAST_MS(300)
 #define RUNNING_MIN FAST_MS(200) /* less of a second is mostly chance */
@@ -277,7 +278,8 @@ static void scale(struct gateway *gw, struct gw_function *fn, struct gw_scaling 
     if (conf.policy == FAST_SCALE_QUEUE)
         add_running_second(fn, s, &in);
     if (conf.policy == FAST_SCALE_TARGET && !whole)
-        in.load_milli = gw_stats_rate_milli(&fn->stats, now);
+        in.load_milli = fn->spec->by_capacity ? fast_scale_load_in_flight(&s->load, CAPACITY_SECONDS)
+                                              : gw_stats_rate_milli(&fn->stats, now);
     if (whole)
         in.profile = NULL; /* it would be asked for a throughput */
     int n = fast_scale_decide(&conf, &in, actions, ACTIONS_MAX, &err);

@@ -271,6 +271,29 @@ static int default_max(const struct gw_spec *s, bool has_target)
     return s->min > least ? s->min : least;
 }
 
+/* What the load of a replica is, and how much it may be. OpenFaaS has two rules. Who only says how many replicas there
+ * may be knows the first one: an alert at more than 5 requests/s. The second one scales at 50 for each replica, or at
+ * the part of it that is named. */
+static int parse_target(struct gw_spec *s, struct fast_err *err)
+{
+    const char *type = gw_spec_map(s, "labels", "com.openfaas.scale.type");
+    const char *part = gw_spec_map(s, "labels", "com.openfaas.scale.target-proportion");
+    int64_t milli = FAST_MILLI;
+    int r = part ? fast_parse_milli(part, "com.openfaas.scale.target-proportion", 1, 10 * FAST_MILLI, &milli, err) : 0;
+    if (r)
+        return r;
+    s->by_capacity = type && !strcmp(type, "capacity");
+    if (type && !s->by_capacity && strcmp(type, "rps") != 0)
+        return fast_err_set(err, FAST_EINVAL, "com.openfaas.scale.type: \"%.40s\" is neither rps (requests per second) "
+                            "nor capacity (requests in flight)", type);
+    if (!s->target_milli)
+        s->target_milli = s->max_given && s->max > s->min && !type ? TARGET_ALERT_MILLI : TARGET_DEFAULT_MILLI;
+    s->target_milli = s->target_milli * milli / FAST_MILLI;
+    if (!s->target_milli)
+        s->target_milli = 1;
+    return 0;
+}
+
 static int parse_labels(struct gw_spec *s, struct fast_err *err)
 {
     const char *target = gw_spec_map(s, "labels", "com.openfaas.scale.target");
@@ -301,14 +324,7 @@ static int parse_labels(struct gw_spec *s, struct fast_err *err)
     if (!s->max_given)
         s->max = default_max(s, s->target_milli);
     s->zero_after = to_zero ? after : FAST_NEVER;
-    /* OpenFaaS has two rules. Who only says how many replicas there may be knows the first one: an
-     * alert at more than 5 requests/s. The second one scales at 50 for each replica. */
-    if (!s->target_milli)
-        s->target_milli = s->max_given && s->max > s->min &&
-                                  !gw_spec_map(s, "labels", "com.openfaas.scale.type")
-                              ? TARGET_ALERT_MILLI
-                              : TARGET_DEFAULT_MILLI;
-    return 0;
+    return parse_target(s, err);
 }
 
 /* ---- the whole ---- */

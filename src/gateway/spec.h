@@ -41,7 +41,8 @@ struct gw_spec {
     bool profile_seen;            /* profiles.h has looked for a measured one since */
     int min, max;     /* replicas */
     bool max_given;
-    int64_t target_milli; /* requests/s of one replica, 0: not scaled by it */
+    int64_t target_milli; /* load of one replica: requests/s, or in flight */
+    bool by_capacity;     /* the latter */
     fast_ns zero_after;   /* FAST_NEVER: not scaled to zero */
     int max_inflight;        /* requests that one replica takes at a time, 0: any number */
     fast_ns mem_wait;        /* an allocation at the memory cap waits so long before it fails */

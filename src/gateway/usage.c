@@ -23,8 +23,8 @@ struct sum {
     uint64_t resident;
 };
 
-/* Reads a process; false: it has gone. Fields of proc(5), behind the name: 6 session, 14 to 17 times of user and system,
- * its own and those of children that are over (a watchdog has one for each request), 24 resident pages. */
+/* Reads a process; false: it has gone. Fields of proc(5), behind the name: 6 session, 14 to 17 times of user and
+ * system, its own and those of children that are over (a watchdog has one for each request), 24 resident pages. */
 static bool read_process(uint32_t pid, uint32_t *ret_session, struct sum *ret)
 {
     char buf[FAST_PROC_STAT_MAX];

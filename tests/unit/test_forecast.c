@@ -102,10 +102,26 @@ static void panic_begins_at_one(void **state)
     assert_int_equal(in.load_milli, 0);
 }
 
+static void most_in_flight(void **state)
+{
+    (void)state;
+    struct fast_scale_load load = {0};
+    assert_int_equal(fast_scale_load_in_flight(&load, 45), 0);
+    fast_scale_load_second(&load, 0, 7);
+    for (int i = 0; i < 44; i++)
+        fast_scale_load_second(&load, 100, 2);
+    assert_int_equal(fast_scale_load_in_flight(&load, 45), 7000);
+    fast_scale_load_second(&load, 0, 0);
+    assert_int_equal(fast_scale_load_in_flight(&load, 45), 2000);
+    for (int i = 0; i < 2 * FAST_CONCURRENCY_SECONDS; i++)
+        fast_scale_load_second(&load, 0, 1);
+    assert_int_equal(fast_scale_load_in_flight(&load, FAST_CONCURRENCY_SECONDS), 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(most), cmocka_unit_test(trend),
-                                       cmocka_unit_test(against_plain_sums),
+                                       cmocka_unit_test(against_plain_sums), cmocka_unit_test(most_in_flight),
                                        cmocka_unit_test(panic_begins_at_one)};
     return cmocka_run_group_tests_name("forecast", tests, NULL, NULL);
 }

@@ -183,6 +183,8 @@ static void refused(void **state)
     refuse_spec(LABELS("\"com.openfaas.scale.min\":\"x\""), "scale.min");
     refuse_spec(LABELS("\"com.openfaas.scale.min\":\"3\",\"com.openfaas.scale.max\":\"2\""), "below");
     refuse_spec(LABELS("\"com.openfaas.scale.target\":\"0\""), "scale.target");
+    refuse_spec(LABELS("\"com.openfaas.scale.type\":\"cpu\""), "neither rps (requests per second) nor capacity");
+    refuse_spec(LABELS("\"com.openfaas.scale.target-proportion\":\"0\""), "scale.target-proportion");
 }
 
 static void profiles_and_scaling(void **state)
@@ -212,6 +214,15 @@ static void profiles_and_scaling(void **state)
     gw_spec_scale(s, FAST_SCALER_QUEUE, &conf);
     assert_true(conf.policy == FAST_SCALE_TARGET && conf.target_rps_milli == 7500);
     assert_true(gw_spec_is_scaled(s));
+    assert_false(s->by_capacity);
+    gw_spec_free(s);
+    s = accept_spec(LABELS("\"com.openfaas.scale.max\":\"4\",\"com.openfaas.scale.type\":\"capacity\","
+                           "\"com.openfaas.scale.target-proportion\":\"0.9\""));
+    assert_true(s->by_capacity && s->target_milli == 45000);
+    gw_spec_free(s);
+    s = accept_spec(LABELS("\"com.openfaas.scale.max\":\"4\",\"com.openfaas.scale.type\":\"rps\","
+                           "\"com.openfaas.scale.target\":\"10\",\"com.openfaas.scale.target-proportion\":\"0.75\""));
+    assert_true(!s->by_capacity && s->target_milli == 7500);
     gw_spec_free(s);
     s = accept_spec(LABELS("\"com.openfaas.scale.zero\":\"true\","
                            "\"com.openfaas.scale.zero-duration\":\"30s\""));
