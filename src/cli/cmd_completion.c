@@ -20,11 +20,25 @@ static void print_values(const struct cli_cmd *c)
                    c->opts[i].name, c->opts[i].values);
 }
 
+/* What a command calls its actions and choices: the words of small letters of its arguments. */
+static void print_words(const char *args)
+{
+    static const char small[] = "abcdefghijklmnopqrstuvwxyz";
+    for (const char *p = args; *p;) {
+        size_t skip = strcspn(p, " [|]"), word = strspn(p, small);
+        if (word && word == skip)
+            printf(" %.*s", (int)word, p);
+        p += skip + (p[skip] != 0);
+    }
+}
+
 static void print_bash(void)
 {
     puts("# fast(1) completion for bash: eval \"$(fast completion bash)\"\n"
          "_fast() {\n"
-         "    local cur=${COMP_WORDS[COMP_CWORD]} words=\n"
+         "    local cur=${COMP_WORDS[COMP_CWORD]} option=${COMP_WORDS[COMP_CWORD-1]} words=\n"
+         "    # bash makes three words of --option=value\n"
+         "    if [ \"$cur\" = = ]; then cur=; elif [ \"$option\" = = ]; then option=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
          "    if [ \"$COMP_CWORD\" = 1 ]; then");
     fputs("        words=\"help", stdout);
     for (size_t i = 0; i < cli_cmd_count; i++)
@@ -33,15 +47,20 @@ static void print_bash(void)
     for (size_t i = 0; i < cli_cmd_count; i++) {
         const struct cli_cmd *c = cli_cmds[i];
         printf("        %s) words=\"--help", c->name);
+        print_words(c->args);
         print_opts(c->opts, c->opt_count);
         print_opts(cli_common_opts, cli_common_opt_count);
         if (!strncmp(c->args, "NAME", 4))
             fputs(" $(fast ls 2>/dev/null | awk 'NR>1 {print $1}')", stdout);
         puts("\" ;;");
     }
-    puts("        esac\n"
+    fputs("        help) words=\"", stdout);
+    for (size_t i = 0; i < cli_cmd_count; i++)
+        printf("%s%s", i ? " " : "", cli_cmds[i]->name);
+    puts("\" ;;\n"
+         "        esac\n"
          "    fi\n"
-         "    case ${COMP_WORDS[1]}${COMP_WORDS[COMP_CWORD-1]} in");
+         "    case ${COMP_WORDS[1]}$option in");
     for (size_t i = 0; i < cli_cmd_count; i++)
         print_values(cli_cmds[i]);
     puts("    completioncompletion) COMPREPLY=($(compgen -W \"bash zsh\" -- \"$cur\")); return ;;\n"

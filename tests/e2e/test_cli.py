@@ -72,6 +72,28 @@ class Alone(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
 
+class Completion(unittest.TestCase):
+    @staticmethod
+    def complete(*words):
+        """As bash does for the last of |words|, in a folder without files."""
+        script = subprocess.run([FAST, "completion", "bash"], capture_output=True, text=True, check=True).stdout
+        ask = (f"{script}\nfast() {{ false; }}\nCOMP_WORDS=(fast \"$@\"); COMP_CWORD=$#; _fast; "
+               "printf '%s\\n' \"${COMPREPLY[@]}\"")
+        with tempfile.TemporaryDirectory() as tmp:
+            done = subprocess.run(["bash", "-c", ask, "bash", *words], capture_output=True, text=True, check=True,
+                                  cwd=tmp)
+        return done.stdout.split()
+
+    def test_bash(self):
+        for words, want in ((["image", ""], "add ls rm"), (["model", "p"], "pin push"), (["policy", "t"], "timeshare"),
+                            (["profile", "e"], "export"), (["completion", ""], "bash zsh"), (["help", "sim"], "simulate"),
+                            (["up", "--policy", ""], "fast timeshare racing"), (["up", "--policy", "=", "r"], "racing"),
+                            (["up", "--policy", "="], "fast timeshare racing"), (["up", "--list"], "--listen"),
+                            (["profile", "--format", ""], "csv authors json"), (["ls", "--js"], "--json"),
+                            (["up", "--metrics", ""], ""), (["dep"], "deploy")):
+            self.assertEqual(self.complete(*words), want.split(), words)
+
+
 class WithGateway(GatewayTest):
     def fast(self, *args, **kwargs):
         return fast(*args, "--gateway", f"http://127.0.0.1:{self.gw.port}", **kwargs)
