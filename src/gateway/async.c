@@ -10,6 +10,7 @@
 
 #define GATHER FAST_MS(2) /* changes within this time share one write to the disk */
 #define HEAL FAST_S(1)    /* how often a queue is tried that could not be written */
+#define BEGIN_MAX 32 /* calls begun without a look at what else there is to do, each some 0.1 ms */
 #define DOOR_MAX ((size_t)2 * GW_ASYNC_RUNNING_ALL)
 
 int64_t gw_async_now(const struct gw_async *a)
@@ -78,8 +79,8 @@ static bool heal(struct gw_async *a)
     return true;
 }
 
-/* Takes what is due and sets the timer for what is not. A program that is being stopped begins
- * nothing. */
+/* Takes what is due, a part at a time, and sets the timer for what is not. A program that is being stopped
+ * begins nothing. */
 void gw_async_plan(struct gw_async *a)
 {
     int64_t now = gw_async_now(a);
@@ -94,7 +95,7 @@ void gw_async_plan(struct gw_async *a)
         return;
     }
     int64_t due = INT64_MAX;
-    for (int taken = 1; taken > 0 && a->running < GW_ASYNC_RUNNING_ALL;) {
+    for (int taken = 1, left = BEGIN_MAX; taken > 0 && left && a->running < GW_ASYNC_RUNNING_ALL; left--) {
         json_t *busy = gw_async_busy(a);
         taken = a->queue->ops->take(a->queue, now, busy, gw_async_begin, a);
         if (taken < 0)

@@ -61,6 +61,7 @@ static inline int world_end(struct gateway_world *w)
     char cmd[64];
     gw_functions_free(&w->gw);
     gw_store_close(w->gw.store);
+    free(w->gw.head);
     fast_timer_free(w->stop);
     fast_loop_free(w->gw.loop);
     snprintf(cmd, sizeof(cmd), "rm -r %s", w->dir);

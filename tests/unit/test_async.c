@@ -31,6 +31,7 @@ struct fake {
     int lost_commits; /* that many fail */
     int takes, early_takes; /* the latter with something unwritten */
     int reclaims;
+    int ready, row, longest; /* calls to hand out; how many went since the last commit, and at most */
     int64_t due, now; /* of the last call, at the last plan */
 };
 
@@ -55,7 +56,12 @@ static int take(struct gw_queue *q, int64_t now, const json_t *busy, gw_call_fn 
     of(q)->now = now;
     of(q)->takes++;
     of(q)->early_takes += of(q)->unwritten > 0;
-    return 0;
+    if (!of(q)->ready)
+        return 0;
+    of(q)->ready--;
+    if (++of(q)->row > of(q)->longest)
+        of(q)->longest = of(q)->row;
+    return 1;
 }
 
 static int cancel(struct gw_queue *q, const char *call_id, struct fast_err *err)
@@ -68,7 +74,7 @@ static int commit(struct gw_queue *q, struct fast_err *err)
 {
     struct fake *f = of(q);
     bool lost = f->unwritten && f->lost_commits;
-    f->unwritten = 0;
+    f->unwritten = f->row = 0;
     f->lost_commits -= lost;
     return lost ? fast_err_set(err, FAST_EIO, "the disk is full") : 0;
 }
@@ -185,6 +191,18 @@ static void nothing_begins_before_it_is_written(void **state)
     assert_int_equal(w->queue.early_takes, 0);
 }
 
+/* However many are due, others are served between. */
+static void so_many_at_a_time(void **state)
+{
+    struct world *w = *state;
+    w->queue.ready = 1000;
+    w->base.gw.loaded = true;
+    for (int i = 0; w->queue.ready && i < 2000; i++)
+        run_for(w, FAST_MS(5));
+    assert_int_equal(w->queue.ready, 0);
+    assert_int_equal(w->queue.longest, 32);
+}
+
 /* Nor does the attempt to write again take what came meanwhile along unnoticed. */
 static void a_disk_that_stays_full(void **state)
 {
@@ -229,6 +247,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(accepted_when_written, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_write_that_somebody_else_loses, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nothing_begins_before_it_is_written, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(so_many_at_a_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_clock_is_set, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_disk_that_stays_full, set_up, tear_down),
     };

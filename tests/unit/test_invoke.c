@@ -91,6 +91,7 @@ static void end(struct world *w)
     for (int i = 0; i < 2; i++) {
         fast_balance_remove(&w->base.fn->balance, &w->replicas[i].item);
         fast_http_pool_free(w->replicas[i].pool);
+        gw_stats_fini(&w->replicas[i].stats);
     }
     fast_http_server_free(w->good);
     fast_watch_free(w->watch);
