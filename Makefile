@@ -59,7 +59,7 @@ tsan: deps
 	@[ -f build-tsan/build.ninja ] || meson setup build-tsan -Db_sanitize=thread -Db_lundef=false > /dev/null
 	@ninja -C build-tsan
 	@# It cannot map the simulated GPU's addresses in a quarter of all processes unless they lie where they always do.
-	@$$(setarch -R true 2>/dev/null && echo setarch -R) tools/run-tests.py build-tsan --suite unit
+	@$$(setarch -R true 2>/dev/null && echo setarch -R) tools/run-tests.py build-tsan --suite unit --suite hook
 
 fuzz:
 	@tools/fuzz.sh $${FUZZ_SECONDS:-30}

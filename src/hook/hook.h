@@ -57,7 +57,7 @@ struct fast_ctx {
     _Atomic uint32_t users;  /* threads that query events of it */
     _Atomic uint32_t high;   /* places of |streams| ever used */
     _Atomic uint32_t mark;   /* enum fast_mark */
-    int gpu;
+    _Atomic int gpu; /* may be looked at while the place is taken for another context */
     _Atomic uint32_t *slots; /* one page, never unmapped: read by threads at any time */
     CUdeviceptr slots_at;
     struct fast_stream streams[FAST_HOOK_STREAMS];

@@ -76,6 +76,17 @@ static void find_own(void *lib, struct fast_driver *d)
     TAKE(capture_mode, "cuThreadExchangeStreamCaptureMode");
 }
 
+/* Threads that come here at once find the same. What is there already may be in use, so it is not written again. */
+static void publish(const struct fast_driver *found)
+{
+    _Static_assert(sizeof(*found) % sizeof(uintptr_t) == 0, "pointers alone");
+    const uintptr_t *from = (const uintptr_t *)found;
+    uintptr_t *to = (uintptr_t *)&fast_hook.driver;
+    for (size_t i = 0; i < sizeof(*found) / sizeof(*from); i++)
+        if (__atomic_load_n(&to[i], __ATOMIC_SEQ_CST) != from[i])
+            __atomic_store_n(&to[i], from[i], __ATOMIC_SEQ_CST);
+}
+
 bool fast_hook_resolve_all(bool load)
 {
     if (atomic_load_explicit(&fast_hook.resolved, memory_order_acquire))
@@ -95,7 +106,7 @@ bool fast_hook_resolve_all(bool load)
             map_put(ptr, (uint32_t)i);
         atomic_store(&fast_hook.real[i], ptr ? (fast_any_fn *)ptr : (fast_any_fn *)&not_in_driver);
     }
-    fast_hook.driver = driver;
+    publish(&driver);
     atomic_store_explicit(&fast_hook.resolved, 1, memory_order_release);
     return true;
 }

@@ -39,7 +39,8 @@ struct fake_node {
     struct client clients[CLIENTS];
     uint64_t next_token;
     int listen_fd;
-    bool stop, hang;
+    _Atomic bool stop;
+    bool hang;
     pthread_mutex_t lock;
     pthread_t thread;
 };

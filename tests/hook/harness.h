@@ -13,7 +13,7 @@
 
 #define OUT_MAX 16384
 
-/* AddressSanitizer wraps dlopen itself: it refuses RTLD_DEEPBIND and does not know the caller. */
+/* Sanitizers wrap dlopen themselves: they refuse RTLD_DEEPBIND and do not know the caller. */
 #if defined(__SANITIZE_ADDRESS__)
 #define WITH_ASAN true
 #elif defined(__has_feature)
@@ -23,6 +23,11 @@
 #endif
 #ifndef WITH_ASAN
 #define WITH_ASAN false
+#endif
+#if defined(__SANITIZE_THREAD__)
+#define WITH_SANITIZER true
+#else
+#define WITH_SANITIZER WITH_ASAN
 #endif
 
 struct harness {

@@ -15,8 +15,8 @@ struct inside_driver {
     CUresult result; /* of launches and frees */
     int registered, writes;
     CUdeviceptr next;
-    _Atomic uint32_t *at; /* the last marker */
-    uint32_t value;
+    _Atomic(_Atomic uint32_t *) at; /* the last marker; other threads set it */
+    _Atomic uint32_t value;
     void *(*lookup)(const char *name); /* what dlsym answers; NULL: nothing is there */
 };
 

@@ -17,7 +17,7 @@ static void untouched(void **state)
     for (int hooked = 0; hooked < 2; hooked++)
         for (size_t i = 0; i < 4; i++) {
             struct run r = {.hooked = hooked != 0, .args = {"alloc", "512", "4"}};
-            if (WITH_ASAN && !strcmp(programs[i], "prog_deepbind"))
+            if (WITH_SANITIZER && !strcmp(programs[i], "prog_deepbind"))
                 continue;
             run_program(&c, &r, programs[i]);
             assert_int_equal(value(&c, "got"), 4);
@@ -726,7 +726,7 @@ static void other_libraries(void **state)
     (void)state;
     char second[512];
     struct child c;
-    if (WITH_ASAN)
+    if (WITH_SANITIZER)
         skip();
     snprintf(second, sizeof(second), "%s/libsecond.so", env.programs);
     for (int hooked = 0; hooked < 2; hooked++)
