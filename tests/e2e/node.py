@@ -73,11 +73,26 @@ def kill_with_environment(mark):
             pass
 
 
+reaper = None
+
+
+def folder():
+    """A new folder for servers of this test; what uses it ends when the test does, in whatever way."""
+    global reaper
+    # Short, since the path of a socket is at most 107 bytes.
+    root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
+    if not reaper:
+        reaper = subprocess.Popen([sys.executable, "-S", os.path.join(HERE, "reaper.py")], stdin=subprocess.PIPE,
+                                  start_new_session=True)
+    reaper.stdin.write(root.encode() + b"\n")
+    reaper.stdin.flush()
+    return root
+
+
 class Node:
     def __init__(self, gpus=2, args=(), libs=None, own_users=OWN_USERS, path=None):
         """|libs|: a folder with a driver's libraries, which it takes for those of a machine with one GPU."""
-        # Short, since the path of a socket is at most 107 bytes.
-        self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
+        self.root = folder()
         os.chmod(self.root, 0o755)  # functions may have a user of their own
         self.shared = os.path.join(self.root, "shared")  # where they may write
         os.mkdir(self.shared)

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 
 import node
 import wire
@@ -121,7 +120,7 @@ class Store:
     """fast-store in a folder of its own."""
 
     def __init__(self, *args):
-        self.root = tempfile.mkdtemp(prefix="fast-", dir="/tmp")
+        self.root = node.folder()
         self.socket = os.path.join(self.root, "s")
         self.args = args
         self.env = dict(os.environ, FAST_SIM="v100-16gb:1", FAST_SIM_DIR=os.path.join(self.root, "sim"),

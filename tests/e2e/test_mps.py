@@ -9,6 +9,7 @@ import unittest
 import urllib.request
 
 import node
+import reaper
 import wire
 
 READY = wire.STATES.index("ready")
@@ -18,6 +19,27 @@ FAKE = os.path.join(node.HERE, "fake_mps.py")
 HOARDER = os.path.join(node.HERE, "hoarder.py")
 ADVISORY, SOFT = 0, 1
 ILLEGAL_ADDRESS = 700
+
+
+KILLED_TEST = f"""
+import os, signal, sys
+sys.path[:0] = [{node.HERE!r}]
+import node
+n = node.Node(gpus=1, args=("--mps-control", {FAKE!r}, "--mps", "on"))
+n.kill()  # its daemon goes on
+n.start()
+print(n.root, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+class KilledTest(unittest.TestCase):
+    def test_nothing_is_left_of_a_test_that_is_killed(self):
+        with subprocess.Popen([sys.executable, "-c", KILLED_TEST], stdout=subprocess.PIPE, text=True) as test:
+            root = test.stdout.readline().strip()
+        self.assertEqual(test.returncode, -signal.SIGKILL)
+        node.wait_until(lambda: not os.path.exists(root), "its folder stays")
+        self.assertEqual(reaper.processes_of(root), [])
 
 
 class MpsTest(unittest.TestCase):
