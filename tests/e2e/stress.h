@@ -17,6 +17,8 @@ struct stress_thread {
 struct stress_page {
     _Atomic uint32_t calm; /* no long idle gaps */
     _Atomic uint64_t lost; /* wishes that had to be repeated, as the node of now says */
+    _Atomic int64_t owing_ns[STRESS_CLIENTS]; /* for so long a client's replica pays for what it had, as it says */
+    _Atomic uint32_t told; /* how often it has said all that */
     struct stress_thread thread[STRESS_CLIENTS][STRESS_THREADS];
 };
 
