@@ -53,6 +53,18 @@ void wd_leave(struct watchdog *wd)
         fast_loop_stop(wd->loop);
 }
 
+fast_ns wd_timeout(const struct watchdog *wd, const struct fast_http_req *req)
+{
+    const char *text = fast_http_req_text(req);
+    const struct fast_http_field *f = fast_http_head_find(fast_http_req_head(req), text, "x-timeout");
+    fast_ns most = wd->conf->exec_timeout, asked = most;
+    char value[32];
+    if (!f || f->value_len >= sizeof(value))
+        return most;
+    snprintf(value, sizeof(value), "%.*s", (int)f->value_len, text + f->value);
+    return fast_parse_duration(value, "X-Timeout", FAST_MS(1), most, &asked, NULL) ? most : asked;
+}
+
 /* ---- requests ---- */
 
 static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len)

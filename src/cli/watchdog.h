@@ -52,5 +52,7 @@ void wd_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void wd_error(struct fast_http_req *req, int status, const char *text);
 /* A request is over. */
 void wd_leave(struct watchdog *wd);
+/* How long an answer to |req| may take: exec_timeout, or less where its X-Timeout says so ("1.5s"). */
+fast_ns wd_timeout(const struct watchdog *wd, const struct fast_http_req *req);
 
 #endif

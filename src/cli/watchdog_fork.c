@@ -158,7 +158,7 @@ static void fields_of(const struct run *r, char *buf, size_t cap)
 static const char *why_failed(const struct run *r)
 {
     if (r->late)
-        return "the function took longer than exec_timeout";
+        return "the function took longer than exec_timeout or X-Timeout allow";
     if (r->too_long)
         return "the function wrote more than fits into memory";
     return r->status ? "the function failed" : NULL;
@@ -351,7 +351,7 @@ static void take_type(struct run *r, struct fast_http_req *req)
         r->type = strndup(text + f->value, f->value_len);
 }
 
-static bool watch_all(struct run *r)
+static bool watch_all(struct run *r, const struct fast_http_req *req)
 {
     struct fast_loop *loop = r->wd->loop;
     fcntl(r->in, F_SETFL, O_NONBLOCK);
@@ -363,7 +363,7 @@ static bool watch_all(struct run *r)
     r->timer = fast_timer_new(loop, on_timeout, r);
     if (!r->in_watch || !r->out_watch || !r->end_watch || !r->timer)
         return false;
-    fast_timer_set(r->timer, fast_loop_now(loop) + r->wd->conf->exec_timeout);
+    fast_timer_set(r->timer, fast_loop_now(loop) + wd_timeout(r->wd, req));
     return true;
 }
 
@@ -394,7 +394,7 @@ static struct run *start(struct watchdog *wd, struct fast_http_req *req, const c
         close(out[1]);
     r->in = in[1];
     r->out = out[0];
-    if (!rc && watch_all(r))
+    if (!rc && watch_all(r, req))
         return r;
     if (!rc) {
         kill(-r->pid, SIGKILL);

@@ -151,7 +151,7 @@ static void on_timer(void *arg)
     if (p->answered)
         fast_http_req_abort(p->req);
     else
-        wd_error(p->req, 504, "the function took longer than exec_timeout");
+        wd_error(p->req, 504, "the function took longer than exec_timeout or X-Timeout allow");
 }
 
 static void open_call(struct pass *p)
@@ -180,7 +180,7 @@ static void open_call(struct pass *p)
         on_call_fail(p, false, err.msg);
         return;
     }
-    fast_timer_set(p->timer, p->began + p->wd->conf->exec_timeout);
+    fast_timer_set(p->timer, p->began + wd_timeout(p->wd, p->req));
     if (p->ended)
         fast_http_call_finish(p->call);
     else

@@ -125,6 +125,15 @@ class Api(gateway.TestCase):
         self.assertGreater(value("pod_memory_working_set_bytes", after, **pod), 100000)
         self.assertTrue([1 for ls, _ in after["pod_cpu_usage_seconds_total"] if ls["pod"] == pod["pod"]])
 
+    def test_a_caller_shortens_its_timeout(self):
+        """X-Timeout, behind a process for each request; one that is none or longer changes nothing."""
+        self.deploy("slow", "sleep 60", envVars={"exec_timeout": "61s"})
+        answer = self.gw.post("/function/slow", headers={"X-Timeout": "50ms"})
+        self.assertEqual((answer.status, answer.headers["X-OpenFaaS-Internal"]), (504, "fast-watchdog"), answer.text)
+        self.deploy("quick", envVars={"exec_timeout": "50s"})
+        for value in "never", "10h", "", "-1s":
+            self.assertEqual(self.gw.post("/function/quick", b"x", headers={"X-Timeout": value}).body, b"x")
+
     def test_refusals_name_the_next_step(self):
         answer = self.gw.post("/system/functions", {"service": "f", "image": ALPINE})
         self.assertEqual(answer.status, 400)
