@@ -136,7 +136,6 @@ static int framing_byte(struct fast_http_body *b, char c)
         b->state = DATA_LF;
         return c == '\r' ? 0 : -400;
     case DATA_LF:
-        b->count = 0;
         b->state = SIZE_FIRST;
         return c == '\n' ? 0 : -400;
     default:

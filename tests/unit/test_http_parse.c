@@ -118,7 +118,7 @@ static const struct vector requests[] = {
     {"te with a blank before colon", POST "Transfer-Encoding : chunked\r\n\r\n", 0, -400},
     {"te in http 1.0", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 0, -400},
     {"names as long as those that matter", POST "Abcd: x\r\nHosr: y\r\nExpecs: 1\r\nContent-Lengtg: 1, 2\r\n"
-     "Transfer-Encodinf: gzip\r\nYost: z\r\n\r\n", 0, 1},
+     "Transfer-Encodinf: gzip\r\nConnectioo: z\r\nYost: z\r\n\r\n", 0, 1},
     {"expectation", POST "Expect: 100-continue\r\nContent-Length: 1\r\n\r\n", 0, 1},
     {"other expectation", POST "Expect: wonders\r\n\r\n", 0, -417},
 };

@@ -219,6 +219,10 @@ static void bytes_of_heads(void **state)
         bool text = c == '\t' || (c >= ' ' && c != 0x7f);
         if (accepts("G@T / HTTP/1.1\r\n" HOST "\r\n", c) != is_in(c, TOKEN))
             fail_msg("%d in a method", c);
+        if (accepts("@ET / HTTP/1.1\r\n" HOST "\r\n", c) != is_in(c, TOKEN))
+            fail_msg("%d at the beginning of a method", c);
+        if (accepts("GET / HTTP/1.1\r\n" HOST "@X: y\r\n\r\n", c) != is_in(c, TOKEN))
+            fail_msg("%d at the beginning of a name", c);
         if (accepts("GET /a@b HTTP/1.1\r\n" HOST "\r\n", c) != (c > ' ' && c < 0x7f && c != '#'))
             fail_msg("%d in a target", c);
         if (accepts("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", c) != is_in(c, LETTERS DIGITS "-._~%:[]!$&'()*+;="))
