@@ -150,13 +150,6 @@ static ssize_t read_answer(nghttp2_session *session, int32_t id, uint8_t *buf, s
     return (ssize_t)n;
 }
 
-static void lower_case(char *p, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        if (p[i] >= 'A' && p[i] <= 'Z')
-            p[i] = (char)(p[i] + 32);
-}
-
 static void put_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char *value, size_t value_len)
 {
     *nv = (nghttp2_nv){(uint8_t *)name, (uint8_t *)value, name_len, value_len, NGHTTP2_NV_FLAG_NONE};
@@ -168,20 +161,14 @@ static void on_head(void *user, const struct fast_http_head *h, const char *text
     struct stream *s = user;
     nghttp2_nv nv[FAST_HTTP_FIELDS_MAX + 2];
     nghttp2_data_provider source = {.source.ptr = s, .read_callback = read_answer};
-    char status[8], length[24], *copy = malloc(h->len);
+    char status[8], length[24];
     size_t n = 0;
-    if (!copy) {
-        reset(s, NGHTTP2_INTERNAL_ERROR);
-        return;
-    }
-    memcpy(copy, text, h->len); /* names become lower case */
     put_nv(&nv[n++], ":status", 7, status, (size_t)snprintf(status, sizeof(status), "%d", h->status));
     for (uint32_t i = 0; i < h->fields; i++) {
         const struct fast_http_field *f = &h->field[i];
         if (fast_http_is_hop(h, text, f))
             continue;
-        lower_case(copy + f->name, f->name_len);
-        put_nv(&nv[n++], copy + f->name, f->name_len, copy + f->value, f->value_len);
+        put_nv(&nv[n++], text + f->name, f->name_len, text + f->value, f->value_len); /* nghttp2 copies in lower case */
     }
     if (h->length >= 0)
         put_nv(&nv[n++], "content-length", 14, length,
@@ -190,7 +177,6 @@ static void on_head(void *user, const struct fast_http_head *h, const char *text
     if (nghttp2_submit_response(s->conn->session, s->id, nv, n,
                                 body->framing == FAST_HTTP_BODY_NONE ? NULL : &source))
         reset(s, NGHTTP2_INTERNAL_ERROR);
-    free(copy);
 }
 
 static void on_body(void *user, const char *data, size_t len)
