@@ -290,6 +290,24 @@ static void locked_by_another_program(void **state)
     q->ops->close(q);
 }
 
+/* What cannot be read is told, and not the same as that there is nothing. */
+static void a_file_that_is_broken(void **state)
+{
+    (void)state;
+    struct gw_queue *q = open_at(0);
+    put_at(q, "first", "f.n", 0);
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    run_sql(db, "DROP TABLE body");
+    assert_int_equal(q->ops->take(q, 5, NULL, keep, NULL), -FAST_EIO);
+    q->ops->commit(q, NULL);
+    run_sql(db, "DROP TABLE call");
+    assert_int_equal(q->ops->take(q, 5, NULL, keep, NULL), -FAST_EIO);
+    assert_int_equal(q->ops->put(q, &got, NULL), -FAST_EIO);
+    sqlite3_close(db);
+    q->ops->close(q);
+}
+
 /* As version 0.1.0 wrote it. */
 static void what_an_earlier_version_left(void **state)
 {
@@ -454,6 +472,7 @@ int main(void)
         cmocka_unit_test_teardown(taken_back, remove_file),
         cmocka_unit_test_teardown(lists_have_no_bodies, remove_file),
         cmocka_unit_test_teardown(locked_by_another_program, remove_file),
+        cmocka_unit_test_teardown(a_file_that_is_broken, remove_file),
         cmocka_unit_test_teardown(what_an_earlier_version_left, remove_file),
         cmocka_unit_test_teardown(as_the_model_says, remove_file),
     };
