@@ -4,7 +4,9 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
+import threading
 import unittest
 
 import gateway
@@ -109,6 +111,26 @@ class Disk(unittest.TestCase):
         self.assertEqual(gw.post("/async-function/f/echo").status, 202)
         self.assertEqual(gw.deploy("other").status, 202)
         self.assertGreaterEqual(gw.status().get("invocationCount", 0), 66 + 3)
+
+    def test_a_queue_that_another_program_has_locked(self):
+        """Nobody waits for it, and nothing that was promised is lost; a start waits for a while."""
+        gw = self.gw
+        other = sqlite3.connect(self.node.path("async.db"), isolation_level=None, check_same_thread=False)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        self.assertEqual(gw.post("/async-function/f/echo").status, 500)
+        self.assertEqual(gw.get("/function/f").status, 200)
+        self.assertEqual(gw.get("/system/async").json()["waiting"], 0)
+        other.execute("ROLLBACK")
+        self.assertEqual(gw.post("/async-function/f/echo").status, 202)
+        wait_until(lambda: gw.get("/system/async").json()["waiting"] == 0, "the call stays")
+        gw.stop()
+        other.execute("BEGIN IMMEDIATE")
+        later = threading.Timer(0.5, other.execute, ("ROLLBACK",))
+        later.start()
+        gw.start()
+        later.join()
+        wait_until(lambda: gw.post("/async-function/f/echo").status == 202)
 
     def test_a_database_that_is_none(self):
         self.gw.stop()
