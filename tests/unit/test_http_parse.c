@@ -340,10 +340,10 @@ static void nominations(void **state)
     static struct fast_http_head h;
     char t[4096];
     int n = sprintf(t, GET "Host: a\r\nX-Last: 1\r\nconnection: %0*d,a\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 2, 0);
-    sprintf(t + n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 7, 0);
+    snprintf(t + n, sizeof(t) - (size_t)n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 7, 0);
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
     assert_true(fast_http_is_hop(&h, t, fast_http_head_find(&h, t, "x-last")));
-    sprintf(t + n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 6, 0);
+    snprintf(t + n, sizeof(t) - (size_t)n, "CONNECTION: %0*d,x-last\r\n\r\n", FAST_HTTP_CONNECTION_MAX / 2 - 6, 0);
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), -431);
     sprintf(t, GET "Host: a\r\nConnectio2: close\r\n\r\n");
     assert_int_equal(feed(t, strlen(t), 4096, false, &h), 1);
