@@ -313,7 +313,8 @@ static void queries(void **state)
         {"n=1", "1"},         {"a=b&n=a%20b", "a b"}, {"n=1&n=2", "2"}, {"n", ""},      {"n=", ""},
         {"n=+%2B", " +"},     {"n=%4", NULL},         {"n=%4g", NULL},  {"n=%", NULL},  {"n=a%00", NULL},
         {"n=abcd", NULL},     {"n=abc", "abc"},       {"nn=1", NULL},   {"m=n", NULL},  {"", NULL},
-        {"n=1&n=%zz", NULL},  {"&&n=1&", "1"},        {"N=1", NULL},    {"%6e=1", NULL}};
+        {"n=1&n=%zz", NULL},  {"&&n=1&", "1"},        {"N=1", NULL},    {"%6e=1", NULL},
+        {"n=%fF%aA%99", "\xff\xaa\x99"}};
     for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
         char value[4] = "???";
         bool found = gw_query_get(t[i].query, "n", value, sizeof(value));

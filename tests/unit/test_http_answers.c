@@ -194,6 +194,24 @@ static void less_than_was_promised_is_cut_off(void **state)
     end();
 }
 
+static void answer_too_much(void *arg, struct fast_http_req *req)
+{
+    (void)arg;
+    fast_http_req_start(req, 200, "X: y\r\n", 6, 3);
+    fast_http_req_write(req, "abc", 3);
+    fast_http_req_write(req, OK, 10);
+    fast_http_req_end(req);
+}
+
+static void more_than_was_promised_is_left_out(void **state)
+{
+    (void)state;
+    begin(answer_too_much);
+    say(GET GET, 1000);
+    hear(PLAIN PLAIN, true);
+    end();
+}
+
 static void note_it(void *arg, struct fast_http_req *req)
 {
     (void)arg;
@@ -428,6 +446,7 @@ int main(void)
         cmocka_unit_test(answers_have_the_framing_of_their_client),
         cmocka_unit_test(pipelined_ones_wait),
         cmocka_unit_test(less_than_was_promised_is_cut_off),
+        cmocka_unit_test(more_than_was_promised_is_left_out),
         cmocka_unit_test(who_goes_home_says_so),
         cmocka_unit_test(nothing_is_left_of_what_was_taken_back),
         cmocka_unit_test(bodies_are_collected),
