@@ -12,7 +12,8 @@
 
 #define HEADERS_MAX ((size_t)64 << 10)
 #define CONNECT_MS 10000L
-#define UNKEPT_MAX ((size_t)64 << 10) /* of a body that nobody wants: beyond it the connection costs more than a new one */
+/* Of a body that nobody wants: to read more of it costs more than another connection. */
+#define UNKEPT_MAX ((size_t)64 << 10)
 
 struct text {
     char *p;

@@ -108,7 +108,7 @@ class Batch(QueueTest):
         asks = Asks(self.gw)
         asks.ask("busy", self.hold("sent") + "?" + "x" * 600)  # too long a path for a batch
         self.wait_busy(1)
-        both = [self.send("/function/f/left") for _ in range(2)]
+        both = [self.send("/function/f/nobody") for _ in range(2)]
         wait_until(lambda: self.waiting() == 1)
         for s in both:
             s.close()
@@ -118,7 +118,7 @@ class Batch(QueueTest):
         self.assertEqual(self.gw.get("/function/f/last").status, 200)
         seen = lambda: self.gw.get("/system/logs?name=f&follow=false").text
         wait_until(lambda: "/last" in seen())
-        self.assertNotIn("/left", seen())
+        self.assertNotIn("/nobody", seen())
 
     def test_with_a_limit_batches_wait(self):
         self.up("2,60s", max_inflight="1")

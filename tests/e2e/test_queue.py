@@ -85,8 +85,8 @@ class Queue(QueueTest):
 
         def order():  # the function tells of requests as they reach it, one at a time
             lines = self.gw.get("/system/logs?name=f&follow=false").text.splitlines()
-            texts = [json.loads(line)["text"].split()[1] for line in lines]
-            return [t for t in texts if t.startswith(("/many", "/one"))]
+            paths = [(json.loads(line)["text"].split() + ["", ""])[1] for line in lines]
+            return [p for p in paths if p.startswith(("/many", "/one"))]
 
         wait_until(lambda: len(order()) == 5)
         self.assertEqual(order(), ["/many/0", "/one", "/many/1", "/many/2", "/many/3"])

@@ -340,7 +340,7 @@ static void what_an_earlier_version_left(void **state)
 
 /* ---- against a model ---- */
 
-enum { NONE, READY, TAKEN, DEAD, CALLS = 40, FUNCTIONS = 5, STEPS = 4000 };
+enum { NONE, READY, TAKEN, DEAD, CALLS = 40, FUNCTIONS = 5, STEPS = 1500 };
 
 struct model {
     int state[CALLS], function[CALLS];
