@@ -31,6 +31,20 @@ static void headers(void **state)
         {"00-0AF7651916CD43DD8448EB211C80319C-" PARENT "-01", false, false},
         {"00_" ID "-" PARENT "-01", false, false},
         {"", false, false},
+        {"00-" ID "_" PARENT "-01", false, false},
+        {"00-" ID "-" PARENT "_01", false, false},
+        {"g0-" ID "-" PARENT "-01", false, false},
+        {"0g-" ID "-" PARENT "-01", false, false},
+        {"00-gaf7651916cd43dd8448eb211c80319c-" PARENT "-01", false, false},
+        {"00-" ID "-g7ad6b7169203331-01", false, false},
+        {"00-" ID "-b7ad6b716920333g-01", false, false},
+        {"00-" ID "-" PARENT "-g1", false, false},
+        {"00-" ID "-" PARENT "-0g", false, false},
+        {"01-" ID "-" PARENT "-01-more", true, true},
+        {"10-" ID "-" PARENT "-01-more", true, true},
+        {"f0-" ID "-" PARENT "-0a", true, false},
+        {"0f-" ID "-" PARENT "-1b", true, true},
+        {"00-" ID "-" PARENT "-f0", true, false},
     };
     for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
         struct gw_trace trace = {0};
@@ -61,6 +75,33 @@ static void children(void **state)
     assert_string_equal(t.parent, "");
 }
 
+/* What the caller says of a call stands in its span where that needs no escapes. */
+static void ids_of_calls(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *id;
+        bool told;
+    } t[] = {{" a~", true}, {"a\"", false}, {"\\", false}, {"\x7f", false},
+             {"\x1f", false}, {"\xe4", false}, {"", false}};
+    const unsigned char random[24] = {1, [16] = 1};
+    struct gw_trace trace;
+    gw_trace_begin(&trace, NULL, 0, random);
+    assert_true(trace.on && trace.sampled);
+    for (size_t i = 0; i < FAST_COUNT_OF(t); i++) {
+        struct gw_trace_end e = {.name = "f", .ns = "n", .method = "GET", .replica = "", .call_id = t[i].id,
+                                 .status = 200};
+        char buf[2048], *at;
+        size_t len = gw_trace_json(&trace, &e, buf, sizeof(buf));
+        json_t *v = json_loadb(buf, len, 0, NULL);
+        assert_non_null(v);
+        json_decref(v);
+        at = memmem(buf, len, "faas.invocation_id", 18);
+        assert_int_equal(at != NULL, t[i].told);
+        assert_null(memmem(buf, len, "faas.instance", 13));
+    }
+}
+
 static void spans(void **state)
 {
     (void)state;
@@ -89,6 +130,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(headers),
         cmocka_unit_test(children),
+        cmocka_unit_test(ids_of_calls),
         cmocka_unit_test(spans),
     };
     return cmocka_run_group_tests_name("trace", tests, NULL, NULL);
