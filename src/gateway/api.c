@@ -95,7 +95,7 @@ static bool same_secret(const char *a, size_t a_len, const char *b, size_t b_len
 
 static bool is_allowed(const struct gateway *gw, const struct fast_http_req *req)
 {
-    char plain[2 * GW_CREDENTIAL_MAX + 1];
+    char plain[2 * GW_CREDENTIAL_MAX + 1] = "";
     size_t len = 0;
     const char *text = fast_http_req_text(req);
     if (!gw->conf->auth)
