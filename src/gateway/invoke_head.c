@@ -16,7 +16,7 @@ struct writer {
 
 static void put(struct writer *w, const char *p, size_t len)
 {
-    w->full = w->full || len > w->cap - w->len;
+    w->full = w->full || !w->p || len > w->cap - w->len;
     if (w->full)
         return;
     memcpy(w->p + w->len, p, len);

@@ -169,9 +169,7 @@ static void begin_tunnel(struct fast_http_req *c, const char *fields, size_t len
 
 static char *append(char *at, const char *text)
 {
-    size_t len = strlen(text);
-    memcpy(at, text, len);
-    return at + len;
+    return mempcpy(at, text, strlen(text));
 }
 
 static char *append_number(char *at, uint64_t n)
