@@ -66,7 +66,10 @@ static json_t *mounts_of(const struct isolation *is)
     json_t *to = json_array();
     add_mount(to, "proc", "proc", "/proc", "nosuid,noexec,nodev");
     add_mount(to, "tmpfs", "tmpfs", "/dev", "nosuid,strictatime,mode=755,size=65536k");
-    add_mount(to, "bind", "/dev/shm", "/dev/shm", "rbind,nosuid,nodev");
+    if (is->gpu)
+        add_mount(to, "bind", "/dev/shm", "/dev/shm", "rbind,nosuid,nodev");
+    else
+        add_mount(to, "tmpfs", "tmpfs", "/dev/shm", "nosuid,nodev,mode=1777");
     add_mount(to, "bind", "/sys", "/sys", "bind,ro,nosuid,noexec,nodev");
     add_mount(to, "tmpfs", "tmpfs", "/tmp", "nosuid,nodev,mode=1777");
     if (is->gpu)

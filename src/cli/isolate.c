@@ -319,9 +319,12 @@ static void add_scoped(char *text, size_t cap)
         snprintf(text + n, cap - n, ", signals");
 }
 
-static int give_up(const struct isolation *is, const struct become *b, struct fast_err *err)
+static int give_up(const struct isolation *is, const struct become *b, bool counted, struct fast_err *err)
 {
+    uint64_t pids = is->limit[FAST_CGROUP_PIDS];
     set_rlimits(is);
+    if (pids && !counted && b->uid && !is->gpu) /* of its user, so of all its replicas together */
+        setrlimit(RLIMIT_NPROC, &(struct rlimit){pids, pids});
     int r = become_self(b, err);
     if (r)
         return r;
@@ -478,6 +481,10 @@ static int narrow(const struct isolation *is, bool *ret_read_only, struct fast_e
         mount(NULL, hide, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL))
         r = failed("cannot make read-only", hide, err);
     close_kernel();
+    /* What it leaves there would be others', and stay in memory when it has gone. MPS's clients have it in common. */
+    if (!r && !is->gpu && !access("/dev/shm", F_OK) &&
+        mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
+        r = failed("cannot mount", "/dev/shm", err);
     r = r ? r : close_disks(err);
     /* The folder that it is in could be below what lies over it now. */
     if (!r && (!getcwd(cwd, sizeof(cwd)) || chdir(cwd)) && chdir("/"))
@@ -526,7 +533,7 @@ static int view_self(const struct isolation *is, const struct become *b, const b
              !owns ? "" : is->root ? "file system of the image, " : "own mounts, ",
              read_only ? "read-only files, " : "", held[FAST_CGROUP_MEMORY] ? ", memory" : "",
              held[FAST_CGROUP_CPU] ? ", cpu" : "", held[FAST_CGROUP_PIDS] ? ", processes" : "");
-    int rc = give_up(is, b, err);
+    int rc = give_up(is, b, held[FAST_CGROUP_PIDS], err);
     if (!rc)
         add_scoped(ret, cap);
     return rc;

@@ -14,8 +14,6 @@
 
 #define IMAGE_FILE_MAX (1 << 20)
 #define IMAGE_NAME_MAX 200 /* bytes, as `fast image add` has it */
-#define PIDS_MAX 4096 /* processes and threads of one replica: no function needs as many, a fork bomb stops there */
-
 /* Images whose programs are in every machine's PATH or in `fast` itself: what people try first, and
  * what the conformance tests of OpenFaaS deploy. |mode|: of the watchdog. */
 static const struct {
@@ -138,7 +136,7 @@ static void add_bounds(struct argv *a, const struct gw_spec *s, const struct gw_
     size_t i;
     add_number(a, "--memory", s->memory_max);
     add_number(a, "--cpu", s->cpu_milli);
-    add_number(a, "--pids", PIDS_MAX);
+    add_number(a, "--pids", GW_PIDS_MAX);
     if (s->gpu)
         add(a, "--gpu");
     add_option(a, "--hide", paths->state_dir);

@@ -74,9 +74,11 @@ static void tell_limits(json_t *to, const struct gw_spec *s, const char *groups,
     else
         tell(to, "cpu", "advisory", s->cpu_milli ? "no control group here" : "limits.cpu is not given");
     bool counted = in_group(groups, "pids", pid);
-    snprintf(by, sizeof(by), "%s", counted ? "control group: at most 4096 processes and threads"
-                                           : "no control group here: a fork bomb takes what this user has");
-    tell(to, "processes", counted ? "hard" : "advisory", by);
+    bool by_user = number_of(limits, "Max processes", 10) == GW_PIDS_MAX;
+    snprintf(by, sizeof(by), counted   ? "control group: at most %d processes and threads"
+                             : by_user ? "RLIMIT_NPROC of its user: at most %d processes and threads for all replicas"
+                                       : "no control group here: a fork bomb takes what this user has", GW_PIDS_MAX);
+    tell(to, "processes", counted ? "hard" : by_user ? "soft" : "advisory", by);
 }
 
 static void tell_user(json_t *to, const struct gw_spec *s, const char *status)
@@ -114,9 +116,20 @@ static bool root_is_read_only(const char *mounts)
     return ret;
 }
 
+static void tell_disk(json_t *to, const struct gw_spec *s, bool read_only)
+{
+    if (read_only)
+        tell(to, "disk", s->gpu ? "soft" : "hard",
+             s->gpu ? "/tmp and /dev/shm are memory; it can write to the folder of MPS, and to its log, which is cut"
+                    : "/tmp and /dev/shm are memory, and count as such; its log is cut");
+    else
+        tell(to, "disk", "advisory", "nothing bounds what it writes where its user may, as in /tmp; its log is cut");
+}
+
 static void tell_writes(json_t *to, const struct gw_spec *s, uint32_t pid)
 {
     fast_autofree char *mounts = of_process(pid, "mountinfo");
+    tell_disk(to, s, root_is_read_only(mounts));
     bool asked = json_is_true(json_object_get(s->json, "readOnlyRootFilesystem"));
     if (root_is_read_only(mounts))
         tell(to, "read-only files", "hard", "all but /tmp, which is its own, /dev/shm and its sockets");

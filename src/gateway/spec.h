@@ -13,6 +13,7 @@
 #include "core/types.h"
 
 #define GW_NAME_MAX 64
+#define GW_PIDS_MAX 4096 /* processes and threads of one replica: no function needs as many, a fork bomb stops there */
 #define GW_RECORDS_MAX 16
 #define GW_DEFAULT_NS "openfaas-fn"
 

@@ -128,6 +128,18 @@ int fast_file_replace(const char *path, const void *data, size_t len, int mode,
     return 0;
 }
 
+bool fast_proc_user(uint32_t pid, uint32_t *ret)
+{
+    char path[64], *text = NULL;
+    snprintf(path, sizeof(path), "/proc/%u/status", pid);
+    if (fast_file_read(path, 1 << 16, &text, NULL, NULL))
+        return false;
+    const char *at = strstr(text, "\nUid:");
+    bool ok = at && sscanf(at, "\nUid: %*u %u", ret) == 1;
+    free(text);
+    return ok;
+}
+
 uint32_t fast_proc_inner(uint32_t pid)
 {
     char path[64];

@@ -33,6 +33,9 @@ const char *fast_proc_stat(uint32_t pid, char buf[FAST_PROC_STAT_MAX]);
  * which leads a session of its own, else |pid|. */
 uint32_t fast_proc_inner(uint32_t pid);
 
+/* The user that a process runs as. */
+bool fast_proc_user(uint32_t pid, uint32_t *ret);
+
 /* Lets this process have as many descriptors as it may give itself: a connection is one, and what a program is given by
  * default is few (1024 with systemd). How many it had and has now; 0: not known. -1: it has as many as before, errno
  * says why. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -309,13 +310,34 @@ static void on_conn(void *arg, int events)
     step(c);
 }
 
+/* The function can put a link in the place of its socket, and this process may have rights that it has not: whoever
+ * answers has to be of the user whose folder it is. */
+static bool is_own_socket(const char *path)
+{
+    struct stat st;
+    return !lstat(path, &st) && S_ISSOCK(st.st_mode);
+}
+
+static bool is_own_peer(const char *path, int fd)
+{
+    struct ucred peer;
+    struct stat st;
+    socklen_t len = sizeof(peer);
+    char folder[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path) : 0, path);
+    return slash && !lstat(folder, &st) && S_ISDIR(st.st_mode) &&
+           !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) && peer.uid == st.st_uid;
+}
+
 /* A connection to the Unix socket, which is there at once or not at all: -1, then TCP has to do. */
 static int connect_path(const struct fast_http_pool *p)
 {
-    if (!*p->path.sun_path)
+    if (!*p->path.sun_path || !is_own_socket(p->path.sun_path))
         return -1;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (const struct sockaddr *)&p->path, sizeof(p->path))) {
+    if (fd >= 0 && (connect(fd, (const struct sockaddr *)&p->path, sizeof(p->path)) ||
+                    !is_own_peer(p->path.sun_path, fd))) {
         close(fd);
         return -1;
     }

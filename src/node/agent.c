@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/file.h"
+#include "io/port_owner.h"
 #include "node/control.h"
 #include "node/mps.h"
 
@@ -164,6 +165,28 @@ int node_agent_watch(struct agent_replica *r, struct fast_err *err)
     return r->exited ? 0 : fast_err_set(err, FAST_ENOMEM, "no memory to watch %s", r->shared.id);
 }
 
+/* A process group that is killed once MPS has let go of it. Its replica may be gone by then. */
+static void on_let_go(void *arg)
+{
+    struct node_process *group = arg;
+    node_process_signal(group, SIGKILL);
+    free(group);
+}
+
+static void kill_group(struct agent_replica *r)
+{
+    int pids[64];
+    int n = node_share_mps_clients(&r->shared, pids, (int)FAST_COUNT_OF(pids));
+    struct node_process *group = n ? malloc(sizeof(*group)) : NULL;
+    if (group) {
+        *group = r->process;
+        if (node_mps_terminate(r->agent->node->mps, pids, n, on_let_go, group))
+            return;
+        free(group);
+    }
+    node_process_signal(&r->process, SIGKILL);
+}
+
 /* More than what its threads use by waking up now and then, in the seconds between two probes. */
 #define CPU_WORKS 2
 
@@ -181,6 +204,17 @@ static void on_probed(void *arg, bool ok, const char *reason)
     fast_ns now = fast_loop_now(r->agent->node->loop);
     enum fast_replica_state before = r->life.state;
     r->health = NULL;
+    enum fast_port_owner owner = ok && r->user ? fast_port_owner(r->port, r->user) : FAST_PORT_UNKNOWN;
+    if (owner == FAST_PORT_OTHER) { /* it can only begin anew with another port */
+        fast_log(WARN, "replica without its port", "replica=%s pid=%d port=%u: another user's program listens there",
+                 r->shared.id, (int)r->process.pid, r->port);
+        kill_group(r);
+        return;
+    }
+    if (owner == FAST_PORT_NOBODY) {
+        ok = false;
+        reason = "nothing listens on its port any more once it has answered";
+    }
     if (!ok)
         look_for_work(r, now);
     int todo = node_life_probed(&r->life, ok, now);
@@ -246,28 +280,6 @@ static void probe(struct agent_replica *r)
         fast_log(ERROR, "no health probe", "replica=%s error=%s", r->shared.id, err.msg);
         r->life.probe_at = fast_loop_now(agent->node->loop) + NODE_LIFE_CHECK;
     }
-}
-
-/* A process group that is killed once MPS has let go of it. Its replica may be gone by then. */
-static void on_let_go(void *arg)
-{
-    struct node_process *group = arg;
-    node_process_signal(group, SIGKILL);
-    free(group);
-}
-
-static void kill_group(struct agent_replica *r)
-{
-    int pids[64];
-    int n = node_share_mps_clients(&r->shared, pids, (int)FAST_COUNT_OF(pids));
-    struct node_process *group = n ? malloc(sizeof(*group)) : NULL;
-    if (group) {
-        *group = r->process;
-        if (node_mps_terminate(r->agent->node->mps, pids, n, on_let_go, group))
-            return;
-        free(group);
-    }
-    node_process_signal(&r->process, SIGKILL);
 }
 
 static bool has_any(const int *pids, int count, const int *of, int of_count)

@@ -36,6 +36,7 @@ struct agent_replica {
     uint64_t started_ms;
     uint32_t up_ms;
     bool adopted;
+    uint32_t user; /* that its function alone has, or those with a GPU; 0: it shares the node's */
     char text[AGENT_TEXT_MAX]; /* why it is not ready, or what is to be known */
 };
 

@@ -132,6 +132,9 @@ static int restore(struct node_agent *agent, const char *name, const char *data,
     if (lives) {
         node_life_adopt(&r->life, node_agent_start_timeout(r), rec.ready, now);
         r->adopted = true;
+        fast_proc_user(fast_proc_inner((uint32_t)r->process.pid), &r->user);
+        if (r->user == geteuid())
+            r->user = 0;
         rc = node_agent_watch(r, err);
     }
     r->life.restarts = rec.restarts;

@@ -110,19 +110,24 @@ static void env_fill_plain(struct env *e, const struct agent_replica *r)
 }
 
 /* Only who is started by fast-run can become another user: it makes its view of files first. */
-static int env_user(struct env *e, const struct agent_replica *r, struct fast_err *err)
+static int choose_user(struct agent_replica *r, struct fast_err *err)
 {
     const struct fast_msg_replica_start *s = &r->start.replica_start;
     struct node_users *users = r->agent->node->users;
-    char text[32] = "";
     uint32_t gid = node_users_shared(users), uid = gid;
     const char *program = fast_strv_get(s->argv, 0), *slash = strrchr(program, '/');
     bool runs = gid && !strcmp(slash ? slash + 1 : program, "fast-run");
     int rc = runs && r->shared.gpu == FAST_GPU_NONE ? node_users_own(users, s->ns.p, s->function.p, &uid, err) : 0;
-    if (runs)
-        snprintf(text, sizeof(text), "%u:%u", uid, gid);
-    env_set_node(e, FAST_ENV_USER, text);
+    r->user = runs && !rc ? uid : 0;
     return rc;
+}
+
+static void env_user(struct env *e, const struct agent_replica *r)
+{
+    char text[32] = "";
+    if (r->user)
+        snprintf(text, sizeof(text), "%u:%u", r->user, node_users_shared(r->agent->node->users));
+    env_set_node(e, FAST_ENV_USER, text);
 }
 
 static void env_fill(struct env *e, const struct agent_replica *r)
@@ -213,7 +218,8 @@ int node_agent_spawn(struct agent_replica *r, struct fast_err *err)
         node_share_update(r->agent->node->manager, &r->shared, NULL);
     }
     env_fill(&env, r);
-    rc = env_user(&env, r, err);
+    rc = choose_user(r, err);
+    env_user(&env, r);
     fast_autofree const char **argv = argv_new(s->argv);
     if (rc) {
         ; /* told below */

@@ -58,11 +58,16 @@ class Users(unittest.TestCase):
                        f"cat /proc/{b}/mem"):
             self.assertRegex(self.sh("a", f"{script} 2>&1; true"), "not permitted|denied", script)
         self.assertTrue(node.lives(b))
-        # What the one leaves in folders for all is closed to the other.
-        self.assertEqual(self.sh("a", "umask 077; echo x > /dev/shm/fast-test-a; echo $?"), "0\n")
-        self.addCleanup(os.unlink, "/dev/shm/fast-test-a")
-        self.assertIn("denied", self.sh("b", "cat /dev/shm/fast-test-a 2>&1; true"))
-        self.assertIn("not permitted", self.sh("b", "rm -f /dev/shm/fast-test-a 2>&1; true"))
+        # What the one leaves in folders for all is closed to the other, or not there.
+        self.assertEqual(self.sh("a", "umask 077; mktemp /tmp/fast-test-XXXXXX >/tmp/fast-test-$(id -u); echo $?"), "0\n")
+        left = self.sh("a", "cat /tmp/fast-test-300001").strip()
+        for path in (left, "/tmp/fast-test-300001"):
+            self.addCleanup(os.unlink, path)
+        self.assertIn("denied", self.sh("b", f"cat {left} 2>&1; true"))
+        self.assertIn("not permitted", self.sh("b", f"rm -f {left} 2>&1; true"))
+        self.assertEqual(self.sh("a", "echo x > /dev/shm/fast-test-a; cat /dev/shm/fast-test-a"), "x\n")
+        self.assertEqual(self.sh("b", "ls -A /dev/shm"), "")
+        self.assertFalse(os.path.exists("/dev/shm/fast-test-a"))
         self.assertEqual(os.stat(f"/proc/{a}").st_uid, 300001)
 
     def test_ptrace(self):
