@@ -106,12 +106,13 @@ static bool is_allowed(const struct gateway *gw, const struct fast_http_req *req
         return false;
     if (!decode_base64(text + f->value + 6, f->value_len - 6, plain, sizeof(plain), &len))
         return false;
-    const char *colon = memchr(plain, ':', len);
-    if (!colon)
+    size_t user = 0;
+    while (user < len && plain[user] != ':')
+        user++;
+    if (user == len)
         return false;
-    size_t user = (size_t)(colon - plain);
     bool a = same_secret(plain, user, gw->conf->user, strlen(gw->conf->user));
-    bool b = same_secret(colon + 1, len - user - 1, gw->conf->password, strlen(gw->conf->password));
+    bool b = same_secret(plain + user + 1, len - user - 1, gw->conf->password, strlen(gw->conf->password));
     return a && b;
 }
 

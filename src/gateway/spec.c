@@ -15,6 +15,7 @@
 #define PRIORITY_MAX 100
 #define TARGET_ALERT_MILLI 5000
 #define TARGET_DEFAULT_MILLI 50000
+#define PROPORTION_MAX (10 * (int64_t)FAST_MILLI)
 #define MEM_DEFAULT_MIN (UINT64_C(512) << 20)
 #define MEM_GRAIN (UINT64_C(2) << 20)
 #define PROFILE_FILE_MAX (1 << 20)
@@ -279,7 +280,9 @@ static int parse_target(struct gw_spec *s, struct fast_err *err)
     const char *type = gw_spec_map(s, "labels", "com.openfaas.scale.type");
     const char *part = gw_spec_map(s, "labels", "com.openfaas.scale.target-proportion");
     int64_t milli = FAST_MILLI;
-    int r = part ? fast_parse_milli(part, "com.openfaas.scale.target-proportion", 1, 10 * FAST_MILLI, &milli, err) : 0;
+    int r = 0;
+    if (part)
+        r = fast_parse_milli(part, "com.openfaas.scale.target-proportion", 1, PROPORTION_MAX, &milli, err);
     if (r)
         return r;
     s->by_capacity = type && !strcmp(type, "capacity");
