@@ -235,7 +235,7 @@ static void order_slots(uint64_t *set, double *len, int n)
 /* Who of |left| fits together, the largest first; |ret_first| runs out first. */
 static uint64_t largest_set(const struct lp *lp, const double *left, int *ret_first)
 {
-    int room[FAST_PLAN_GPUS], order[FAST_PLAN_CLIENTS], n = 0;
+    int room[FAST_PLAN_GPUS], order[FAST_PLAN_CLIENTS] = {0}, n = 0;
     double area[FAST_PLAN_CLIENTS];
     uint64_t set = 0;
     for (int g = 0; g < FAST_PLAN_GPUS; g++)
