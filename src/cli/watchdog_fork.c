@@ -66,13 +66,21 @@ static void add_text(struct env *e, const char *name, const char *value, size_t 
         add(e, text);
 }
 
+/* What a caller's header must not be taken for: '_' stands for '-', and some names are the watchdog's own. */
+static bool is_taken(const char *name, size_t n)
+{
+    return memchr(name, '_', n) || fast_http_is(name, n, "method") || fast_http_is(name, n, "path") ||
+           fast_http_is(name, n, "query") || fast_http_is(name, n, "contentlength") ||
+           fast_http_is(name, n, "transfer-encoding");
+}
+
 /* "x-call-id" -> "Http_X_Call_Id", as Go writes names of headers. */
 static void add_header(struct env *e, const char *name, size_t n, const char *value, size_t len)
 {
     char key[256] = "Http_";
     size_t at = 5;
     bool upper = true;
-    if (n > sizeof(key) - 6)
+    if (n > sizeof(key) - 6 || is_taken(name, n))
         return;
     for (size_t i = 0; i < n; i++) {
         char c = name[i];

@@ -136,6 +136,19 @@ class Certifier(gateway.TestCase):
                 self.assertIn("custom_env=custom_env_value\n", answer.text)
                 self.assertTrue(answer.headers["X-Call-Id"] and answer.headers["X-Start-Time"])
 
+    def test_a_header_passes_for_nothing_else(self):
+        self.deploy("env-test", "env")
+        answer = self.invoke("env-test?a=1", "GET", **{
+            "Method": "PUT", "Path": "/admin", "Query": "b=2", "ContentLength": "7",
+            "X_Forwarded_For": "6.6.6.6", "X-Own": "1"})
+        got = [line for line in answer.text.splitlines() if line.startswith("Http_")]
+        self.assertEqual([line for line in got if line.startswith(("Http_Method=", "Http_Query="))],
+                         ["Http_Method=GET", "Http_Query=a=1"])
+        self.assertNotIn("/admin", answer.text)
+        self.assertNotIn("6.6.6.6", answer.text)
+        self.assertNotIn("Http_Contentlength=7", got)
+        self.assertIn("Http_X_Own=1", got)
+
     def test_redirects_are_passed_on(self):
         self.deploy("redirector", "./handler", image="docker.io/theaxer/redirector:latest",
                     envVars={"destination": "http://example.com"})
