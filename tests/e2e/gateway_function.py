@@ -35,7 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, fmt, *args):
-        print(self.requestline, flush=True)
+        sys.stdout.write(self.requestline + "\n")  # in one piece: other threads tell too
+        sys.stdout.flush()
 
     def pieces(self):
         if self.headers.get("Transfer-Encoding") == "chunked":
