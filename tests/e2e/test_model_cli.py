@@ -75,7 +75,7 @@ class ModelCli(unittest.TestCase):
                 (["push", "/nowhere"], 1, "No such file"), (["push", __file__], 1, "shorter than its header"),
                 (["push", self.file, "--gpu", "9"], 1, "there is no GPU 9"),
                 (["push", self.file, "--gpu", "x"], 2, "--gpu"),
-                (["push", self.file, "-n", "a:b"], 1, "namespace"),
+                (["push", self.file, "-n", "a:b"], 2, "namespace"),
                 (["rm", "nobody"], 1, "no GPU here has model nobody of namespace openfaas-fn"),
                 (["pin", "nobody"], 1, "no GPU here has model nobody")]:
             self.assertIn(text, self.fast("model", *args, want=status), args)
