@@ -104,9 +104,9 @@ static char *take_headers(const struct fast_http_req *req)
     if (!buf)
         return NULL;
     *p = 0;
-    if (h->host_len && !fast_http_head_find(h, text, "x-forwarded-host"))
+    if (h->host_len && !fast_http_passes(h, text, "x-forwarded-host"))
         p += sprintf(p, "X-Forwarded-Host: %.*s\r\n", (int)h->host_len, text + h->host);
-    if (!fast_http_head_find(h, text, "x-forwarded-for"))
+    if (!fast_http_passes(h, text, "x-forwarded-for"))
         sprintf(p, "X-Forwarded-For: %s\r\n", peer);
     return buf;
 }

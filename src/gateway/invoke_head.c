@@ -71,13 +71,6 @@ static bool is_replaced(const struct gw_trace *t, const char *name, size_t len)
     return t->on && (fast_http_is(name, len, "traceparent") || (!*t->parent && fast_http_is(name, len, "tracestate")));
 }
 
-/* Whether |h| has a field |name| that goes on: one that its Connection names does not. */
-static bool passes(const struct fast_http_head *h, const char *text, const char *name)
-{
-    const struct fast_http_field *f = fast_http_head_find(h, text, name);
-    return f && !fast_http_is_hop(h, text, f);
-}
-
 static void put_fields(struct writer *w, const struct fast_http_head *h, const char *text,
                        const struct gw_trace *trace)
 {
@@ -137,9 +130,9 @@ size_t gw_job_request_head(const struct gw_job *j, const char **ret)
     }
     put_line(&w, "X-Call-Id", j->call_id, strlen(j->call_id));
     put_number(&w, "X-Start-Time", j->wall);
-    if (!passes(h, text, "x-forwarded-host") && h->host_len)
+    if (!fast_http_passes(h, text, "x-forwarded-host") && h->host_len)
         put_line(&w, "X-Forwarded-Host", text + h->host, h->host_len);
-    if (!passes(h, text, "x-forwarded-for"))
+    if (!fast_http_passes(h, text, "x-forwarded-for"))
         put_line(&w, "X-Forwarded-For", peer, strlen(peer));
     if (j->upgrade)
         put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
@@ -163,13 +156,13 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
     put_fields(&w, h, text, NULL);
     if (h->status == 101)
         put_text(&w, "Connection: Upgrade\r\nUpgrade: websocket\r\n");
-    else if (!passes(h, text, "content-type") && h->status != 204 && h->status != 304) {
+    else if (!fast_http_passes(h, text, "content-type") && h->status != 204 && h->status != 304) {
         if (type)
             put_line(&w, "Content-Type", req_text + type->value, type->value_len);
         else
             put_text(&w, "Content-Type: text/plain; charset=utf-8\r\n");
     }
-    if (!passes(h, text, "date")) {
+    if (!fast_http_passes(h, text, "date")) {
         char date[FAST_HTTP_DATE_SIZE];
         fast_http_date(fast_clock_wall(), date);
         put_line(&w, "Date", date, strlen(date));

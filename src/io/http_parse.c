@@ -393,3 +393,9 @@ bool fast_http_is_hop(const struct fast_http_head *h, const char *buf,
         return false;
     return lists(h, buf, "connection", n, f->name_len);
 }
+
+bool fast_http_passes(const struct fast_http_head *h, const char *buf, const char *name)
+{
+    const struct fast_http_field *f = fast_http_head_find(h, buf, name);
+    return f && !fast_http_is_hop(h, buf, f);
+}

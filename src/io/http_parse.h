@@ -78,6 +78,8 @@ static inline bool fast_http_is_exact(const char *p, size_t len, const char *tex
  * Upgrade; and Content-Length, since whoever forwards frames anew. */
 bool fast_http_is_hop(const struct fast_http_head *head, const char *buf,
                       const struct fast_http_field *field);
+/* Whether there is a field |name| that is forwarded. */
+bool fast_http_passes(const struct fast_http_head *head, const char *buf, const char *name);
 
 /* ---- bodies ---- */
 

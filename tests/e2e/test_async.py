@@ -102,6 +102,25 @@ class Async(gateway.TestCase):
         self.assertIn(b"Http_Path=/a/b\n", self.callbacks.got[0][1])
         self.assertIn(b"Http_Query=x=1\n", self.callbacks.got[0][1])
 
+    def test_what_connection_names_is_set_anew(self):
+        """Who names a field in Connection takes out what it has put in: the function is told of this caller then, and
+        never of the gateway's own door."""
+        self.gw.up(annotations=QUICK, image="functions/alpine", envProcess="env")
+        self.call(X_Callback_Url=self.callbacks.url, Connection="X-Forwarded-For, X-Forwarded-Host",
+                  X_Forwarded_For="192.0.2.1", X_Forwarded_Host="elsewhere")
+        wait_until(lambda: self.callbacks.got, "no callback")
+        told = dict(line.split(b"=", 1) for line in self.callbacks.got[0][1].splitlines() if b"=" in line)
+        self.assertEqual(told[b"Http_X_Forwarded_Host"], b"127.0.0.1:%d" % self.gw.port)
+        self.callbacks.got.clear()
+        c = self.gw.connect()  # whose address is known
+        self.addCleanup(c.close)
+        c.request("POST", "/async-function/f", headers={
+            "X-Callback-Url": self.callbacks.url, "Connection": "X-Forwarded-For", "X-Forwarded-For": "192.0.2.1"})
+        mine = f"{c.sock.getsockname()[0]}:{c.sock.getsockname()[1]}"
+        self.assertEqual(c.getresponse().status, 202)
+        wait_until(lambda: self.callbacks.got, "no callback")
+        self.assertIn(f"\nHttp_X_Forwarded_For={mine}\n".encode(), self.callbacks.got[0][1])
+
     def test_many_fields(self):
         """Without a blank behind the colon: each is longer when it is written anew. More than the call to the
         function could have with its own are refused at once, not afterwards."""
