@@ -287,7 +287,7 @@ static void on_call_head(void *user, const struct fast_http_head *h, const char 
         length = 0;
     if (h->chunked)
         length = -1;
-    j->sized = length >= 0;
+    j->sized = length >= 0 && h->status != 101; /* a tunnel ends when it likes */
     fast_http_req_start(j->req, h->status, lines, len, length);
     if (h->status == 101) { /* it may be silent for as long as it likes */
         j->tunnel = true;

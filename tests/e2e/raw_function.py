@@ -58,8 +58,9 @@ def serve(sock):
                 end += int(named.get(b"content-length", b"0"))
                 got = take(sock, got, lambda g, e=end: len(g) >= e)
             if named.get(b"upgrade") == b"websocket":
-                sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                             b"Sec-WebSocket-Accept: yes\r\n\r\n" + b"hello ")
+                sized = b"Content-Length: 0\r\n" if b" /sized " in got[:end] else b""  # which means nothing here
+                sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + sized
+                             + b"Sec-WebSocket-Accept: yes\r\n\r\n" + b"hello ")
                 path, got = got.split(b" ")[1], got[end:]
                 if path.startswith(b"/when/"):
                     while not os.path.exists(path[5:]):

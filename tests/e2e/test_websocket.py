@@ -118,6 +118,15 @@ class Websocket(gateway.TestCase):
         s.sendall(b"on.")
         self.assertEqual(self.read(s, b"."), b"ON.")
 
+    def test_no_length_holds_a_stop_up(self):
+        """A tunnel has no end that is worth waiting for, whatever the head before it says of a length."""
+        s = self.connect(path=b"/sized")
+        got = self.read(s, b"hello ")
+        self.assertNotIn(b"Content-Length", got)
+        self.assertEqual(self.gw.stop(), 0)
+        self.assertEqual(self.read(s, b"never"), b"")
+        self.gw.start()
+
     def test_a_function_that_does_not_agree(self):
         got = self.read(self.connect(name=b"py"), b'"argv"')
         self.assertTrue(got.startswith(b"HTTP/1.1 200 OK\r\n"), got)
