@@ -37,6 +37,7 @@ void gw_async_answer(struct gw_async *a, const struct fast_err *lost)
     for (struct gw_async_waiter *w = list; w; w = next) {
         next = w->next;
         w->answered = true;
+        a->submitted += !lost;
         if (!w->req)
             free(w);
         else if (lost)
@@ -166,7 +167,6 @@ static void on_body(void *arg, struct fast_http_req *req, char *body, size_t len
         gw_call_refuse(a->gw, req, 500, "", "%s", err.msg);
         gw_async_gather(a); /* what else was to be written then is told so */
     } else {
-        a->submitted++;
         w->req = req;
         *a->waiters_end = w;
         a->waiters_end = &w->next;
