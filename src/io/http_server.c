@@ -83,7 +83,9 @@ void fast_http_conn_close(struct fast_http_req *c)
 static void set_deadline(struct fast_http_req *c)
 {
     fast_ns now = fast_loop_now(c->s.loop);
-    bool stuck = fast_http_stream_waiting(&c->s) > 0;
+    /* One of whose tunnel the last is not read may have gone: nothing else would tell. */
+    bool left = c->state == EXCHANGE && c->tunnel && c->s.eof && !c->body.done;
+    bool stuck = fast_http_stream_waiting(&c->s) > 0 || left;
     bool hungry = c->state == EXCHANGE && c->reading && !c->body.done && !c->tunnel;
     if (c->state == HEAD) {
         /* The time for a head runs from its first byte and is not extended by the next ones. */

@@ -86,6 +86,13 @@ static void run(void)
     assert_int_equal(fast_loop_run(w.loop, NULL), 0);
 }
 
+static void run_for(fast_ns ns)
+{
+    w.turns = TURNS;
+    fast_timer_set(w.timer, fast_loop_now(w.loop) + ns);
+    assert_int_equal(fast_loop_run(w.loop, NULL), 0);
+}
+
 static void on_request(void *arg, struct fast_http_req *req)
 {
     (void)arg;
@@ -99,11 +106,11 @@ static void on_finished(void *arg, const struct fast_http_finished *what)
     snprintf(w.note, sizeof(w.note), "%s", what->note);
 }
 
-static void begin(fast_http_handler *handler)
+static void begin_with(fast_http_handler *handler, fast_ns idle_timeout)
 {
     int pair[2];
     const struct fast_http_server_conf conf = {.address = "127.0.0.1:0", .handler = on_request,
-                                               .finished = on_finished};
+                                               .idle_timeout = idle_timeout, .finished = on_finished};
     w = (struct world){.handler = handler, .row = rows};
     assert_int_equal(fast_loop_new(&w.loop, NULL), 0);
     assert_int_equal(fast_http_server_new(w.loop, &conf, &w.server, NULL), 0);
@@ -111,6 +118,11 @@ static void begin(fast_http_handler *handler)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
     w.fd = pair[0];
     fast_http_server_adopt(w.server, pair[1], "10.0.0.1:9");
+}
+
+static void begin(fast_http_handler *handler)
+{
+    begin_with(handler, 0);
 }
 
 static void end(void)
@@ -440,6 +452,40 @@ static void tunnels_have_no_framing(void **state)
     end();
 }
 
+static void take_no_more(void *user, const char *data, size_t len)
+{
+    (void)data;
+    (void)len;
+    fast_http_req_read(user, false);
+}
+
+static void silent_tunnel(void *arg, struct fast_http_req *req)
+{
+    static const struct fast_http_req_ops ops = {.body = take_no_more, .done = on_done};
+    (void)arg;
+    fast_http_req_accept(req, &ops, req);
+    fast_http_req_start(req, 101, "X: y\r\n", 6, -1);
+    fast_http_req_read(req, true);
+}
+
+/* What came before its end is not lost on a reader that is slow, but one that reads no more does not keep it. */
+static void a_tunnel_does_not_outlive_its_client(void **state)
+{
+    (void)state;
+    begin_with(silent_tunnel, FAST_MS(100));
+    say(GET "a", 1000);
+    say("b", 1);
+    hear("HTTP/1.1 101 Switching Protocols\r\nX: y\r\n\r\n", true);
+    run_for(FAST_MS(1500));
+    assert_int_equal(w.done, 0); /* it may be silent for as long as it likes */
+    shutdown(w.fd, SHUT_WR);
+    run();
+    assert_int_equal(w.done, 0);
+    run_for(FAST_MS(2500)); /* that is looked for once a second */
+    assert_true(w.done == 1 && !w.complete);
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,6 +498,7 @@ int main(void)
         cmocka_unit_test(bodies_are_collected),
         cmocka_unit_test(who_waits_is_told_to_continue),
         cmocka_unit_test(tunnels_have_no_framing),
+        cmocka_unit_test(a_tunnel_does_not_outlive_its_client),
         cmocka_unit_test(what_was_answered_is_told),
         cmocka_unit_test(large_bodies_are_refused),
         cmocka_unit_test(long_words_are_cut),
