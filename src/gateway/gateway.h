@@ -400,9 +400,9 @@ void gw_invoke_drop_queue(struct gateway *gw, struct gw_function *fn);
 /* Ends what takes too long: requests at replicas, and those that have waited out by now. */
 void gw_invoke_tick(struct gateway *gw);
 void gw_invoke_wait_out(struct gateway *gw);
-/* Whether a call has an end that is worth waiting for: its answer has not begun, or its length is known. Its own
- * time-out sees to it that the end comes. */
-bool gw_invoke_has_end(const struct gateway *gw);
+/* Whether a call has an end that is worth waiting for: its answer has not begun, or its length is known, and since
+ * |since| it has had less time than its time-outs give it. One that is getting on may take longer, but not then. */
+bool gw_invoke_has_end(const struct gateway *gw, fast_ns since);
 
 /* ---- isolation.c ---- */
 

@@ -603,10 +603,13 @@ void gw_invoke_tick(struct gateway *gw)
         }
 }
 
-bool gw_invoke_has_end(const struct gateway *gw)
+bool gw_invoke_has_end(const struct gateway *gw, fast_ns since)
 {
-    for (const struct gw_job *j = gw->jobs; j; j = j->next)
-        if (j->req && (!j->answered || j->sized))
+    fast_ns now = fast_loop_now(gw->loop);
+    for (const struct gw_job *j = gw->jobs; j; j = j->next) {
+        fast_ns had = now - (j->began > since ? j->began : since);
+        if (j->req && (!j->answered || j->sized) && had < gw->conf->queue_timeout + gw_job_timeout(j))
             return true;
+    }
     return false;
 }

@@ -335,7 +335,7 @@ static void on_wait_timer(void *arg)
 static void on_stop_timeout(void *arg)
 {
     struct gateway *gw = arg;
-    if (gw_invoke_has_end(gw)) {
+    if (gw_invoke_has_end(gw, gw->stop_asked)) {
         fast_timer_set(gw->stop_timer, fast_loop_now(gw->loop) + FAST_MS(100));
         return;
     }

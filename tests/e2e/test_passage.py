@@ -89,5 +89,27 @@ class Passage(gateway.TestCase):
         gw.start()
 
 
+class Stopped(gateway.TestCase):
+    args = ("--timeout", "1s", "--queue-timeout", "1s")
+
+    def test_a_trickle_holds_no_stop_up(self):
+        """A body of which a byte comes now and then is getting on, but a stop gives it no more than its time-outs."""
+        self.gw.up()
+        with socket.create_connection(("127.0.0.1", self.gw.port), timeout=node.WAIT_S) as s:
+            s.sendall(b"POST /function/f HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+            wait_until(lambda: self.gw.replicas()[0]["in_flight"] == 1)
+            self.gw.process.send_signal(signal.SIGTERM)
+            until = time.monotonic() + 20
+            while self.gw.process.poll() is None:
+                try:
+                    s.sendall(b"x")
+                except OSError:
+                    break
+                time.sleep(0.2)
+                self.assertLess(time.monotonic(), until, "it goes on as long as bytes come")
+            self.assertEqual(self.gw.process.wait(node.WAIT_S), 0)
+        self.gw.start()
+
+
 if __name__ == "__main__":
     unittest.main()
