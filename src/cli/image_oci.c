@@ -175,9 +175,11 @@ static int look_up(const char *root, const char *file, const char *name, unsigne
     inside = inside && !lstat(path, &st) && S_ISREG(st.st_mode);
     if (inside && !fast_file_read(path, JSON_FILE_MAX, &text, NULL, NULL))
         for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-            if (!strncmp(line, name, n) && line[n] == ':' &&
-                sscanf(line + n, ":%*[^:]:%9u:%9u", ret, ret_group) >= 1)
-                return 0;
+            if (!strncmp(line, name, n) && line[n] == ':') {
+                const char *id = strchr(line + n + 1, ':'); /* behind the password, which may be empty */
+                if (id && sscanf(id, ":%9u:%9u", ret, ret_group) >= 1)
+                    return 0;
+            }
     return fast_err_set(err, FAST_EINVAL, "its user is \"%.60s\", whom its /etc/%s does not have", name, file);
 }
 
@@ -288,6 +290,7 @@ int image_add_oci(const char *layout, const char *name, const char *root, json_t
     struct image_user user;
     struct stat st;
     json_t *manifest = NULL, *config = NULL;
+    mode_t mask = umask(022); /* for folders that no layer has an entry for: tar's and those here */
     int r = lstat(root, &st) ? 0 : fast_dir_remove(root, err); /* of an attempt that was cut off */
     r = r ? r : find_manifest(layout, colon ? colon + 1 : "", &manifest, err);
     r = r ? r : load_blob(layout, json_object_get(manifest, "config"), &config, err);
@@ -296,6 +299,7 @@ int image_add_oci(const char *layout, const char *name, const char *root, json_t
     r = r ? r : make_cwd(root, json_text(image, "cwd"), err);
     r = r ? r : read_user(root, json_text(image, "user"), &user, err);
     r = r ? r : image_settle(root, &user, err);
+    umask(mask);
     if (!r) {
         json_object_set_new(image, "kind", json_string("oci"));
         json_object_set_new(image, "root", json_string(root));

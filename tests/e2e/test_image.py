@@ -191,7 +191,7 @@ class ImageTest(unittest.TestCase):
 
     @unittest.skipIf(not ROOT, "files belong to the platform's user, who can read all of them")
     def test_its_user_can_read(self):
-        passwd = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"
+        passwd = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbare::1000:1001:::\n"
         tar = tar_of(("etc", DIR), ("etc/passwd", passwd), ("etc/group", "web:x:1002:\n"),
                      ("etc/shadow", "s", {"mode": 0o600}), ("home", DIR, {"uid": 1000, "mode": 0o700}),
                      ("home/key", "k", {"uid": 1000, "mode": 0o400}), ("home/run", "k", {"uid": 1000, "mode": 0o700}),
@@ -202,7 +202,8 @@ class ImageTest(unittest.TestCase):
             self.assertEqual(image.get("user", ""), user)
             return [p for p in ("etc/shadow", "home", "home/key", "home/run", "group", "other") if not self.mode(p) & 4]
 
-        self.assertEqual(closed("app"), ["etc/shadow", "other"])
+        for user in ("app", "bare"):  # without a password there is nothing between the colons
+            self.assertEqual(closed(user), ["etc/shadow", "other"])
         self.assertEqual(self.mode("home/run") & 0o5, 0o5)
         self.assertEqual(closed("1000"), ["etc/shadow", "group", "other"])
         self.assertEqual(closed("app:web"), ["etc/shadow", "group"])
@@ -216,6 +217,14 @@ class ImageTest(unittest.TestCase):
         with open(os.path.join(self.top, "passwd"), "w", encoding="ascii") as f:
             f.write("spy:x:7:7::/:/bin/sh\n")
         self.refused(tar_of(("etc", LINK, {"linkname": self.top})), config={**CONFIG, "User": "spy"}, why="/etc/passwd")
+
+    @unittest.skipIf(not ROOT, "files belong to the platform's user, who can read all of them")
+    def test_a_narrow_umask(self):
+        """Folders that no layer has an entry for are open, whatever who adds the image makes for himself."""
+        was = os.umask(0o077)
+        self.addCleanup(os.umask, was)
+        self.add(tar_of(("deep/er/file", "x")), config={**CONFIG, "User": "1000", "WorkingDir": "/work/here"})
+        self.assertEqual([self.mode(p) & 5 for p in ("deep", "deep/er", "work", "work/here")], [5] * 4)
 
     # ---- what it takes ----
 
