@@ -34,17 +34,24 @@ static struct flock whole(void)
     return (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET};
 }
 
+#define UNSEEN -1 /* process: it is in a PID namespace that this one does not see */
+
 /* The process that has the lock, 0: none, or it cannot be asked. */
 static int holder(int fd)
 {
     struct flock lock = whole();
-    return fd >= 0 && !fcntl(fd, F_GETLK, &lock) && lock.l_type != F_UNLCK ? (int)lock.l_pid : 0;
+    if (fd < 0 || fcntl(fd, F_GETLK, &lock) || lock.l_type == F_UNLCK)
+        return 0;
+    return lock.l_pid > 0 ? (int)lock.l_pid : UNSEEN;
 }
 
 static int in_use(const char *uuid, int pid, struct fast_err *err)
 {
-    return fast_err_set(err, FAST_EBUSY, "%s is in use by another fast-node (process %d); a GPU has one, whatever its "
-                        "--state-dir: use that one, or end it first", uuid, pid);
+    char who[32] = "of another container";
+    if (pid != UNSEEN)
+        snprintf(who, sizeof(who), "process %d", pid);
+    return fast_err_set(err, FAST_EBUSY, "%s is in use by another fast-node (%s); a GPU has one, whatever its "
+                        "--state-dir: use that one, or end it first", uuid, who);
 }
 
 /* Root's, of which others can only ask. */

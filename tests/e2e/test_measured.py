@@ -37,6 +37,17 @@ class MeasuredTest(unittest.TestCase):
         first.kill()
         first.start()
 
+    @unittest.skipIf(subprocess.run(["unshare", "--pid", "--fork", "true"], check=False,
+                                    stderr=subprocess.DEVNULL).returncode, "no PID namespaces can be made here")
+    def test_one_node_per_gpu_of_containers(self):
+        """One that cannot see the process of the other has the same /run, so it is refused all the same."""
+        first = node.Node(libs=self.real_gpu())
+        self.addCleanup(first.close)
+        args = ["unshare", "--pid", "--kill-child", node.PROGRAM, "--state-dir", os.path.join(first.root, "other")]
+        second = subprocess.run(args, env=first.env, capture_output=True, text=True, timeout=node.WAIT_S, check=False)
+        self.assertNotEqual(second.returncode, 0)
+        self.assertRegex(second.stderr, "GPU-[0-9a-f-]* is in use by another fast-node .of another container.")
+
     def test_a_gpu_without_gpm(self):
         os.environ["FAKE_NVML"] = "no-gpm"
         the_node = node.Node(libs=self.real_gpu())
