@@ -4,6 +4,7 @@
 
 #include <getopt.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/mem.h"
 #include "base/parse.h"
@@ -45,14 +46,19 @@ static int check_word(const char *value, const char *words, struct fast_err *err
     return fast_err_set(err, FAST_EINVAL, "\"%.40s\" is none of: %s", value, words);
 }
 
-/* HOST or HOST:PORT behind http:// or https://, which may be left out. */
+#define UNRESERVED "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%"
+
+/* HOST or HOST:PORT behind http:// or https:// and USER:PASSWORD@, which may be left out. */
 static int check_url(const char *value, struct fast_err *err)
 {
     const char *slashes = strstr(value, "://"), *host = slashes ? slashes + 3 : value;
-    size_t scheme = slashes ? (size_t)(slashes - value) : 4;
-    bool ok = (scheme == 4 || scheme == 5) && (!slashes || !memcmp(value, "https", scheme));
-    static const char legal[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:[]@%";
-    size_t n = strspn(host, legal);
+    size_t scheme = slashes ? (size_t)(slashes - value) : 4, user = strcspn(host, "@/");
+    bool ok = (scheme == 4 || scheme == 5) && (!slashes || !strncasecmp(value, "https", scheme));
+    if (host[user] == '@') {
+        ok = ok && strspn(host, UNRESERVED "!$&'()*+,;=:") == user;
+        host += user + 1;
+    }
+    size_t n = strspn(host, UNRESERVED ":[]");
     if (ok && n && (!host[n] || host[n] == '/'))
         return 0;
     return fast_err_set(err, FAST_EINVAL, "\"%.80s\" is not a URL such as http://127.0.0.1:8080", value);

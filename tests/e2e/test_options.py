@@ -59,6 +59,15 @@ class Options(unittest.TestCase):
         self.assertEqual(said.count("\n"), 0, said)
         self.assertRegex(said, r"is not|is none of|is expected|cannot open", args)
 
+    def test_urls(self):
+        for url in ("http://127.0.0.1:1", "HTTP://localhost:1/", "127.0.0.1:1", "http://a:b!c$@127.0.0.1:1/",
+                    "http://[::1]:1"):
+            with self.subTest(url=url):
+                self.assertEqual(run(FAST, "ls", "--gateway", url).returncode, 3)  # nobody is there
+        for url in ("ftp://host", "http://", "http://a b", "http://host!", "http://a^b@host", "http://@"):
+            with self.subTest(url=url):
+                self.refused(FAST, ["ls", "--gateway", url], "--gateway")
+
     def test_fast(self):
         commands = re.findall(r"^  (\w+) ", run(FAST, "help").stdout.split("Commands:")[1].split("\n\n")[0], re.M)
         self.assertGreater(len(commands), 20)
