@@ -319,7 +319,7 @@ static bool parts_are_right(const struct gw_batch *b)
 static void reply(struct gw_job *j, const struct gw_batch *b, int status, const char *part, size_t len)
 {
     char lines[512];
-    size_t n = gw_job_own_lines(j, lines, sizeof(lines));
+    size_t n = gw_own_lines(j->call_id, j->wall, lines, sizeof(lines));
     snprintf(lines + n, sizeof(lines) - n, "X-Batch-Size: %d\r\n", b->sent);
     j->status = status;
     fast_http_req_reply(j->req, status, lines, *b->answer_type ? b->answer_type : "text/plain; charset=utf-8",

@@ -1,7 +1,7 @@
 /* Makes the identifiers of calls, UUIDs of version 4, and answers calls that go no further. One system call fetches
  * the randomness of many: one for each and a printf for each byte were a tenth of what a small request costs. */
 
-#include "gateway/gateway.h"
+#include "gateway/job.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -38,19 +38,24 @@ void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE])
     *p = 0;
 }
 
-void gw_call_refuse(struct gateway *gw, struct fast_http_req *req, int status, const char *more, const char *fmt, ...)
+void gw_call_id_of(struct gateway *gw, struct fast_http_req *req, char ret[GW_CALL_ID_MAX])
 {
     const char *text = fast_http_req_text(req);
     const struct fast_http_field *f = fast_http_head_find(fast_http_req_head(req), text, "x-call-id");
-    char id[80], lines[512], why[512];
-    va_list ap;
-    if (f && f->value_len && f->value_len < sizeof(id))
-        snprintf(id, sizeof(id), "%.*s", (int)f->value_len, text + f->value);
+    if (f && f->value_len && f->value_len < GW_CALL_ID_MAX)
+        snprintf(ret, GW_CALL_ID_MAX, "%.*s", (int)f->value_len, text + f->value);
     else
-        gw_call_id(gw, id);
-    fast_http_req_note(req, id);
-    snprintf(lines, sizeof(lines), "X-Call-Id: %s\r\nX-Start-Time: %lld\r\nX-Served-By: fast-gshare/%s\r\n"
-             "X-OpenFaaS-Internal: proxy\r\n%s", id, (long long)fast_clock_wall(), FAST_VERSION, more);
+        gw_call_id(gw, ret);
+    fast_http_req_note(req, ret);
+}
+
+void gw_call_refuse(struct gateway *gw, struct fast_http_req *req, int status, const char *more, const char *fmt, ...)
+{
+    char id[GW_CALL_ID_MAX], lines[512], why[512];
+    va_list ap;
+    gw_call_id_of(gw, req, id);
+    size_t at = gw_own_lines(id, fast_clock_wall(), lines, sizeof(lines));
+    snprintf(lines + at, sizeof(lines) - at, "X-OpenFaaS-Internal: proxy\r\n%s", more);
     va_start(ap, fmt);
     int n = vsnprintf(why, sizeof(why) - 1, fmt, ap);
     va_end(ap);

@@ -158,6 +158,7 @@ static inline struct gw_replica *gw_replica_of(const struct gw_function *fn, int
 }
 
 #define GW_CALL_ID_SIZE 37 /* a UUID and its 0 */
+#define GW_CALL_ID_MAX 80  /* that of a caller, and its 0 */
 
 /* Randomness that was fetched and not used yet. */
 struct gw_random {
@@ -316,6 +317,8 @@ uint32_t gw_gpu_type(const char *name);
 /* ---- call_id.c ---- */
 
 void gw_call_id(struct gateway *gw, char ret[GW_CALL_ID_SIZE]);
+/* The one that |req| brings, else a new one; the access log is told. */
+void gw_call_id_of(struct gateway *gw, struct fast_http_req *req, char ret[GW_CALL_ID_MAX]);
 /* Answers a request to a function that goes no further: with the identifier of the caller, else one of its own, and
  * the lines that all such answers have. |more|: further lines, "" : none. */
 void gw_call_refuse(struct gateway *gw, struct fast_http_req *req, int status, const char *more, const char *fmt, ...)

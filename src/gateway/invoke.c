@@ -38,18 +38,6 @@ static const struct method *find_method(const struct fast_http_req *req)
     return NULL;
 }
 
-static void take_call_id(struct gw_job *j)
-{
-    const char *text = fast_http_req_text(j->req);
-    const struct fast_http_field *f =
-        fast_http_head_find(fast_http_req_head(j->req), text, "x-call-id");
-    if (f && f->value_len && f->value_len < sizeof(j->call_id))
-        snprintf(j->call_id, sizeof(j->call_id), "%.*s", (int)f->value_len, text + f->value);
-    else
-        gw_call_id(j->gw, j->call_id);
-    fast_http_req_note(j->req, j->call_id); /* for the access log */
-}
-
 void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
 {
     char lines[512], text[512];
@@ -57,7 +45,7 @@ void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why)
         gw_batch_error(j, status, retry_s, why);
         return;
     }
-    size_t n = gw_job_own_lines(j, lines, sizeof(lines));
+    size_t n = gw_own_lines(j->call_id, j->wall, lines, sizeof(lines));
     n += (size_t)snprintf(lines + n, sizeof(lines) - n, "X-OpenFaaS-Internal: proxy\r\n");
     if (retry_s)
         snprintf(lines + n, sizeof(lines) - n, "Retry-After: %d\r\n", retry_s);
@@ -143,7 +131,7 @@ struct gw_job *gw_job_new(struct gateway *gw, struct gw_function *fn, struct fas
     j->due = fn->spec->slo ? j->began + fn->spec->slo : 0;
     j->wall = fast_clock_wall();
     if (req)
-        take_call_id(j);
+        gw_call_id_of(gw, req, j->call_id);
     else
         gw_call_id(gw, j->call_id);
     if (req && gw->tracer)

@@ -42,17 +42,17 @@ static void put_number(struct writer *w, const char *name, int64_t n)
     put_line(w, name, digits, fast_digits(digits, (uint64_t)n));
 }
 
-static void put_own_lines(struct writer *w, const struct gw_job *j)
+static void put_own_lines(struct writer *w, const char *call_id, int64_t wall)
 {
-    put_line(w, "X-Call-Id", j->call_id, strlen(j->call_id));
-    put_number(w, "X-Start-Time", j->wall);
+    put_line(w, "X-Call-Id", call_id, strlen(call_id));
+    put_number(w, "X-Start-Time", wall);
     put_text(w, "X-Served-By: fast-gshare/" FAST_VERSION "\r\n");
 }
 
-size_t gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap)
+size_t gw_own_lines(const char *call_id, int64_t wall, char *buf, size_t cap)
 {
     struct writer w = {.p = buf, .cap = cap - 1};
-    put_own_lines(&w, j);
+    put_own_lines(&w, call_id, wall);
     buf[w.len] = 0;
     return w.len;
 }
@@ -167,6 +167,6 @@ size_t gw_job_answer_lines(const struct gw_job *j, const struct fast_http_head *
         fast_http_date(fast_clock_wall(), date);
         put_line(&w, "Date", date, strlen(date));
     }
-    put_own_lines(&w, j);
+    put_own_lines(&w, j->call_id, j->wall);
     return done(&w, ret);
 }

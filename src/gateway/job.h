@@ -35,7 +35,7 @@ struct gw_job {
     uint64_t arrived; /* bytes of its body since it was sent */
     fast_ns due; /* by its SLO; 0: none */
     int64_t wall;
-    char call_id[80];
+    char call_id[GW_CALL_ID_MAX];
     struct gw_trace trace;
     char *traced; /* the replica that it was sent to last, when it is traced */
     char *replay; /* the body so far, while it may be needed again: until the answer begins */
@@ -60,7 +60,7 @@ void gw_job_error(struct gw_job *j, int status, int retry_s, const char *why);
 /* ---- invoke_head.c ---- */
 
 /* The lines that every answer of a function has, errors too, as a string; returns its length. */
-size_t gw_job_own_lines(const struct gw_job *j, char *buf, size_t cap);
+size_t gw_own_lines(const char *call_id, int64_t wall, char *buf, size_t cap);
 /* The head for the function, with its blank line: *|ret| is the gateway's and stands until the next head is
  * written. 0: no memory. */
 size_t gw_job_request_head(const struct gw_job *j, const char **ret);

@@ -77,8 +77,8 @@ bool fast_http_stream_retract(struct fast_http_stream *s, uint64_t from);
 /* Waits for what the stream needs now. False when that is not possible (out of memory). */
 bool fast_http_stream_arm(struct fast_http_stream *s);
 
-/* "127.0.0.1:8080", "[::1]:0", ":8080" (127.0.0.1). The error names what is wrong. */
-/* Whether it is one, whoever listens there. */
+/* Whether it is an address such as "127.0.0.1:8080", "[::1]:0", ":8080" (127.0.0.1), whoever listens there. The
+ * error names what is wrong. */
 int fast_http_address_check(const char *address, struct fast_err *err);
 int fast_http_listen(const char *address, int *ret_fd, int *ret_port, struct fast_err *err);
 

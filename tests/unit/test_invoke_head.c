@@ -183,7 +183,7 @@ static void on_answered(void *arg, struct fast_http_req *req)
     struct gw_job j = job_of(req);
     const char *lines = NULL;
     char own[256], want[1024];
-    size_t own_len = gw_job_own_lines(&j, own, sizeof(own));
+    size_t own_len = gw_own_lines(j.call_id, j.wall, own, sizeof(own));
     assert_int_equal(own_len, strlen(own));
     fast_http_head_init(&h, true);
     assert_int_equal(fast_http_head_parse(&h, a->text, strlen(a->text)), 1);
@@ -215,7 +215,7 @@ static void on_undated(void *arg, struct fast_http_req *req)
     (void)arg;
     fast_http_head_init(&h, true);
     assert_int_equal(fast_http_head_parse(&h, text, strlen(text)), 1);
-    size_t len = gw_job_answer_lines(&j, &h, text, &lines), own_len = gw_job_own_lines(&j, own, sizeof(own));
+    size_t len = gw_job_answer_lines(&j, &h, text, &lines), own_len = gw_own_lines(j.call_id, j.wall, own, sizeof(own));
     assert_memory_equal(lines, start, sizeof(start) - 1);
     assert_memory_equal(lines + sizeof(start) - 1 + 25, " GMT\r\n", 6); /* behind "Sun, 06 Nov 1994 08:49:37" */
     is_text(lines + sizeof(start) - 1 + 31, len - (sizeof(start) - 1 + 31), own);
