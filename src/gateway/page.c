@@ -1,12 +1,13 @@
 /* The text of the metrics page, whatever is on it. */
 #include "gateway/metrics.h"
 
-#include "gateway/stats.h"
-
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/digits.h"
+#include "gateway/stats.h"
 
 #define ESCAPED 5 /* bytes that one may become, at most */
 
@@ -60,13 +61,10 @@ void gw_page_put(struct gw_page *w, const char *text)
 
 void gw_page_count(struct gw_page *w, uint64_t value)
 {
-    char line[24];
-    size_t at = sizeof(line);
-    line[--at] = '\n';
-    do
-        line[--at] = (char)('0' + value % 10);
-    while (value /= 10);
-    put(w, line + at, sizeof(line) - at);
+    char line[FAST_DIGITS_MAX + 1];
+    size_t len = fast_digits(line, value);
+    line[len++] = '\n';
+    put(w, line, len);
 }
 
 void gw_page_milli(struct gw_page *w, uint64_t milli)
